@@ -1,0 +1,29 @@
+"""One kind of error for bad input: it names the value, what is allowed, and the remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """A value the caller can correct. The command line turns it into exit status 2."""
+
+    def __init__(self, what: str, *, allowed: str, remedy: str) -> None:
+        super().__init__(f"{what}. Allowed: {allowed}. Remedy: {remedy}.")
+
+
+def require(condition: bool, what: str, *, allowed: str, remedy: str) -> None:
+    """Raise `InputError` unless `condition` holds."""
+    if not condition:
+        raise InputError(what, allowed=allowed, remedy=remedy)
+
+
+def require_known(kind: str, name: str, known: Iterable[str]) -> None:
+    """Raise `InputError` unless `name` is one of `known`; `kind` is the noun used in the message."""
+    names = sorted(known)
+    require(
+        name in names,
+        f"unknown {kind} {name!r}",
+        allowed=", ".join(names),
+        remedy=f"use one of the listed {kind} names",
+    )

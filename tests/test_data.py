@@ -1,0 +1,156 @@
+"""Datasets: content, standardisation, hashes; federations: disjoint shards that hold what their histograms say."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from fedauto_core import InputError, data
+from fedauto_core.data import FederationSpec, build_federation, load_dataset
+from fedauto_core.sources import CIFAR10, FASHION_MNIST, cache_folder
+
+SPEC = FederationSpec(6, 60, 50, "classes", classes_per_client=3, size_ratio=3.0, server_missing_classes=(4,))
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_dataset("digits")
+
+
+@pytest.fixture(scope="module")
+def shifted():
+    return load_dataset("digits_shifted")
+
+
+def if_cached(collection):
+    missing = [name for name in collection.sha256 if not (cache_folder() / collection.name / name).is_file()]
+    return pytest.mark.skipif(bool(missing), reason=f"{collection.name} is not in the data cache; tests never download")
+
+
+def test_digits_are_the_balanced_target_split(digits):
+    assert digits.x_train.shape == (1000, 1, 8, 8) and digits.x_test.shape == (400, 1, 8, 8)
+    assert digits.x_train.dtype == torch.float32 and digits.y_train.dtype == torch.int64
+    assert digits.y_train.bincount().tolist() == [100] * 10 and digits.y_test.bincount().tolist() == [40] * 10
+    assert digits.n_classes == 10 and digits.class_names[3] == "3"
+
+
+def test_digits_train_test_and_source_divide_the_images():
+    bunch = load_digits()
+    target, source = data._digits_split()
+    parts = [(target.x_train, target.y_train), (target.x_test, target.y_test)]
+    parts += [(source.x_train, source.y_train), (source.x_test, source.y_test)]
+    rows = [np.column_stack([x.reshape(len(x), 64) // 15, y]) for x, y in parts]
+    whole = np.column_stack([bunch.data, bunch.target])
+    # Every published image occurs exactly once (as multisets of pixels with label).
+    assert sorted(map(tuple, np.concatenate(rows))) == sorted(map(tuple, whole))
+
+
+def test_digits_are_standardised_by_the_source(digits):
+    target, source = data._digits_split()
+    pixels = source.x_train.astype(np.float64)
+    expected = (target.x_train - pixels.mean()) / pixels.std()
+    np.testing.assert_allclose(digits.x_train.numpy(), expected, atol=1e-5)
+
+
+def test_digits_shifted_are_moved_copies_of_the_source(shifted):
+    _, source = data._digits_split()
+    assert len(shifted.x_train) == data.COPIES * len(source.x_train)
+    assert shifted.y_train.tolist() == np.repeat(source.y_train, data.COPIES).tolist()
+    assert shifted.y_test.bincount().tolist() == [data.COPIES * data.SOURCE_TEST_PER_CLASS] * 10
+    assert len(torch.unique(shifted.x_train[: data.COPIES], dim=0)) == data.COPIES
+
+
+def test_class_means_of_the_source_recognise_the_target(digits, shifted):
+    means = torch.stack([shifted.x_train[shifted.y_train == c].mean(dim=0).flatten() for c in range(10)])
+    nearest = torch.cdist(digits.x_test.flatten(1), means).argmin(dim=1)
+    assert (nearest == digits.y_test).float().mean() > 0.8
+
+
+def test_rotation_and_shift_move_a_point_as_told(monkeypatch):
+    class Fixed:
+        def uniform(self, low, high, size):
+            return np.zeros(size) if isinstance(size, int) else np.tile([1.0, -1.0], (size[0], 1))
+
+    pixels = np.zeros((1, 1, 8, 8), dtype=np.uint8)
+    pixels[0, 0, 3, 4] = 240
+    moved, labels = data._augmented(pixels, np.array([7]), Fixed())
+    assert labels.tolist() == [7] * data.COPIES
+    assert (np.argwhere(moved[:, 0] == 240)[:, 1:] == [4, 3]).all() and moved.sum() == 240 * data.COPIES
+
+
+def test_content_hash_is_stable_and_distinguishes(digits, shifted):
+    assert digits.sha256 == load_dataset("digits").sha256 != shifted.sha256
+    assert shifted.sha256 == load_dataset("digits_shifted").sha256
+
+
+def test_statistics_are_those_of_numpy():
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 3, 4, 5)).astype(np.uint8)
+    mean, std = data._statistics(pixels)
+    np.testing.assert_allclose(mean, pixels.mean(axis=(0, 2, 3)))
+    np.testing.assert_allclose(std, pixels.std(axis=(0, 2, 3)))
+
+
+@if_cached(FASHION_MNIST)
+def test_fashion_mnist_has_the_published_content():
+    fashion = load_dataset("fashion_mnist")
+    assert fashion.x_train.shape == (60_000, 1, 28, 28) and fashion.x_test.shape == (10_000, 1, 28, 28)
+    assert fashion.y_train.bincount().tolist() == [6000] * 10 and fashion.y_test.bincount().tolist() == [1000] * 10
+    # Published mean .2860 and standard deviation .3530 of the training pixels: black and white become these.
+    assert fashion.x_train.min().item() == pytest.approx(-0.2860 / 0.3530, abs=2e-3)
+    assert fashion.x_train.max().item() == pytest.approx((1 - 0.2860) / 0.3530, abs=2e-3)
+    assert fashion.class_names[fashion.y_train[0]] == "ankle boot"
+
+
+@if_cached(CIFAR10)
+def test_cifar10_has_the_published_content():
+    images = data._cifar10_images(cache_folder())
+    mean, std = data._statistics(images.x_train)
+    np.testing.assert_allclose(mean / 255, [0.4914, 0.4822, 0.4465], atol=1e-4)  # published values
+    np.testing.assert_allclose(std / 255, [0.2470, 0.2435, 0.2616], atol=1e-4)
+    assert images.x_train.shape == (50_000, 3, 32, 32) and images.x_test.shape == (10_000, 3, 32, 32)
+    assert np.bincount(images.y_train).tolist() == [5000] * 10 and np.bincount(images.y_test).tolist() == [1000] * 10
+    assert data._CIFAR10[images.y_train[0]] == "frog"
+
+
+def test_grey_version_agrees_with_pillow():
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 3, 32, 32)).astype(np.uint8)
+    grey = data._grey28(pixels)
+    assert grey.shape == (20, 1, 28, 28)
+    for small, colour in zip(grey[:, 0], pixels, strict=True):
+        picture = Image.fromarray(colour.transpose(1, 2, 0)).convert("L").resize((28, 28), Image.Resampling.BILINEAR)
+        assert np.abs(small.astype(int) - np.asarray(picture).astype(int)).max() <= 2  # Pillow rounds twice
+
+
+def test_unknown_dataset_is_refused():
+    with pytest.raises(InputError, match=r"unknown dataset 'mnist'\. Allowed: cifar10, cifar10_grey28, digits"):
+        load_dataset("mnist")
+
+
+@pytest.mark.parametrize("partition", [{"partition": "iid", "classes_per_client": None}, {}])
+def test_shards_are_disjoint_and_match_their_histograms(digits, partition):
+    spec = FederationSpec(**{**SPEC.__dict__, **partition})
+    federation = build_federation(digits, spec, seed=1)
+    assert federation.n_clients == 6 and len(federation.shards) == 7
+    everything = np.concatenate(federation.shards)
+    assert len(np.unique(everything)) == len(everything) == 50 + 6 * 60
+    labels = digits.y_train.numpy()
+    for j, shard in enumerate(federation.shards):
+        slow = [int((labels[shard] == c).sum()) for c in range(10)]
+        assert shard.dtype == np.int64 and federation.class_counts[j].tolist() == slow
+        assert federation.counts[j] == len(shard)
+        np.testing.assert_allclose(federation.alpha[j], np.array(slow) / len(shard))
+    assert federation.alpha[0, 4] == 0
+    np.testing.assert_allclose(federation.target, np.bincount(labels[everything], minlength=10) / len(everything))
+
+
+def test_same_seed_same_shards(digits):
+    first, again, other = (build_federation(digits, SPEC, seed) for seed in (1, 1, 2))
+    assert all(np.array_equal(a, b) for a, b in zip(first.shards, again.shards, strict=True))
+    assert not all(np.array_equal(a, b) for a, b in zip(first.shards, other.shards, strict=True))
+
+
+def test_missing_files_are_refused_with_the_cache_folder(tmp_path, monkeypatch):
+    (tmp_path / "fashion_mnist").write_text("a file where the folder should be")
+    with pytest.raises(InputError, match="fashion_mnist"):
+        load_dataset("fashion_mnist", tmp_path)

@@ -1,0 +1,67 @@
+"""Every aggregation rule of the comparison, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+
+import pandas as pd
+
+from fedauto_core.errors import require, require_known
+from fedauto_core.methods.base import Method
+from fedauto_core.methods.bounds import Centralised, ServerOnly
+from fedauto_core.methods.fedauto import FedAuto
+from fedauto_core.methods.fedavg import FedAvg, FedAvgAll, FedAvgIdeal
+from fedauto_core.methods.fedawe import FedAWE
+from fedauto_core.methods.fedprox import FedProx
+from fedauto_core.methods.known_probability import KnownProbability, TFAggregationLike
+
+METHODS: Mapping[str, type[Method]] = {
+    cls.name: cls
+    for cls in (
+        FedAuto,
+        FedAvg,
+        FedAvgAll,
+        FedAvgIdeal,
+        ServerOnly,
+        Centralised,
+        FedProx,
+        KnownProbability,
+        TFAggregationLike,
+        FedAWE,
+    )
+}
+
+
+def make_method(name: str, **hyper: object) -> Method:
+    """The method called `name` with hyper-parameters; InputError names the known methods or the method's fields."""
+    require_known("method", name, METHODS)
+    known = [field.name for field in fields(METHODS[name])]
+    for key in hyper:
+        require(
+            key in known,
+            f"method {name!r} has no hyper-parameter {key!r}",
+            allowed=", ".join(known) or "none",
+            remedy="drop it or use one of the listed fields",
+        )
+    return METHODS[name](**hyper)
+
+
+def method_card(methods: Mapping[str, Method]) -> pd.DataFrame:
+    """One row per labelled method, generated from the code: what it must know, keeps and assumes."""
+    rows = [
+        {
+            "label": label,
+            "source": method.source,
+            "network knowledge": "yes" if method.needs_network_knowledge else "no",
+            "label histograms": "yes" if method.uses_label_histograms else "no",
+            "memory": method.memory,
+            "assumes": method.assumes,
+            "hyper-parameters": ", ".join(f"{f.name}={getattr(method, f.name)}" for f in fields(method)),
+        }
+        for label, method in methods.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+__all__ = ["METHODS", "Method", "make_method", "method_card"]

@@ -1,0 +1,149 @@
+"""The contract of a method: everything a rule may see, and the three functions it answers with.
+
+Whatever is not in `Context`, `Arrivals` and `Server` cannot be used by a rule; claim C5 ("no network
+knowledge") is therefore a property of the types, not of good intentions. Participant 0 is the server,
+1..N are the clients (method.md, section 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal, Protocol
+
+import numpy as np
+from torch import Tensor, from_numpy
+
+from fedauto_core.errors import require
+
+Participation = Literal["network", "ideal", "server", "pooled"]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the server knows before round 1.
+
+    counts: samples n_j, shape [N+1]; alpha: label histograms, shape [N+1, C], rows sum to one;
+    target: alpha_g = sum_j (n_j/n) alpha_j over the server and the clients, shape [C];
+    steps: local SGD steps E; lr: client step size gamma; with_server: the server's own update is an arrival;
+    w0: pre-trained start, shape [P].
+    success_probability: q[T, N] of each round, long_run_probability: [N]; given to oracles only, else None.
+    """
+
+    counts: np.ndarray
+    alpha: np.ndarray
+    target: np.ndarray
+    steps: int
+    lr: float
+    with_server: bool
+    w0: Tensor
+    success_probability: np.ndarray | None = None
+    long_run_probability: np.ndarray | None = None
+
+    @property
+    def n_clients(self) -> int:
+        return len(self.counts) - 1
+
+
+@dataclass(frozen=True)
+class Arrivals:
+    """What arrived in round `round` (0-based).
+
+    ids: participants [K], ascending, 0 = server; deltas: [K, P], rows w_j^E - start_j.
+    """
+
+    round: int
+    ids: np.ndarray
+    deltas: Tensor
+
+
+class Server(Protocol):
+    """What the server can do with its public data once it knows who arrived."""
+
+    counts_per_class: np.ndarray  # public samples of each class, shape [C]
+
+    def train(self, w: Tensor, steps: int, classes: Sequence[int] | None = None) -> Tensor:
+        """Delta [P] after `steps` SGD steps from w [P] on the public samples (of `classes` only, if given)."""
+
+    def loss(self, w: Tensor) -> float:
+        """Mean cross-entropy of w [P] on the public samples."""
+
+    def logits(self, w: Tensor) -> Tensor:
+        """Class scores [n_0, C] of w [P] on the public samples."""
+
+
+@dataclass(frozen=True)
+class LocalWork:
+    """What participant `ids[k]` minimises: F_j(w) + <linear_k, w> + prox/2 ||w - w_r||^2, from start_k.
+
+    start: [K, P]; linear: [K, P] or None; prox >= 0, pulling towards the broadcast model.
+    """
+
+    start: Tensor
+    linear: Tensor | None = None
+    prox: float = 0.0
+
+
+@dataclass(frozen=True)
+class State:
+    """Context, the method's memory between rounds, and what it logs about the last round (name -> number)."""
+
+    context: Context
+    memory: Mapping[str, Any] = field(default_factory=dict)
+    log: Mapping[str, float] = field(default_factory=dict)
+
+    def next(self, *, log: Mapping[str, float], **memory: Any) -> State:
+        return replace(self, memory={**self.memory, **memory}, log=log)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A stateless description; hyper-parameters are the frozen fields of the subclass."""
+
+    name: ClassVar[str]
+    source: ClassVar[str]
+    needs_network_knowledge: ClassVar[bool] = False
+    uses_label_histograms: ClassVar[bool] = False
+    memory: ClassVar[str] = "none"  # kept between rounds, besides the global model
+    assumes: ClassVar[str] = "nothing"  # about participation, in the method's own theory
+    participation: ClassVar[Participation] = "network"
+    """Who is heard: "network": as the trace says; "ideal": all; "server": it alone; "pooled": one learner, all data."""
+
+    def init(self, context: Context) -> State:
+        return State(context)
+
+    def local_work(self, state: State, w: Tensor, ids: np.ndarray) -> LocalWork:
+        """Work of `ids`. Row k may depend on ids[k] only: the simulation asks just for those that will be heard."""
+        return LocalWork(start=w.expand(len(ids), -1))
+
+    def aggregate(self, state: State, w: Tensor, arrivals: Arrivals, server: Server) -> tuple[Tensor, State]:
+        raise NotImplementedError
+
+
+def check_positive(method: Method, name: str) -> None:
+    """Refuse a hyper-parameter that is not a finite number above zero."""
+    value = getattr(method, name)
+    require(
+        bool(np.isfinite(value) and value > 0),
+        f"{method.name}: {name} = {value}",
+        allowed="finite numbers > 0",
+        remedy=f"choose a positive {name}",
+    )
+
+
+def combine(beta: np.ndarray, deltas: Tensor) -> Tensor:
+    """sum_k beta_k Delta_k, shape [P]: one product of weights [1, K] and deltas [K, P]."""
+    return from_numpy(np.asarray(beta, dtype=np.float32)).to(deltas.device) @ deltas
+
+
+def chi2_divergence(mixture: np.ndarray, target: np.ndarray) -> float:
+    """sum_c (mixture_c - target_c)^2 / target_c over classes with target_c > 0 (method.md, 4)."""
+    held = target > 0
+    return float(np.sum((mixture[held] - target[held]) ** 2 / target[held]))
+
+
+def mixture_log(beta: np.ndarray, alpha: np.ndarray, target: np.ndarray) -> dict[str, float]:
+    """Diagnostics of weights beta [K] over histograms alpha [K, C]: chi2 of the mixture, sum beta^2, sum beta."""
+    total = float(np.sum(beta))
+    chi2 = chi2_divergence(beta @ alpha / total, target) if total > 0 else float("nan")
+    return {"chi2": chi2, "sum_beta2": float(np.sum(np.square(beta))), "sum_beta": total}

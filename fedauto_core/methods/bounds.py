@@ -1,0 +1,36 @@
+"""The two ends of the scale: tuning on the server's data alone, and one learner on everybody's data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from torch import Tensor
+
+from fedauto_core.methods.base import Arrivals, Method, Participation, Server, State
+from fedauto_core.methods.fedavg import aggregate_with
+
+
+@dataclass(frozen=True)
+class ServerOnly(Method):
+    """E steps per round on the public data: what every federated method must beat."""
+
+    name: ClassVar[str] = "server_only"
+    source: ClassVar[str] = "bound"
+    participation: ClassVar[Participation] = "server"
+
+    def aggregate(self, state: State, w: Tensor, arrivals: Arrivals, server: Server) -> tuple[Tensor, State]:
+        return aggregate_with(state, w, arrivals, np.ones(1))
+
+
+@dataclass(frozen=True)
+class Centralised(ServerOnly):
+    """E steps per round on the pooled data of server and clients: same number of gradient steps, no federation."""
+
+    name: ClassVar[str] = "centralised"
+    assumes: ClassVar[str] = "all data in one place"
+    participation: ClassVar[Participation] = "pooled"
+
+    def aggregate(self, state: State, w: Tensor, arrivals: Arrivals, server: Server) -> tuple[Tensor, State]:
+        return w + arrivals.deltas[0], state.next(log={})

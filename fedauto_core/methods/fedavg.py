@@ -1,0 +1,80 @@
+"""FedAvg under missing uploads: averaging those that arrived, averaging over all, and the ideal network.
+
+McMahan, Moore, Ramage, Hampson, Aguera y Arcas, AISTATS 2017. Assumes homogeneous participation; knows nothing of
+the network; no memory, no extra traffic. Under heterogeneous arrival rates q_j its fixed point is that of
+sum_j q_j F_j, not of sum_j F_j (Xiang et al. 2024, eq. 3).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from torch import Tensor
+
+from fedauto_core.methods.base import (
+    Arrivals,
+    Context,
+    Method,
+    Participation,
+    Server,
+    State,
+    check_positive,
+    combine,
+    mixture_log,
+)
+
+
+def aggregate_with(state: State, w: Tensor, arrivals: Arrivals, beta: np.ndarray) -> tuple[Tensor, State]:
+    """w_r = w + sum_j beta_j Delta_j; with no arrival the model stays (rule R2)."""
+    if not len(arrivals.ids):
+        return w, state.next(log={})
+    log = mixture_log(beta, state.context.alpha[arrivals.ids], state.context.target)
+    return w + combine(beta, arrivals.deltas), state.next(log=log)
+
+
+@dataclass(frozen=True)
+class FedAvg(Method):
+    """beta_j = n_j / sum_{k in S_r} n_k over the arrived. Unlike in the paper, the network decides who takes part."""
+
+    name: ClassVar[str] = "fedavg"
+    source: ClassVar[str] = "McMahan et al. 2017"
+    assumes: ClassVar[str] = "equal success probabilities"
+
+    def aggregate(self, state: State, w: Tensor, arrivals: Arrivals, server: Server) -> tuple[Tensor, State]:
+        counts = state.context.counts[arrivals.ids]
+        return aggregate_with(state, w, arrivals, counts / counts.sum())
+
+
+def data_weights(context: Context) -> np.ndarray:
+    """p_j = n_j / n over everyone who could be heard (the server only where it takes part), shape [N+1]."""
+    counts = context.counts.astype(float)
+    if not context.with_server:
+        counts[0] = 0.0
+    return counts / counts.sum()
+
+
+@dataclass(frozen=True)
+class FedAvgAll(Method):
+    """beta_j = eta_g n_j / n: a missing upload counts as zero, so the step shrinks ("average all", Wang & Ji 2024)."""
+
+    name: ClassVar[str] = "fedavg_all"
+    source: ClassVar[str] = "Wang & Ji 2024"
+    assumes: ClassVar[str] = "equal success probabilities"
+    server_lr: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_positive(self, "server_lr")
+
+    def aggregate(self, state: State, w: Tensor, arrivals: Arrivals, server: Server) -> tuple[Tensor, State]:
+        return aggregate_with(state, w, arrivals, self.server_lr * data_weights(state.context)[arrivals.ids])
+
+
+@dataclass(frozen=True)
+class FedAvgIdeal(FedAvg):
+    """FedAvg when nothing is lost: a bound, not a rival."""
+
+    name: ClassVar[str] = "fedavg_ideal"
+    assumes: ClassVar[str] = "nothing is lost"
+    participation: ClassVar[Participation] = "ideal"

@@ -1,0 +1,74 @@
+"""FedAWE: echoes of missed rounds and implicit gossip against non-stationary unavailability.
+
+Xiang, Ioannidis, Yeh, Joe-Wong, Su, NeurIPS 2024. Assumes independent arrivals with probability >= delta > 0, which may
+vary over time; knows nothing of the network. Memory: none at the server, one model and one round number per client.
+Differs from the paper in: clients commit their state only when the upload arrived (a lost upload is not an inactive
+client); the clipping is the official code's (L2 norm of the averaged echoed increment, 0.5), not the text's gradient
+clipping; the broadcast model is evaluated, where the official code evaluates the mean of all clients' models.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedauto_core.errors import require
+from fedauto_core.methods.base import Arrivals, Context, LocalWork, Method, Server, State, check_positive, mixture_log
+
+
+@dataclass(frozen=True)
+class FedAWE(Method):
+    """x_k^dagger = x_k + eta_g (t - tau_k) Delta_k; x_{t+1} = mean over the arrived; only they receive it.
+
+    echo_cap: largest echo factor (None: none). clip_norm: bound on the averaged echoed increment (None: none).
+    """
+
+    name: ClassVar[str] = "fedawe"
+    source: ClassVar[str] = "Xiang et al. 2024"
+    memory: ClassVar[str] = "one model per client, at the clients"
+    assumes: ClassVar[str] = "independent arrivals, q >= delta > 0"
+    server_lr: float = 1.0
+    echo_cap: int | None = None
+    clip_norm: float | None = 0.5
+
+    def __post_init__(self) -> None:
+        check_positive(self, "server_lr")
+        require(
+            self.echo_cap is None or self.echo_cap >= 1,
+            f"fedawe: echo_cap = {self.echo_cap}",
+            allowed="None or integers >= 1",
+            remedy="use None for the paper's unbounded echo",
+        )
+        if self.clip_norm is not None:
+            check_positive(self, "clip_norm")
+
+    def init(self, context: Context) -> State:
+        n = context.n_clients + 1
+        return State(context, {"x": context.w0.repeat(n, 1), "tau": np.full(n, -1)})
+
+    def local_work(self, state: State, w: Tensor, ids: np.ndarray) -> LocalWork:
+        return LocalWork(start=state.memory["x"][ids])  # each client goes on from its own model
+
+    def aggregate(self, state: State, w: Tensor, arrivals: Arrivals, server: Server) -> tuple[Tensor, State]:
+        ids, x, tau = arrivals.ids, state.memory["x"], state.memory["tau"]
+        if not len(ids):
+            return w, state.next(log={})
+        # Echo factor (t - tau_k): the rounds since k was last heard, this one included.
+        echo = arrivals.round - tau[ids]
+        if self.echo_cap is not None:
+            echo = np.minimum(echo, self.echo_cap)
+        factors = torch.as_tensor(echo, dtype=w.dtype, device=w.device)
+        increment = (factors @ arrivals.deltas) / len(ids)
+        if self.clip_norm is not None:
+            increment = increment * min(1.0, self.clip_norm / max(float(increment.norm()), 1e-12))
+        # x_{t+1} = mean_k x_k + eta_g mean_k (t - tau_k) Delta_k, sent to the arrived only (postponed multicast).
+        w_next = x[ids].mean(dim=0) + self.server_lr * increment
+        x, tau = x.clone(), tau.copy()
+        x[ids], tau[ids] = w_next, arrivals.round
+        beta = echo / len(ids)
+        log = mixture_log(beta, state.context.alpha[ids], state.context.target) | {"largest_echo": float(echo.max())}
+        return w_next, state.next(log=log, x=x, tau=tau)

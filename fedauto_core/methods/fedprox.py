@@ -1,0 +1,39 @@
+"""FedProx: a proximal term keeps local models near the broadcast one.
+
+Li, Sahu, Zaheer, Sanjabi, Talwalkar, Smith, MLSys 2020. Assumes uniform sampling; knows nothing of the network; no
+memory, no extra traffic. Differs from the paper in: weights n_j / n_A over the arrived (as in the authors' code),
+no partial work of stragglers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from torch import Tensor
+
+from fedauto_core.errors import require
+from fedauto_core.methods.base import LocalWork, State
+from fedauto_core.methods.fedavg import FedAvg
+
+
+@dataclass(frozen=True)
+class FedProx(FedAvg):
+    """Participant j minimises F_j(w) + mu/2 ||w - w_r||^2; the server averages the arrived. mu = 0 is FedAvg."""
+
+    name: ClassVar[str] = "fedprox"
+    source: ClassVar[str] = "Li et al. 2020"
+    assumes: ClassVar[str] = "uniform sampling"
+    mu: float = 0.1
+
+    def __post_init__(self) -> None:
+        require(
+            np.isfinite(self.mu) and self.mu >= 0,
+            f"fedprox: mu = {self.mu}",
+            allowed="finite numbers >= 0",
+            remedy="use 0 for FedAvg, or a value such as 0.01 to 1",
+        )
+
+    def local_work(self, state: State, w: Tensor, ids: np.ndarray) -> LocalWork:
+        return LocalWork(start=w.expand(len(ids), -1), prox=self.mu)

@@ -1,0 +1,69 @@
+"""Averaging with known success probabilities (inverse-probability weights): oracles that see the network.
+
+Unbiased in every round for independent arrivals with q > 0; the variance grows like 1/q. Used as "known probability"
+by Gu et al. 2021 (MIFA), Wang & Ji 2024 (FedAU), Xiang et al. 2024 (FedAWE). No memory, no extra traffic.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+from torch import Tensor
+
+from fedauto_core.errors import require, require_known
+from fedauto_core.methods.base import Arrivals, Method, Server, State, check_positive
+from fedauto_core.methods.fedavg import aggregate_with, data_weights
+
+
+@dataclass(frozen=True)
+class KnownProbability(Method):
+    """beta_j = eta_g p_j / q_j^r with q_j^r the true success probability of round r (server: 1), p_j = n_j / n.
+
+    normalise="self" divides by the sum of the weights: less variance, but biased. q_floor bounds 1/q_j.
+    """
+
+    name: ClassVar[str] = "known_probability"
+    source: ClassVar[str] = "inverse-probability weights"
+    assumes: ClassVar[str] = "independent arrivals, q > 0"
+    needs_network_knowledge: ClassVar[bool] = True
+    normalise: Literal["none", "self"] = "none"
+    q_floor: float = 0.01
+    server_lr: float = 1.0
+
+    def __post_init__(self) -> None:
+        require_known(f"{self.name} normalise", self.normalise, ("none", "self"))
+        check_positive(self, "server_lr")
+        require(
+            0 < self.q_floor <= 1,
+            f"{self.name}: q_floor = {self.q_floor}",
+            allowed="numbers in (0, 1]",
+            remedy="use 0.01 to bound the weights by 100",
+        )
+
+    def success(self, state: State, round: int) -> np.ndarray:
+        """q_j of the clients, shape [N]."""
+        return state.context.success_probability[round]
+
+    def aggregate(self, state: State, w: Tensor, arrivals: Arrivals, server: Server) -> tuple[Tensor, State]:
+        q = np.concatenate([[1.0], np.maximum(self.success(state, arrivals.round), self.q_floor)])
+        beta = (data_weights(state.context) / q)[arrivals.ids]
+        if self.normalise == "self" and len(beta):
+            beta = beta / beta.sum()
+        return aggregate_with(state, w, arrivals, self.server_lr * beta)
+
+
+@dataclass(frozen=True)
+class TFAggregationLike(KnownProbability):
+    """beta_j = p_j / U_j with U_j the long-run success probability of link j, all clients scheduled.
+
+    After Salehi & Hossain, IEEE TCOM 2021 (TF-Aggregation); abstract read only, the rule is the one unbiased choice,
+    hence "-like". Under long disconnections U_j is the true long-run rate: an oracle in the method's favour.
+    """
+
+    name: ClassVar[str] = "tf_aggregation_like"
+    source: ClassVar[str] = "after Salehi & Hossain 2021"
+
+    def success(self, state: State, round: int) -> np.ndarray:
+        return state.context.long_run_probability

@@ -1,0 +1,161 @@
+"""The slow, obvious twin of the engine: one participant after another, one gradient at a time, the paper's loop.
+
+Shares with the core only the data, the trace, the random streams and the models' forward function.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.optimize import minimize
+
+from fedauto_core.seeding import stream
+
+
+def local_sgd(model, w, x, y, batches, lr, prox=0.0, anchor=None):
+    """w after one SGD step per row of batches [E, B] on F(w) + prox/2 ||w - anchor||^2."""
+    anchor = w if anchor is None else anchor
+    for batch in batches:
+        w = w.detach().requires_grad_()
+        loss = F.cross_entropy(model.forward(model.unflatten(w[None]), x[batch][None])[0], y[batch])
+        if prox:
+            loss = loss + prox / 2 * ((w - anchor) ** 2).sum()
+        (gradient,) = torch.autograd.grad(loss, w)
+        w = w.detach() - lr * gradient
+    return w.detach()
+
+
+def draw(rng_values, shard):
+    return torch.from_numpy(shard[(rng_values * len(shard)).astype(np.int64)])
+
+
+def weights_by_slsqp(alpha, counts, target, lam):
+    """FedAuto's weights from a general-purpose solver."""
+    held = target > 0
+
+    def objective(beta):
+        mismatch = beta @ alpha - target
+        return np.sum(mismatch[held] ** 2 / target[held]) + lam * np.sum(beta**2 * counts.sum() / counts)
+
+    def gradient(beta):
+        mismatch = np.where(held, (beta @ alpha - target) / np.where(held, target, 1), 0)
+        return 2 * alpha @ mismatch + 2 * lam * beta * counts.sum() / counts
+
+    k = len(counts)
+    solution = minimize(
+        objective,
+        np.full(k, 1 / k),
+        jac=gradient,
+        method="SLSQP",
+        bounds=[(0, 1)] * k,
+        constraints={"type": "eq", "fun": lambda beta: beta.sum() - 1},
+        options={"ftol": 1e-13, "maxiter": 2000},
+    )
+    assert solution.success or solution.status == 8, solution.message  # 8: line search at machine precision
+    return solution.x
+
+
+class Reference:
+    """Runs one method by name over one federation and trace; `final()` is w after the last round."""
+
+    def __init__(self, model, federation, trace, w0, seed, lr, with_server, steps, batch):
+        self.model, self.federation, self.trace, self.seed, self.lr = model, federation, trace, seed, lr
+        self.with_server, self.steps, self.batch, self.w0 = with_server, steps, batch, w0
+        self.x, self.y = federation.dataset.x_train, federation.dataset.y_train
+        self.n = federation.n_clients
+
+    def train(self, r, j, w, **kwargs):
+        draws = stream(self.seed, "minibatches", r).random((self.n + 2, self.steps, self.batch))[j]
+        shard = self.federation.shards[j] if j <= self.n else np.concatenate(self.federation.shards)
+        return local_sgd(self.model, w, self.x, self.y, draw(draws, shard), self.lr, **kwargs)
+
+    def compensate(self, r, w, missing):
+        server = self.federation.shards[0]
+        pool = server[np.isin(self.y[server].numpy(), missing)]
+        draws = stream(self.seed, "server minibatches", r, 0).random((self.steps, self.batch))
+        return local_sgd(self.model, w, self.x, self.y, draw(draws, pool), self.lr), pool
+
+    def arrived(self, r):
+        clients = [1 + k for k in range(self.n) if self.trace.arrived[r, k]]
+        return [0, *clients] if self.with_server else clients
+
+    def potential(self):
+        """n_j / n of everyone who could be heard."""
+        counts = {j: float(self.federation.counts[j]) for j in range(0 if self.with_server else 1, self.n + 1)}
+        return {j: count / sum(counts.values()) for j, count in counts.items()}
+
+    def fedavg(self, r, w, prox=0.0):
+        models = {j: self.train(r, j, w, prox=prox, anchor=w) for j in self.arrived(r)}
+        if not models:
+            return w
+        total = sum(self.federation.counts[j] for j in models)
+        return sum(float(self.federation.counts[j] / total) * models[j] for j in models)
+
+    def fedprox(self, r, w):
+        return self.fedavg(r, w, prox=0.1)
+
+    def fedavg_ideal(self, r, w):
+        everyone = range(0 if self.with_server else 1, self.n + 1)
+        return sum(self.potential()[j] * self.train(r, j, w) for j in everyone)
+
+    def fedavg_all(self, r, w):
+        p = self.potential()
+        return w + sum((p[j] * (self.train(r, j, w) - w) for j in self.arrived(r)), torch.zeros_like(w))
+
+    def known_probability(self, r, w):
+        p, q = self.potential(), [1.0, *self.trace.success_probability[r]]
+        return w + sum(
+            (p[j] / max(q[j], 0.01) * (self.train(r, j, w) - w) for j in self.arrived(r)), torch.zeros_like(w)
+        )
+
+    def tf_aggregation_like(self, r, w):
+        p, q = self.potential(), [1.0, *self.trace.stationary]
+        return w + sum(
+            (p[j] / max(q[j], 0.01) * (self.train(r, j, w) - w) for j in self.arrived(r)), torch.zeros_like(w)
+        )
+
+    def server_only(self, r, w):
+        return self.train(r, 0, w)
+
+    def centralised(self, r, w):
+        return self.train(r, self.n + 1, w)
+
+    def fedauto(self, r, w):
+        ids = self.arrived(r)
+        models = [self.train(r, j, w) for j in ids]
+        alpha = [self.federation.alpha[j] for j in ids]
+        counts = [float(self.federation.counts[j]) for j in ids]
+        held = set(np.concatenate([self.y[self.federation.shards[j]].numpy() for j in ids if j > 0] or [[]]))
+        public = self.y[self.federation.shards[0]].numpy()
+        missing = [c for c in np.unique(public) if c not in held]
+        if missing:
+            model, pool = self.compensate(r, w, missing)
+            models.append(model)
+            alpha.append(np.bincount(self.y[pool].numpy(), minlength=len(alpha[0]) if alpha else 10) / len(pool))
+            counts.append(float(len(pool)))
+        if not models:
+            return w
+        beta = weights_by_slsqp(np.array(alpha), np.array(counts), self.federation.target, 0.1)
+        return sum(float(b) * m for b, m in zip(beta, models, strict=True))
+
+    def fedawe(self, r, w):
+        if r == 0:
+            self.own = {j: self.w0 for j in range(self.n + 1)}
+            self.tau = dict.fromkeys(range(self.n + 1), -1)
+        ids = self.arrived(r)
+        if not ids:
+            return w
+        increments = [(r - self.tau[j]) * (self.train(r, j, self.own[j]) - self.own[j]) for j in ids]
+        increment = sum(increments) / len(ids)
+        increment = increment * min(1.0, 0.5 / float(increment.norm()))
+        w = sum(self.own[j] for j in ids) / len(ids) + increment
+        for j in ids:
+            self.own[j], self.tau[j] = w, r
+        return w
+
+    def final(self, name, rounds):
+        w = self.w0
+        for r in range(rounds):
+            w = getattr(self, name)(r, w)
+        return w

@@ -1,0 +1,254 @@
+"""Every method: against the slow twin, degenerate identities, zero and one arrival, and what it may know."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference import Reference, weights_by_slsqp
+
+from fedauto_core import InputError, fedauto_weights
+from fedauto_core.data import FederationSpec, build_federation, load_dataset
+from fedauto_core.methods import METHODS, make_method
+from fedauto_core.methods.base import Arrivals, Context
+from fedauto_core.models import build_model
+from fedauto_core.network import Scenario, draw_trace
+from fedauto_core.seeding import stream
+from fedauto_core.simulation import Run, Schedule, _Lane, _train
+
+ROUNDS, SEED = 6, 3
+SCHEDULE = Schedule(rounds=ROUNDS, steps=2, batch=8)
+SPEC = FederationSpec(n_clients=6, samples_per_client=60, server_samples=40, partition="classes", classes_per_client=2)
+HALF = Scenario("half", "bernoulli", (("probability", 0.5),))
+ALWAYS = Scenario("none", "none", ())
+
+
+@pytest.fixture(scope="module")
+def world():
+    federation = build_federation(load_dataset("digits"), SPEC, SEED)
+    model = build_model("mlp", (1, 8, 8), 10)
+    return federation, model, model.init(stream(SEED, "initial model"))
+
+
+def lane(world, method, scenario=HALF, with_server=True, seed=SEED):
+    federation, model, w0 = world
+    trace = draw_trace(scenario, rounds=ROUNDS, histograms=federation.alpha[1:], seed=seed)
+    run = Run(method.name, method, federation, trace, w0, SEED, 0.1, with_server)
+    return _Lane(model, run, SCHEDULE)
+
+
+def advance(world, runner, rounds=ROUNDS):
+    """The fast path, round by round; returns w after the last round."""
+    federation, model, _ = world
+    for r in range(rounds):
+        draws = {SEED: stream(SEED, "minibatches", r).random((federation.n_clients + 2, 2, 8))}
+        block = [(runner, runner.heard(r))]
+        runner.step(r, block[0][1], _train(model, block, draws)[0])
+    return runner.w
+
+
+@pytest.mark.parametrize("with_server", [True, False])
+@pytest.mark.parametrize("name", list(METHODS))
+def test_fast_path_equals_the_slow_twin(world, name, with_server):
+    runner = lane(world, make_method(name), with_server=with_server)
+    federation, model, w0 = world
+    slow = Reference(model, federation, runner.run.trace, w0, SEED, 0.1, with_server, 2, 8).final(name, ROUNDS)
+    torch.testing.assert_close(advance(world, runner), slow, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        make_method("fedavg_all"),
+        make_method("known_probability"),
+        make_method("known_probability", normalise="self"),
+        make_method("tf_aggregation_like"),
+        make_method("fedavg_ideal"),
+        make_method("fedprox", mu=0.0),
+        make_method("fedauto", adaptive=False, compensation=False),
+        make_method("fedauto", lam=1e9),
+    ],
+    ids=repr,
+)
+def test_without_failures_it_is_fedavg(world, method):
+    expected = advance(world, lane(world, make_method("fedavg"), ALWAYS))
+    torch.testing.assert_close(advance(world, lane(world, method, ALWAYS)), expected, atol=1e-6, rtol=0)
+
+
+def test_fedawe_without_failures_is_the_uniform_average(world):
+    federation, model, w0 = world
+    runner = lane(world, make_method("fedawe", clip_norm=None), ALWAYS)
+    reference = Reference(model, federation, runner.run.trace, w0, SEED, 0.1, True, 2, 8)
+    w = w0
+    for r in range(ROUNDS):
+        w = sum(reference.train(r, j, w) for j in range(7)) / 7
+    torch.testing.assert_close(advance(world, runner), w, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("with_server", [True, False])
+@pytest.mark.parametrize("arrivals", [[], [4]])
+@pytest.mark.parametrize("name", list(METHODS))
+def test_zero_and_one_arrival_are_finite(world, name, arrivals, with_server):
+    runner = lane(world, make_method(name), with_server=with_server)
+    runner.run.trace.arrived[:] = False
+    runner.run.trace.arrived[:, [k - 1 for k in arrivals]] = True
+    w = advance(world, runner, rounds=2)
+    assert torch.isfinite(w).all() and not runner.diverged
+    silent = not arrivals and not with_server and runner.run.method.participation == "network"
+    if silent and name != "fedauto":  # FedAuto's server may still compensate
+        assert torch.equal(w, world[2])
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_work_of_one_participant_does_not_depend_on_the_others(world, name):
+    """So training only the updates that arrive is exact."""
+    runner = lane(world, make_method(name))
+    advance(world, runner, rounds=3)
+    everyone = runner.run.method.local_work(runner.state, runner.w, np.arange(7))
+    some = runner.run.method.local_work(runner.state, runner.w, np.array([2, 5]))
+    assert torch.equal(everyone.start[[2, 5]], some.start) and everyone.prox == some.prox
+
+
+def test_echo_factors_sum_to_the_rounds_passed(world):
+    """Xiang et al. 2024, Proposition 1: the echoes of a client up to its last arrival in round R - 1 add up to R."""
+    runner = lane(world, make_method("fedawe"))
+    echoes = np.zeros(7)
+    for r in range(ROUNDS):
+        ids = runner.heard(r)
+        echoes[ids] += r - runner.state.memory["tau"][ids]
+        runner.step(r, ids, torch.zeros(len(ids), len(runner.w)))
+    tau = runner.state.memory["tau"]
+    assert (tau >= 0).any() and np.array_equal(echoes, tau + 1)
+
+
+def test_fedawe_commits_only_what_arrived(world):
+    runner = lane(world, make_method("fedawe"))
+    runner.run.trace.arrived[:] = False
+    runner.run.trace.arrived[:, 1] = True
+    advance(world, runner, rounds=3)
+    assert torch.equal(runner.state.memory["x"][1], world[2]) and runner.state.memory["tau"][1] == -1
+    assert runner.state.memory["tau"][2] == 2
+
+
+def test_only_oracles_receive_network_knowledge(world):
+    for name in METHODS:
+        context = lane(world, make_method(name)).state.context
+        knows = context.success_probability is not None or context.long_run_probability is not None
+        assert knows == METHODS[name].needs_network_knowledge
+
+
+def test_changing_the_oracle_probabilities_leaves_fedauto_bit_identical(world):
+    runner, other = lane(world, make_method("fedauto")), lane(world, make_method("fedauto"))
+    other.run.trace.success_probability[:] = 0.123
+    assert torch.equal(advance(world, runner), advance(world, other))
+    oracle, misled = lane(world, make_method("known_probability")), lane(world, make_method("known_probability"))
+    context = misled.state.context
+    wrong = replace(context, success_probability=np.full_like(context.success_probability, 0.123))
+    misled.state = replace(misled.state, context=wrong)
+    assert not torch.equal(advance(world, oracle), advance(world, misled))
+
+
+shares = st.just(0.0) | st.floats(0.01, 1.0)
+simplex_rows = st.integers(2, 8).flatmap(
+    lambda c: st.tuples(
+        st.lists(st.lists(shares, min_size=c, max_size=c).filter(any), min_size=1, max_size=9),
+        st.lists(shares, min_size=c, max_size=c).filter(any),
+    )
+)
+
+
+@settings(derandomize=True, deadline=None, max_examples=150)
+@given(simplex_rows, st.floats(1e-4, 10.0), st.integers(0, 2**32 - 1))
+def test_weights_are_a_minimiser_on_the_simplex(rows, lam, seed):
+    alpha = np.array([np.array(v) / sum(v) for v in rows[0]])
+    target = np.array(rows[1]) / sum(rows[1])
+    rng = np.random.default_rng(seed)
+    counts = rng.integers(1, 1000, len(alpha))
+    held = target > 0
+
+    def objective(beta):
+        return np.sum((beta @ alpha - target)[held] ** 2 / target[held]) + lam * np.sum(beta**2 * counts.sum() / counts)
+
+    beta = fedauto_weights(alpha, counts, target, lam)
+    assert beta.min() >= 0 and abs(beta.sum() - 1) < 1e-12
+    for other in rng.dirichlet(np.ones(len(alpha)), 50):
+        assert objective(beta) <= objective(other) * (1 + 1e-9)
+    permutation = rng.permutation(len(alpha))
+    np.testing.assert_allclose(
+        fedauto_weights(alpha[permutation], counts[permutation], target, lam), beta[permutation], atol=1e-7
+    )
+    np.testing.assert_allclose(fedauto_weights(alpha, 7 * counts, target, lam), beta, atol=1e-7)
+
+
+def test_weights_by_hand():
+    """Two participants with one class each, target 1/2: equal counts give 1/2; lambda -> infinity gives n_j / n_A."""
+    alpha, target = np.eye(2), np.array([0.5, 0.5])
+    np.testing.assert_allclose(fedauto_weights(alpha, [10, 10], target, 0.1), [0.5, 0.5])
+    np.testing.assert_allclose(fedauto_weights(alpha, [30, 10], target, 1e9), [0.75, 0.25], atol=1e-6)
+    # Minimise 2 (b - 1/2)^2 * 2 + lam (4/3 b^2 + 4 (1 - b)^2): b = (4 + 8 lam) / (8 + 32 lam / 3).
+    lam = 0.3
+    expected = (4 + 8 * lam) / (8 + 32 * lam / 3)
+    np.testing.assert_allclose(fedauto_weights(alpha, [30, 10], target, lam), [expected, 1 - expected])
+
+
+def test_weights_agree_with_a_general_solver():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        alpha, target = rng.dirichlet(np.full(10, 0.2), 12), rng.dirichlet(np.ones(10))
+        counts = rng.integers(10, 500, 12).astype(float)
+        expected = weights_by_slsqp(alpha, counts, target, 0.1)
+        np.testing.assert_allclose(fedauto_weights(alpha, counts, target, 0.1), expected, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lam": -0.1}, "lambda = -0.1"),
+        ({"lam": 0.0}, "lambda = 0.0"),
+        ({"lam": np.nan}, "lambda = nan"),
+        ({"counts": [1.0, 0.0]}, "sample counts"),
+        ({"counts": [1.0]}, "shapes"),
+        ({"alpha": np.array([[0.5, 0.6], [0.5, 0.5]])}, "alpha is not a probability histogram"),
+        ({"target": np.array([0.5, 0.4])}, "target is not a probability histogram"),
+    ],
+)
+def test_weights_refuse_bad_input(change, message):
+    good = {"alpha": np.full((2, 2), 0.5), "counts": [1.0, 2.0], "target": np.array([0.5, 0.5]), "lam": 0.1}
+    with pytest.raises(InputError, match=message):
+        fedauto_weights(**good | change)
+
+
+@pytest.mark.parametrize(
+    ("name", "hyper", "message"),
+    [
+        ("fedmagic", {}, "unknown method 'fedmagic'"),
+        ("fedauto", {"lamda": 1.0}, "no hyper-parameter 'lamda'.*lam, compensation, adaptive"),
+        ("fedauto", {"lam": -1.0}, "fedauto: lam = -1.0"),
+        ("fedprox", {"mu": -0.1}, "fedprox: mu"),
+        ("known_probability", {"q_floor": 0.0}, "q_floor"),
+        ("known_probability", {"normalise": "both"}, "normalise"),
+        ("fedawe", {"echo_cap": 0}, "echo_cap"),
+        ("fedawe", {"clip_norm": -1.0}, "clip_norm"),
+        ("fedavg_all", {"server_lr": 0.0}, "server_lr"),
+    ],
+)
+def test_bad_hyper_parameters_name_the_method_and_its_fields(name, hyper, message):
+    with pytest.raises(InputError, match=message):
+        make_method(name, **hyper)
+
+
+def test_inverse_probability_weights_are_unbiased():
+    """The mean over many arrival draws of sum_j beta_j Delta_j is sum_j p_j Delta_j."""
+    q = np.array([[0.9, 0.5, 0.2]])
+    context = Context(np.array([5, 10, 10, 20]), np.eye(4), np.full(4, 0.25), 1, 0.1, True, torch.zeros(4), q)
+    method, rng = make_method("known_probability"), np.random.default_rng(0)
+    state = method.init(context)
+    total = torch.zeros(4)
+    for _ in range(4000):
+        ids = np.concatenate([[0], 1 + np.flatnonzero(rng.random(3) < q[0])])
+        total += method.aggregate(state, torch.zeros(4), Arrivals(0, ids, torch.eye(4)[ids]), None)[0]
+    p = context.counts / context.counts.sum()
+    error = np.sqrt(p**2 * np.concatenate([[0], (1 - q[0]) / q[0]]) / 4000)
+    assert (np.abs(total.numpy() / 4000 - p) <= 4 * error + 1e-5).all()  # float32 sums

@@ -1,0 +1,168 @@
+"""Frames -> figures in one style: colour-blind palette, distinct markers, 95 % bands, a fixed look per method."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from fedauto_core.claims import MARKS
+from fedauto_core.data import Federation
+from fedauto_core.network import CAUSES, Trace
+
+# A method keeps its colour and marker in every figure: the position in this list is its look.
+LABELS = (
+    "fedauto",
+    "fedavg",
+    "server_only",
+    "fedavg_ideal",
+    "known_probability",
+    "fedawe",
+    "fedprox",
+    "tf_aggregation_like",
+    "fedavg_all",
+    "centralised",
+)
+COLOURS = sns.color_palette("colorblind", 10)
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
+BAND = {"errorbar": ("ci", 95), "n_boot": 1000, "seed": 0}  # seeded: the same frame gives the same picture
+MARK_COLOURS = dict(zip(MARKS, (COLOURS[2], "0.6", COLOURS[3]), strict=True))
+
+
+def style() -> None:
+    """Set the project's look; call once at the top of a notebook."""
+    sns.set_theme(
+        context="notebook",
+        style="whitegrid",
+        palette="colorblind",
+        rc={
+            "figure.constrained_layout.use": True,
+            "figure.figsize": (7.5, 4.2),
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "legend.frameon": False,
+        },
+    )
+
+
+def looks(labels: Sequence[str]) -> tuple[dict[str, object], dict[str, str]]:
+    """Colour and marker of each label; labels outside the list take the free looks in the order given."""
+    order = [*LABELS, *(label for label in labels if label not in LABELS)]
+    place = {label: order.index(label) for label in labels}
+    return (
+        {label: COLOURS[i % len(COLOURS)] for label, i in place.items()},
+        {label: MARKERS[i % len(MARKERS)] for label, i in place.items()},
+    )
+
+
+def partition(federation: Federation, title: str) -> Figure:
+    """Who holds what: samples per class of the server (row 0) and of each client."""
+    samples = np.rint(federation.alpha * federation.counts[:, None]).astype(int)
+    figure = Figure(figsize=(7, 0.24 * len(samples) + 1.6))
+    axes = figure.subplots()
+    sns.heatmap(samples, cmap="crest", cbar_kws={"label": "samples"}, linewidths=0.5, ax=axes)
+    axes.set(xlabel="class", ylabel="participant", title=title)
+    axes.set_yticks(np.arange(len(samples)) + 0.5, ["server", *range(1, len(samples))], rotation=0)
+    return figure
+
+
+def trace(trace: Trace, title: str) -> Figure:
+    """Rounds from left to right, one row per client, coloured by what happened to the upload."""
+    figure = Figure(figsize=(7.5, 0.2 * trace.arrived.shape[1] + 1.6))
+    axes = figure.subplots()
+    colours = ["#f4f4f4", *COLOURS[: len(CAUSES) - 1]]
+    axes.imshow(
+        trace.cause.T,
+        aspect="auto",
+        interpolation="nearest",
+        cmap=mpl.colors.ListedColormap(colours),
+        vmin=-0.5,
+        vmax=len(CAUSES) - 0.5,
+    )
+    seen = np.unique(trace.cause)
+    axes.legend(
+        handles=[mpl.patches.Patch(facecolor=colours[i], edgecolor="0.7", label=CAUSES[i]) for i in seen],
+        loc="upper left",
+        bbox_to_anchor=(1.0, 1.0),
+    )
+    axes.set(xlabel="round", ylabel="client", title=title)
+    axes.grid(False)
+    return figure
+
+
+def curves(frame: pd.DataFrame, column: str = "scenario", y: str = "accuracy", wrap: int = 2) -> Figure:
+    """Learning curves, one panel per value of `column`, one line per label: mean over seeds with a 95 % band."""
+    colours, markers = looks(list(frame["label"].unique()))
+    grid = sns.relplot(
+        frame,
+        x="round",
+        y=y,
+        hue="label",
+        style="label",
+        col=column,
+        col_wrap=min(wrap, frame[column].nunique()),
+        kind="line",
+        palette=colours,
+        markers=markers,
+        dashes=False,
+        markersize=5,
+        height=3.2,
+        aspect=1.35,
+        **BAND,
+    )
+    grid.set_titles("{col_name}")
+    grid.set_axis_labels("round", f"test {y.replace('_', ' ')}")
+    return grid.figure
+
+
+def dots(summary: pd.DataFrame, column: str = "scenario", x: str = "accuracy", wrap: int = 3) -> Figure:
+    """Final values per label, one panel per value of `column`: seeds as small dots, mean with a 95 % interval."""
+    labels = list(summary["label"].unique())
+    colours, _ = looks(labels)
+    grid = sns.catplot(
+        summary,
+        x=x,
+        y="label",
+        hue="label",
+        col=column,
+        col_wrap=min(wrap, summary[column].nunique()),
+        kind="point",
+        linestyle="none",
+        palette=colours,
+        height=0.26 * len(labels) + 1.4,
+        aspect=4.2 / (0.26 * len(labels) + 1.4),
+        legend=False,
+        **BAND,
+    )
+    grid.map_dataframe(sns.stripplot, x=x, y="label", color="0.35", size=2.5, jitter=False, order=labels)
+    grid.set_titles("{col_name}")
+    grid.set_axis_labels(f"final test {x.replace('_', ' ')}", "")
+    return grid.figure
+
+
+def comparisons(frame: pd.DataFrame, unit: str, winner: str = "fedauto") -> Figure:
+    """`winner` minus each rival with its interval, per scenario, coloured by the mark of the comparison."""
+    scenarios = list(frame["scenario"].unique())
+    rivals = list(frame["rival"].unique())
+    figure = Figure(figsize=(2.9 * len(scenarios) + 1.2, 0.3 * len(rivals) + 1.5))
+    for axes, scenario in zip(
+        figure.subplots(1, len(scenarios), sharey=True, squeeze=False)[0], scenarios, strict=True
+    ):
+        rows = frame[frame["scenario"] == scenario].set_index("rival").loc[rivals]
+        for y, (_, row) in enumerate(rows.iterrows()):
+            axes.plot([row["low"], row["high"]], [y, y], color=MARK_COLOURS[row["mark"]], lw=2)
+            axes.plot(row["mean"], y, "o", color=MARK_COLOURS[row["mark"]], ms=6)
+        axes.axvline(0, color="0.3", lw=1)
+        axes.set(title=scenario, xlabel=f"{winner} minus rival ({unit})")
+        axes.set_yticks(range(len(rivals)), rivals)
+    axes.invert_yaxis()
+    axes.legend(
+        handles=[mpl.lines.Line2D([], [], color=MARK_COLOURS[m], marker="o", label=f"[{m}]") for m in MARKS],
+        loc="upper left",
+        bbox_to_anchor=(1.0, 1.0),
+    )
+    return figure

@@ -1,0 +1,284 @@
+"""The round loop: broadcast, local work, network, aggregate, evaluate -> `History`.
+
+Many runs (methods x seeds x scenarios) go through the rounds in lockstep, so that one stack holds the local models of
+all of them. A lost upload is never trained: no method's state may depend on it (rule R3), so leaving it out is exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from fedauto_core.data import Federation
+from fedauto_core.errors import require
+from fedauto_core.methods.base import Arrivals, Context, Method, State
+from fedauto_core.models import Model
+from fedauto_core.network import Trace
+from fedauto_core.seeding import stream
+from fedauto_core.training import local_updates, predict
+
+STACK = 256  # local models trained per call of the engine; bounds the memory at STACK x P floats
+
+
+@dataclass(frozen=True)
+class Run:
+    """One method on one federation under one trace. label names it in the results; w0: start, shape [P]."""
+
+    label: str
+    method: Method
+    federation: Federation
+    trace: Trace
+    w0: Tensor
+    seed: int
+    lr: float
+    with_server: bool
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """rounds T, local steps E, minibatch size, rounds between evaluations, test samples per evaluation (None: all)."""
+
+    rounds: int
+    steps: int = 5
+    batch: int = 32
+    evaluate_every: int = 5
+    test_samples: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("rounds", "steps", "batch", "evaluate_every", "test_samples"):
+            value = getattr(self, name)
+            require(
+                value is None or value >= 1,
+                f"{name} = {value}",
+                allowed="integers >= 1",
+                remedy=f"ask for at least one of {name}",
+            )
+
+    def evaluates(self, round: int) -> bool:
+        return (round + 1) % self.evaluate_every == 0 or round + 1 == self.rounds
+
+
+@dataclass(frozen=True)
+class History:
+    """Tidy frames keyed by `run` (position in the list of runs).
+
+    curves: one row per run and evaluation (round counted from 1; accuracy, worst_class, loss; diverged = round or 0).
+    rounds: one row per run and round (arrived clients, server_samples trained on by the rule itself, the method's log).
+    """
+
+    curves: pd.DataFrame
+    rounds: pd.DataFrame
+
+
+class PublicData:
+    """The server's public data and what it can do with them (the `Server` of the contract), counting its work."""
+
+    def __init__(self, model: Model, run: Run, schedule: Schedule) -> None:
+        dataset, self.shard = run.federation.dataset, run.federation.shards[0]
+        self.x, self.y = dataset.x_train, dataset.y_train
+        self.labels = self.y[self.shard].cpu().numpy()
+        self.counts_per_class = np.bincount(self.labels, minlength=dataset.n_classes)
+        self.model, self.lr, self.batch, self.seed = model, run.lr, schedule.batch, run.seed
+        self.round = self.calls = self.samples = 0
+
+    def start_round(self, round: int) -> None:
+        self.round, self.calls, self.samples = round, 0, 0
+
+    def train(self, w: Tensor, steps: int, classes: Sequence[int] | None = None) -> Tensor:
+        pool = self.shard if classes is None else self.shard[np.isin(self.labels, classes)]
+        require(
+            len(pool) > 0,
+            f"the server holds no sample of the classes {list(classes or [])}",
+            allowed=f"classes {np.flatnonzero(self.counts_per_class).tolist()}",
+            remedy="ask only for classes with counts_per_class > 0",
+        )
+        # Keyed by round and call, so every method that asks the same question trains on the same minibatches.
+        draws = stream(self.seed, "server minibatches", self.round, self.calls).random((steps, self.batch))
+        self.calls, self.samples = self.calls + 1, self.samples + draws.size
+        batches = torch.from_numpy(pool[(draws * len(pool)).astype(np.int64)])[None]
+        return local_updates(self.model, w[None], self.x, self.y, batches, self.lr)[0]
+
+    def logits(self, w: Tensor) -> Tensor:
+        self.samples += len(self.shard)
+        return predict(self.model, w[None], self.x[self.shard])[0]
+
+    def loss(self, w: Tensor) -> float:
+        return float(functional.cross_entropy(self.logits(w), self.y[self.shard]))
+
+
+class _Lane:
+    """A run on its way: current model, method state, and the last round at which it was still finite."""
+
+    def __init__(self, model: Model, run: Run, schedule: Schedule) -> None:
+        self.run, self.w, self.diverged = run, run.w0, 0
+        self.server = PublicData(model, run, schedule)
+        federation, oracle = run.federation, run.method.needs_network_knowledge
+        self.shards = [*federation.shards, np.concatenate(federation.shards)]
+        self.state: State = run.method.init(
+            Context(
+                counts=federation.counts,
+                alpha=federation.alpha,
+                target=federation.target,
+                steps=schedule.steps,
+                lr=run.lr,
+                with_server=run.with_server,
+                w0=run.w0,
+                success_probability=run.trace.success_probability if oracle else None,
+                long_run_probability=run.trace.stationary if oracle else None,
+            )
+        )
+
+    def heard(self, round: int) -> np.ndarray:
+        """Ids of those whose update reaches the rule in this round, ascending, 0 = server."""
+        run = self.run
+        if run.method.participation in ("server", "pooled"):
+            return np.zeros(1, dtype=np.int64)
+        if run.method.participation == "ideal":
+            clients = np.arange(1, run.federation.n_clients + 1)
+        else:
+            clients = 1 + np.flatnonzero(run.trace.arrived[round])
+        return np.concatenate([[0], clients]) if run.with_server else clients
+
+    def batches(self, ids: np.ndarray, draws: np.ndarray) -> np.ndarray:
+        """Indices [K, E, B] into the training data: uniform with replacement from each participant's shard."""
+        rows = [len(self.shards) - 1] if self.run.method.participation == "pooled" else ids
+        return np.stack([self.shards[j][(draws[j] * len(self.shards[j])).astype(np.int64)] for j in rows])
+
+    def step(self, round: int, ids: np.ndarray, deltas: Tensor) -> dict[str, float]:
+        """Aggregate; a step that is not finite is refused and the run stands still from then on."""
+        self.server.start_round(round)
+        w, state = self.run.method.aggregate(self.state, self.w, Arrivals(round, ids, deltas), self.server)
+        if bool(torch.isfinite(w).all()):
+            self.w, self.state = w, state
+        else:
+            self.diverged = round + 1
+        heard = {"arrived": float(np.count_nonzero(ids)), "server_samples": float(self.server.samples)}
+        return heard | state.log
+
+
+def _blocks(lanes: Sequence[_Lane], round: int) -> Iterator[list[tuple[_Lane, np.ndarray]]]:
+    """Runs still moving with the ids they hear, grouped so that a group trains about STACK models."""
+    block: list[tuple[_Lane, np.ndarray]] = []
+    for lane in lanes:
+        if not lane.diverged:
+            block.append((lane, lane.heard(round)))
+            if sum(len(ids) for _, ids in block) >= STACK:
+                yield block
+                block = []
+    if block:
+        yield block
+
+
+def _train(model: Model, block: list[tuple[_Lane, np.ndarray]], draws: dict[int, np.ndarray]) -> list[Tensor]:
+    """Deltas [K, P] of each run of the block, trained as one stack."""
+    busy = [(lane, ids, lane.run.method.local_work(lane.state, lane.w, ids)) for lane, ids in block if len(ids)]
+    if not busy:
+        return [lane.w.new_empty((0, lane.w.numel())) for lane, _ in block]
+    sizes = [len(ids) for _, ids, _ in busy]
+    start = torch.cat([work.start for _, _, work in busy])
+
+    def per_model(values: list[float]) -> Tensor:
+        return torch.tensor(np.repeat(values, sizes), dtype=start.dtype, device=start.device)
+
+    linear = None
+    if any(work.linear is not None for _, _, work in busy):
+        linear = torch.cat([torch.zeros_like(w.start) if w.linear is None else w.linear for _, _, w in busy])
+    reference = None
+    if any(work.prox for _, _, work in busy):
+        reference = torch.cat([lane.w.expand(len(ids), -1) for lane, ids, _ in busy])
+    dataset = busy[0][0].run.federation.dataset
+    deltas = local_updates(
+        model,
+        start,
+        dataset.x_train,
+        dataset.y_train,
+        torch.from_numpy(np.concatenate([lane.batches(ids, draws[lane.run.seed]) for lane, ids, _ in busy])),
+        per_model([lane.run.lr for lane, _, _ in busy]),
+        linear=linear,
+        prox=per_model([work.prox for _, _, work in busy]) if reference is not None else 0.0,
+        reference=reference,
+    )
+    rows = iter(deltas.split(sizes))
+    return [next(rows) if len(ids) else deltas[:0] for _, ids in block]
+
+
+def _evaluate(model: Model, lanes: Sequence[_Lane], schedule: Schedule) -> list[dict[str, float]]:
+    """Accuracy, recall of the worst class and cross-entropy of every run's current model."""
+    dataset = lanes[0].run.federation.dataset
+    x, y = dataset.x_test[: schedule.test_samples], dataset.y_test[: schedule.test_samples]
+    one_hot = functional.one_hot(y, dataset.n_classes).to(x.dtype)
+    rows = []
+    for chunk in range(0, len(lanes), 16):  # bounds the memory of the scores
+        logits = predict(model, torch.stack([lane.w for lane in lanes[chunk : chunk + 16]]), x)
+        right = (logits.argmax(dim=-1) == y).to(x.dtype)
+        recall = (right @ one_hot) / one_hot.sum(dim=0)
+        loss = functional.cross_entropy(logits.transpose(1, 2), y.expand(len(right), -1), reduction="none").mean(dim=1)
+        columns = (right.mean(dim=1), recall.min(dim=1).values, loss)
+        rows += [
+            {"accuracy": a, "worst_class": w, "loss": e}
+            for a, w, e in zip(*(column.tolist() for column in columns), strict=True)
+        ]
+    return rows
+
+
+def _check(model: Model, runs: Sequence[Run], schedule: Schedule) -> None:
+    require(len(runs) > 0, "no runs to simulate", allowed="one run or more", remedy="name at least one method")
+    for run in runs:
+        wanted = (schedule.rounds, run.federation.n_clients)
+        require(
+            run.trace.arrived.shape == wanted,
+            f"run {run.label!r}: the trace has shape {run.trace.arrived.shape}",
+            allowed=f"(rounds, clients) = {wanted}",
+            remedy="draw the trace for this schedule and this federation",
+        )
+        require(
+            run.w0.shape == (model.n_parameters,),
+            f"run {run.label!r}: the start has shape {tuple(run.w0.shape)}",
+            allowed=f"({model.n_parameters},) for model {model.name!r}",
+            remedy="take the start from the same model",
+        )
+        require(
+            np.isfinite(run.lr) and run.lr > 0,
+            f"run {run.label!r}: step size {run.lr}",
+            allowed="finite numbers > 0",
+            remedy="choose a positive step size",
+        )
+        require(
+            run.federation.dataset.sha256 == runs[0].federation.dataset.sha256,
+            f"run {run.label!r} uses dataset {run.federation.dataset.name!r}",
+            allowed=f"the dataset of the first run, {runs[0].federation.dataset.name!r}",
+            remedy="simulate each dataset by itself",
+        )
+
+
+def simulate(model: Model, runs: Sequence[Run], schedule: Schedule) -> History:
+    """Run all `runs` in lockstep through `schedule.rounds` rounds.
+
+    Participant j draws the same minibatches in round r under every method of the same seed (common random numbers).
+    Raises InputError for traces, starts or datasets that do not fit together.
+    """
+    _check(model, runs, schedule)
+    lanes = [_Lane(model, run, schedule) for run in runs]
+    participants = max(len(lane.shards) for lane in lanes)
+    seeds = sorted({run.seed for run in runs})
+    curves, rounds = [], []
+    position = {id(lane): index for index, lane in enumerate(lanes)}
+    for r in range(schedule.rounds):
+        shape = (participants, schedule.steps, schedule.batch)
+        draws = {seed: stream(seed, "minibatches", r).random(shape) for seed in seeds}
+        for block in _blocks(lanes, r):
+            for (lane, ids), deltas in zip(block, _train(model, block, draws), strict=True):
+                rounds.append({"run": position[id(lane)], "round": r + 1} | lane.step(r, ids, deltas))
+        if schedule.evaluates(r):
+            scores = _evaluate(model, lanes, schedule)
+            curves += [
+                {"run": index, "round": r + 1, **score, "diverged": lane.diverged}
+                for index, (lane, score) in enumerate(zip(lanes, scores, strict=True))
+            ]
+    return History(pd.DataFrame(curves), pd.DataFrame(rounds))

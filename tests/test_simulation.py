@@ -1,0 +1,168 @@
+"""The round loop: lockstep, common randomness, divergence, bad input."""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch.nn import functional
+
+from fedauto_core import InputError
+from fedauto_core.data import FederationSpec, build_federation, load_dataset
+from fedauto_core.methods import make_method
+from fedauto_core.methods.base import Method
+from fedauto_core.models import build_model
+from fedauto_core.network import Scenario, draw_trace
+from fedauto_core.seeding import stream
+from fedauto_core.simulation import PublicData, Run, Schedule, simulate
+
+SCHEDULE = Schedule(rounds=6, steps=2, batch=8, evaluate_every=2)
+HALF = Scenario("half", "bernoulli", (("probability", 0.5),))
+
+
+@pytest.fixture(scope="module")
+def make_run():
+    digits = load_dataset("digits")
+    model = build_model("mlp", (1, 8, 8), 10)
+    spec = FederationSpec(5, 60, 40, "classes", classes_per_client=2)
+
+    def make(name, seed=0, lr=0.1, with_server=True, **hyper):
+        federation = build_federation(digits, spec, seed)
+        trace = draw_trace(HALF, rounds=SCHEDULE.rounds, histograms=federation.alpha[1:], seed=seed)
+        w0 = model.init(stream(seed, "initial model"))
+        return Run(name, make_method(name, **hyper), federation, trace, w0, seed, lr, with_server)
+
+    return model, make
+
+
+def test_a_run_does_not_depend_on_its_company(make_run):
+    model, make = make_run
+    names = (
+        "fedauto",
+        "fedavg",
+        "fedprox",
+        "fedawe",
+        "server_only",
+        "centralised",
+        "fedavg_ideal",
+        "known_probability",
+    )
+    together = simulate(model, [make(name) for name in names], SCHEDULE).curves
+    for index, name in enumerate(names):
+        alone = simulate(model, [make(name)], SCHEDULE).curves
+        mine = together[together["run"] == index].drop(columns="run").reset_index(drop=True)
+        pd.testing.assert_frame_equal(mine, alone.drop(columns="run"), check_exact=False, atol=1e-5, rtol=0)
+
+
+def test_the_same_runs_give_the_same_bytes(make_run):
+    model, make = make_run
+    first, second = (simulate(model, [make("fedauto"), make("fedawe", seed=1)], SCHEDULE) for _ in range(2))
+    pd.testing.assert_frame_equal(first.curves, second.curves, check_exact=True)
+    pd.testing.assert_frame_equal(first.rounds, second.rounds, check_exact=True)
+
+
+def test_evaluation_against_a_direct_computation(make_run):
+    """One round of the server alone, evaluated by hand."""
+    model, make = make_run
+    run = make("server_only")
+    curves = simulate(model, [replace(run, trace=_first_round(run.trace))], replace(SCHEDULE, rounds=1)).curves
+    from reference import Reference
+
+    w = Reference(model, run.federation, run.trace, run.w0, 0, 0.1, True, 2, 8).final("server_only", 1)
+    data = run.federation.dataset
+    logits = model.forward(model.unflatten(w[None]), data.x_test[None])[0]
+    right = (logits.argmax(dim=1) == data.y_test).numpy()
+    recalls = [right[data.y_test.numpy() == c].mean() for c in range(10)]
+    assert curves["accuracy"].item() == pytest.approx(right.mean(), abs=1e-6)
+    assert curves["worst_class"].item() == pytest.approx(min(recalls), abs=1e-6)
+    assert curves["loss"].item() == pytest.approx(float(functional.cross_entropy(logits, data.y_test)), abs=1e-4)
+
+
+def _first_round(trace):
+    return replace(
+        trace, arrived=trace.arrived[:1], cause=trace.cause[:1], success_probability=trace.success_probability[:1]
+    )
+
+
+def test_evaluations_and_round_log_are_complete(make_run):
+    model, make = make_run
+    run = make("fedauto")
+    history = simulate(model, [run], replace(SCHEDULE, evaluate_every=4))
+    assert history.curves["round"].tolist() == [4, 6]
+    assert history.rounds["arrived"].tolist() == run.trace.arrived.sum(axis=1).tolist()
+    assert (history.rounds["server_samples"][history.rounds["compensated_classes"] > 0] == 2 * 8).all()
+
+
+@dataclass(frozen=True)
+class Exploding(Method):
+    """Not a method: a rule whose third step is not finite."""
+
+    name: ClassVar[str] = "exploding"
+
+    def aggregate(self, state, w, arrivals, server):
+        return (w * float("inf") if arrivals.round == 2 else w), state
+
+
+def test_divergence_is_reported_and_stops_the_run(make_run):
+    model, make = make_run
+    history = simulate(model, [replace(make("fedavg"), method=Exploding()), make("fedavg")], SCHEDULE)
+    curves = history.curves.set_index(["run", "round"])["diverged"]
+    assert curves[0].tolist() == [0, 3, 3] and (curves[1] == 0).all()
+    assert np.isfinite(history.curves["loss"]).all()
+    assert len(history.rounds[history.rounds["run"] == 0]) == 3
+
+
+def test_public_data_answer_for_the_server(make_run):
+    model, make = make_run
+    run = make("fedauto")
+    server = PublicData(model, run, SCHEDULE)
+    public = run.federation.shards[0]
+    assert server.counts_per_class.tolist() == np.bincount(server.labels, minlength=10).tolist()
+    logits = model.forward(model.unflatten(run.w0[None]), run.federation.dataset.x_train[public][None])[0]
+    torch.testing.assert_close(server.logits(run.w0), logits, atol=1e-5, rtol=0)
+    expected = float(functional.cross_entropy(logits, run.federation.dataset.y_train[public]))
+    assert server.loss(run.w0) == pytest.approx(expected, abs=1e-5)
+    server.start_round(3)
+    first, second = server.train(run.w0, 2, classes=[1]), server.train(run.w0, 2, classes=[1])
+    server.start_round(3)
+    assert torch.equal(server.train(run.w0, 2, classes=[1]), first) and not torch.equal(first, second)
+
+
+def test_public_data_refuse_classes_the_server_does_not_hold():
+    spec = FederationSpec(5, 60, 40, "iid", server_missing_classes=(3,))
+    federation = build_federation(load_dataset("digits"), spec, 0)
+    model = build_model("softmax", (1, 8, 8), 10)
+    trace = draw_trace(HALF, rounds=1, histograms=federation.alpha[1:], seed=0)
+    run = Run(
+        "fedauto", make_method("fedauto"), federation, trace, model.init(stream(0, "initial model")), 0, 0.1, True
+    )
+    with pytest.raises(InputError, match=r"no sample of the classes \[3\]"):
+        PublicData(model, run, SCHEDULE).train(run.w0, 1, classes=[3])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda run: replace(run, trace=_first_round(run.trace)), r"trace has shape \(1, 5\).*\(6, 5\)"),
+        (lambda run: replace(run, w0=run.w0[:-1]), "the start has shape"),
+        (lambda run: replace(run, lr=0.0), "step size 0.0"),
+        (lambda run: replace(run, lr=float("nan")), "step size nan"),
+    ],
+)
+def test_runs_that_do_not_fit_are_refused(make_run, change, message):
+    model, make = make_run
+    with pytest.raises(InputError, match=message):
+        simulate(model, [change(make("fedavg"))], SCHEDULE)
+
+
+def test_no_runs_are_refused(make_run):
+    with pytest.raises(InputError, match="no runs"):
+        simulate(make_run[0], [], SCHEDULE)
+
+
+@pytest.mark.parametrize("name", ["rounds", "steps", "batch", "evaluate_every", "test_samples"])
+def test_schedule_refuses_zero(name):
+    with pytest.raises(InputError, match=f"{name} = 0"):
+        Schedule(**{"rounds": 5, name: 0})

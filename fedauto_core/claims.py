@@ -154,7 +154,7 @@ def beats_all_verdict(claim: str, comparisons: pd.DataFrame, unit: str, evidence
     least = comparisons.loc[comparisons["mean"].idxmin()]
     wins, losses = (int((comparisons["mark"] == m).sum()) for m in ("Re", "¬Re"))
     statement = (
-        f"{wins} of {len(comparisons)} comparisons won, {losses} lost, {len(comparisons) - wins - losses} undecided; "
+        f"{', '.join(comparisons['scenario'].unique())}: {wins} of {len(comparisons)} comparisons won, {losses} lost, {len(comparisons) - wins - losses} undecided; "
         f"closest rival: {least['rival']} ({least['scenario']})"
     )
     effect = (float(least[key]) for key in ("mean", "low", "high"))

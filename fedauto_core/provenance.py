@@ -11,7 +11,19 @@ PACKAGE = Path(__file__).parent
 NUMERIC_PACKAGES = ("torch", "numpy", "scipy", "sympy", "pandas", "scikit-learn", "matplotlib", "seaborn")
 
 # Rooms that only look at finished frames; changing them cannot change a simulated number.
-DOWNSTREAM = ("claims", "figures", "record", "batch", "report", "benchmark", "theory", "__main__")
+DOWNSTREAM = (
+    "theory",
+    "claims",
+    "figures",
+    "record",
+    "plan",
+    "worker",
+    "batch",
+    "pages",
+    "report",
+    "benchmark",
+    "__main__",
+)
 
 
 def file_hash(path: Path) -> str:

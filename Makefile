@@ -1,0 +1,34 @@
+# Each target makes .venv on first use. The stamp is written last, so that a half-finished set-up is done again.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PROFILE ?= standard
+ARGS ?=
+STAMP := .venv/.installed
+
+.PHONY: report test lint bench lab clean
+
+report: $(STAMP)
+	.venv/bin/python -m fedauto_core report --profile $(PROFILE) $(ARGS)
+
+test: $(STAMP)
+	.venv/bin/pytest $(ARGS)
+
+lint: $(STAMP)
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/nbstripout --keep-id --verify notebooks/*.ipynb
+
+bench: $(STAMP)
+	.venv/bin/python -m fedauto_core.benchmark $(ARGS)
+
+lab: $(STAMP)
+	.venv/bin/jupyter lab --notebook-dir notebooks
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis reports/scratch
+	find fedauto_core tests notebooks -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
+
+$(STAMP): pyproject.toml
+	rm -f $@
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@

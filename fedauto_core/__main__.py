@@ -1,0 +1,62 @@
+"""The command line: `python -m fedauto_core report` builds a report, `python -m fedauto_core list` names notebooks."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from fedauto_core.batch import print_notebooks, run_report
+from fedauto_core.errors import InputError
+
+BAD_INPUT = 2
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of both commands."""
+    top = argparse.ArgumentParser(prog="python -m fedauto_core", description="FedAuto, replicated.")
+    commands = top.add_subparsers(dest="command", required=True)
+    commands.add_parser("list", help="notebooks with their parameters: type, default, help")
+    report = commands.add_parser("report", help="run the notebooks of a profile; what is up to date is skipped")
+    report.add_argument("--profile", default="smoke", help="notebooks/profiles/PROFILE.yaml (default: smoke)")
+    report.add_argument("--out", type=Path, metavar="DIR", help="report folder (default: reports/PROFILE)")
+    report.add_argument(
+        "--only", action="append", default=[], metavar="PATTERN", help="notebooks, such as '1*'; repeatable"
+    )
+    report.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter, in every notebook that has it"
+    )
+    report.add_argument("--jobs", type=int, metavar="N", help="notebooks at a time (default: one per CPU)")
+    report.add_argument("--dry-run", action="store_true", help="show what would run, with expected minutes")
+    report.add_argument("--fresh", action="store_true", help="compute everything again, cached experiments included")
+    report.add_argument(
+        "--scheduler", metavar="ADDRESS", help="Dask scheduler, tcp://host:port, instead of local processes"
+    )
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; the exit status is 0, 1 (a notebook failed), 2 (bad input) or 130 (interrupted)."""
+    options = parser().parse_args(arguments)
+    try:
+        if options.command == "list":
+            print_notebooks()
+            return 0
+        return run_report(
+            options.profile,
+            only=options.only,
+            settings=options.set,
+            jobs=options.jobs,
+            dry_run=options.dry_run,
+            fresh=options.fresh,
+            scheduler=options.scheduler,
+            out=options.out,
+        )
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+
+
+if __name__ == "__main__":
+    sys.exit(main())

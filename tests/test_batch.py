@@ -1,0 +1,191 @@
+"""The batch: order, skipping, failures, interruption."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import psutil
+import pytest
+from notebook_factory import InProcess, use_executor, write_notebook, write_profile
+
+from fedauto_core import batch, plan, worker
+from fedauto_core.errors import InputError
+
+PROFILE = "01_a: {minutes: 1}\n02_b: {minutes: 5, parameters: {seeds: 4}}\n30_review: {minutes: 9, after: all}\n"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("01_a", "30_review"):
+        write_notebook(tmp_path / "notebooks", name, "1")
+    write_notebook(tmp_path / "notebooks", "02_b", "seeds", parameters="seeds: int = 3  # repetitions")
+    write_profile(tmp_path / "notebooks", PROFILE)
+    return tmp_path
+
+
+def pretend(order):
+    """A notebook that leaves a result in no time."""
+    result = order.out / order.name
+    result.mkdir(parents=True, exist_ok=True)
+    (result / "verdicts.json").write_text("[]")
+    worker._write_manifest(order, result, 1.0, 10.0)
+    return worker.Outcome(order.name, 1.0)
+
+
+def report(folder, **options):
+    return batch.run_report("tiny", notebooks_dir=folder / "notebooks", out=folder / "out", **options)
+
+
+@pytest.fixture
+def executor(monkeypatch):
+    return use_executor(monkeypatch, InProcess(pretend))
+
+
+def test_longest_first_the_review_last_then_everything_is_up_to_date(folder, executor, capsys):
+    assert report(folder) == 0
+    assert [order.name for order in executor.orders] == ["02_b", "01_a", "30_review"]
+    assert executor.orders[0].parameters == executor.orders[0].overrides == {"seeds": 4}
+    assert capsys.readouterr().out.splitlines()[:2] == ["[1/3] 02_b  ok  1 s", "[2/3] 01_a  ok  1 s"]
+    assert report(folder) == 0
+    assert len(executor.orders) == 3
+    assert capsys.readouterr().out.count("up to date\n") == 3
+    assert {path.name for path in (folder / "out").glob("*.*")} == {"index.html", "claims.md", "status.md"}
+
+
+def test_only_what_changed_runs_again(folder, executor):
+    report(folder)
+    del executor.orders[:]
+    (folder / "out" / "01_a" / "verdicts.json").write_text("[ ]")  # edited by hand: not what the notebook left
+    report(folder, settings=["seeds=5"])
+    assert [order.name for order in executor.orders] == ["02_b", "01_a"]
+    report(folder, fresh=True, only=["01*"])
+    assert [(order.name, order.fresh) for order in executor.orders[2:]] == [("01_a", True)]
+
+
+def test_a_review_runs_again_when_a_verdict_changed(folder, executor):
+    report(folder)
+    write_notebook(folder / "notebooks", "01_a", "2")
+    executor.run = lambda order: (order.name == "01_a" and VERDICT.update(text="[\n]")) or pretend_with(order)
+    report(folder)
+    assert [order.name for order in executor.orders[3:]] == ["01_a", "30_review"]
+
+
+VERDICT = {"text": "[]"}
+
+
+def pretend_with(order):
+    outcome = pretend(order)
+    (order.out / order.name / "verdicts.json").write_text(VERDICT["text"])
+    return outcome
+
+
+def test_threads_times_jobs_is_the_number_of_cpus(folder, executor, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    report(folder)
+    report(folder, jobs=2)
+    report(folder, jobs=16)
+    assert [order.threads for order in executor.orders] == [1, 1, 1, 4, 4, 4, 1, 1, 1]
+    with pytest.raises(InputError, match=r"--jobs 0. Allowed: a whole number >= 1"):
+        report(folder, jobs=0)
+
+
+def test_a_failing_notebook_stops_nothing_and_ends_in_the_table(folder, monkeypatch, capsys):
+    write_notebook(folder / "notebooks", "02_b", "# B", "x = 1\nx / 0", parameters="seeds: int = 3  # repetitions")
+    executor = use_executor(monkeypatch, InProcess())
+    assert report(folder, only=["0*"], settings=["seeds=7"]) == 1
+    assert [order.name for order in executor.orders] == ["02_b", "01_a"]
+    out = capsys.readouterr().out
+    assert "02_b: cell 3, line `x / 0`\n  ZeroDivisionError: division by zero\n" in out
+    assert f"log:    {os.path.relpath(folder / 'out' / 'logs' / '02_b.log')}\n" in out
+    where = os.path.relpath(folder / "out")
+    assert f"repeat: python -m fedauto_core report --profile tiny --only 02_b --set seeds=7 --out {where}\n" in out
+    assert "1 notebook failed" in out and (folder / "out" / "01_a" / "01_a.html").exists()
+    assert "| 02_b | failed |" in (folder / "out" / "status.md").read_text()
+
+
+def test_a_worker_that_dies_is_a_failure_of_its_notebook(folder, monkeypatch, capsys):
+    class Broken(InProcess):
+        def submit(self, function, order):
+            if order.name == "01_a":
+                raise BrokenProcessPool("the pool refuses")
+            return super().submit(function, order)
+
+    def die(order):
+        if order.name == "02_b":
+            raise BrokenProcessPool("a process died")
+        return pretend(order)
+
+    use_executor(monkeypatch, Broken(die))
+    assert report(folder) == 1
+    out = capsys.readouterr().out
+    assert "02_b: outside the cells\n  BrokenProcessPool: a process died" in out
+    assert "01_a: outside the cells\n  BrokenProcessPool: the pool refuses" in out
+    assert (folder / "out" / "logs" / "02_b.log").exists() and (folder / "out" / "30_review").exists()
+
+
+def test_a_dry_run_shows_the_plan_and_touches_nothing(folder, executor, capsys):
+    report(folder, only=["02*"], jobs=1)
+    capsys.readouterr()
+    assert report(folder, dry_run=True, jobs=1) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["02_b", "up", "to", "date", "5.0", "min", "seeds=4"]
+    assert lines[2].split() == ["30_review", "run", "9.0", "min", "after", "all", "others"]
+    assert lines[3].startswith("about 10 minutes with 1 at a time")
+    assert len(executor.orders) == 1
+    batch.run_report("tiny", notebooks_dir=folder / "notebooks", out=folder / "new", dry_run=True)
+    assert not (folder / "new").exists()
+
+
+def test_two_batches_never_share_a_folder(folder, executor):
+    (folder / "out").mkdir()
+    with batch._locked(folder / "out"), pytest.raises(InputError, match=r"in use by another batch.*--out"):
+        report(folder)
+    assert report(folder) == 0
+
+
+def test_a_scheduler_without_dask_is_refused_with_the_remedy(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(InputError, match=r"Dask is not installed.*pip install -e '\.\[cluster\]'"):
+        report(folder, scheduler="tcp://localhost:1")
+
+
+def test_notebooks_are_listed_with_type_default_and_help(folder, capsys):
+    batch.print_notebooks(folder / "notebooks")
+    assert capsys.readouterr().out == "01_a\n02_b\n    seeds: int = 3 (repetitions)\n30_review\n"
+
+
+def test_an_interrupted_batch_stops_its_kernels_and_continues_later(tmp_path):
+    """The real pool of processes: Ctrl-C while one notebook is done and another one runs."""
+    pid = tmp_path / "pid"
+    slow = f"import os, pathlib, time\npathlib.Path({str(pid)!r}).write_text(str(os.getpid()))\ntime.sleep(600)"
+    write_notebook(tmp_path / "notebooks", "01_quick", "1")
+    write_notebook(tmp_path / "notebooks", "02_slow", slow)
+    write_profile(tmp_path / "notebooks", "01_quick: {minutes: 2}\n02_slow: {minutes: 1}\n")
+    script = tmp_path / "go.py"
+    script.write_text(
+        "import pathlib, sys\nfrom fedauto_core.batch import run_report\n"
+        "if __name__ == '__main__':\n    here = pathlib.Path(__file__).parent\n"
+        "    sys.exit(run_report('tiny', jobs=1, out=here / 'out', notebooks_dir=here / 'notebooks'))\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(batch.__file__).parents[1])}
+    process = subprocess.Popen(
+        [sys.executable, script], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not (pid.exists() and pid.read_text()) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    kernel = psutil.Process(int(pid.read_text()))
+    process.send_signal(signal.SIGINT)
+    out, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and errors == ""
+    assert "01_quick  ok" in out and "Continue with: python -m fedauto_core report --profile tiny" in out
+    kernel.wait(timeout=30)
+    result = tmp_path / "out"
+    assert {path.name for path in result.iterdir()} == {"01_quick", "index.html", "claims.md", "status.md"}
+    first, second = plan.read_profile("tiny", tmp_path / "notebooks")
+    threads = len(os.sched_getaffinity(0))
+    assert plan.is_current(first, threads, result) and not plan.is_current(second, threads, result)

@@ -1,0 +1,78 @@
+"""The command line: options reach the batch, bad input is one line and exit status 2."""
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+from fedauto_core import __main__ as command
+from fedauto_core.errors import InputError
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    made = []
+    monkeypatch.setattr(command, "run_report", lambda *args, **options: made.append((args, options)) or 1)
+    return made
+
+
+def test_options_reach_the_batch_and_its_status_is_returned(calls):
+    line = "report --profile full --only 1* --only 30* --set a=1 --set b=2 --jobs 3 --dry-run --fresh --out x"
+    assert command.main([*line.split(), "--scheduler", "tcp://h:1"]) == 1
+    ((arguments, options),) = calls
+    assert arguments == ("full",)
+    assert options == {
+        "only": ["1*", "30*"],
+        "settings": ["a=1", "b=2"],
+        "jobs": 3,
+        "dry_run": True,
+        "fresh": True,
+        "scheduler": "tcp://h:1",
+        "out": Path("x"),
+    }
+
+
+def test_defaults(calls):
+    command.main(["report"])
+    assert calls == [
+        (
+            ("smoke",),
+            {
+                "only": [],
+                "settings": [],
+                "jobs": None,
+                "dry_run": False,
+                "fresh": False,
+                "scheduler": None,
+                "out": None,
+            },
+        )
+    ]
+
+
+def test_bad_input_is_one_line_and_status_2(monkeypatch, capsys):
+    def refuse(*_, **__):
+        raise InputError("seeds = 0", allowed="seeds >= 1", remedy="use more")
+
+    monkeypatch.setattr(command, "run_report", refuse)
+    assert command.main(["report"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err == "error: seeds = 0. Allowed: seeds >= 1. Remedy: use more.\n" and captured.out == ""
+
+
+def test_list_names_the_notebooks(monkeypatch, capsys):
+    monkeypatch.setattr(command, "print_notebooks", lambda: print("01_a"))
+    assert command.main(["list"]) == 0
+    assert capsys.readouterr().out == "01_a\n"
+
+
+def test_the_module_can_be_called(monkeypatch, capsys):
+    """`python -m fedauto_core` with an unknown profile, in the real folder: status 2, one line, no traceback."""
+    monkeypatch.setattr(sys, "argv", ["fedauto_core", "report", "--profile", "nope"])
+    monkeypatch.delitem(sys.modules, "fedauto_core.__main__")  # runpy warns if what it runs was imported before
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_module("fedauto_core", run_name="__main__", alter_sys=True)
+    captured = capsys.readouterr()
+    assert stopped.value.code == 2 and captured.out == ""
+    assert captured.err.startswith("error: unknown profile 'nope'. Allowed: ") and captured.err.count("\n") == 1

@@ -1,0 +1,149 @@
+"""One notebook in its own kernel: the result is complete, free of the machine's traces, or not there at all."""
+
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import nbformat
+import pytest
+from notebook_factory import write_notebook
+
+from fedauto_core import plan, worker
+
+RECORDS = """
+import matplotlib.pyplot as plt, pandas as pd
+from fedauto_core import claims, record
+page = record.Page("nb", {"seeds": seeds})
+fig, ax = plt.subplots(figsize=(2, 2))
+ax.plot([0, seeds])
+page.figure(fig, "line", pd.DataFrame({"y": [0, seeds]}), "A line, $x$.")
+page.verdict(claims.Verdict("C1", "s", "Re", 1.0, 0.5, 1.5, seeds, "points", "line"))
+page.provenance()
+"""
+TRACES_OF_THE_MACHINE = """
+import os, sys, warnings
+print(os.environ["FEDAUTO_OUTPUT"], os.getcwd(), object())
+warnings.warn("careful")
+print(hash("text"))
+sys.executable
+"""
+
+
+def order(tmp_path, name="nb", **changes):
+    notebook = plan.read_notebook(tmp_path / "notebooks" / f"{name}.ipynb")
+    values = dict(name=name, source=notebook.source, parameters={}, overrides={}, notebooks_dir=tmp_path / "notebooks")
+    values |= dict(out=tmp_path / "report", key="key", threads=1, fresh=False, command="repeat me")
+    return worker.Order(**(values | changes))
+
+
+def write(tmp_path, *sources, **options):
+    write_notebook(tmp_path / "notebooks", "nb", *sources, **options)
+
+
+@pytest.fixture
+def result(tmp_path):
+    return tmp_path / "report" / "nb"
+
+
+def test_two_fresh_runs_leave_the_same_bytes(tmp_path):
+    write(tmp_path, "# Title", RECORDS, TRACES_OF_THE_MACHINE, parameters="seeds: int = 1  # repetitions")
+    runs = []
+    for number in range(2):
+        there = order(tmp_path, out=tmp_path / f"report{number}", parameters={"seeds": 2}, overrides={"seeds": 2})
+        assert worker.run_notebook(there).state == "ok"
+        folder = there.out / "nb"
+        runs.append({path.name: path.read_bytes() for path in folder.iterdir() if path.name != "manifest.json"})
+    assert set(runs[0]) == {"nb.ipynb", "nb.html", "line.svg", "line.png", "line.csv"} | {
+        f"{name}.json" for name in ("products", "provenance", "verdicts")
+    }
+    for name in runs[0]:
+        assert runs[0][name] == runs[1][name], name
+    text = runs[0]["nb.ipynb"].decode()
+    for trace in (str(tmp_path), tempfile.gettempdir(), str(Path.home()), "papermill", "duration", str(os.getpid())):
+        assert trace not in text, trace
+    executed = nbformat.reads(text, as_version=4)
+    nbformat.validate(executed)
+    assert [cell.id for cell in executed.cells] == ["cell-0", "injected-parameters", "cell-1", "cell-2", "cell-3"]
+    assert executed.cells[1].source == "# Parameters\nseeds = 2\n"
+
+
+def test_manifest_tells_what_was_run(tmp_path, result):
+    write(tmp_path, "1 + 1")
+    outcome = worker.run_notebook(order(tmp_path, parameters={"seeds": 2}, threads=2))
+    manifest = json.loads((result / "manifest.json").read_text())
+    assert manifest["key"] == "key" and manifest["parameters"] == {"seeds": 2} and manifest["threads"] == 2
+    assert manifest["files"] == plan.file_hashes(result) and set(manifest["files"]) == {"nb.ipynb", "nb.html"}
+    assert manifest["seconds"] == outcome.seconds > 0
+    assert 20 < manifest["peak_mib"] < 2000
+    assert {path.name for path in (tmp_path / "report").iterdir()} == {"nb", ".work"}
+    assert list((tmp_path / "report" / ".work").iterdir()) == []
+
+
+def test_the_kernel_is_set_up_by_the_batch_alone(tmp_path, result, monkeypatch):
+    startup = tmp_path / "ipython" / "profile_default" / "startup"
+    startup.mkdir(parents=True)
+    (startup / "00.py").write_text("raise SystemExit('start-up file of the user')")
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "no kernels here"))
+    names = [
+        "OMP_NUM_THREADS",
+        "MKL_NUM_THREADS",
+        "FEDAUTO_FRESH",
+        "FEDAUTO_OUTPUT",
+        "FEDAUTO_REPORT",
+        "PYTHONHASHSEED",
+    ]
+    seen = f"[os.environ[name] for name in {names}] + [os.getcwd(), sys.executable]"
+    write(tmp_path, f"import json, os, sys\njson.dump({seen}, open('x.json', 'w'))")
+    before = set(Path(tempfile.gettempdir()).glob("fa-*"))
+    assert worker.run_notebook(order(tmp_path, threads=2, fresh=True)).error == ""
+    report = tmp_path / "report"
+    expected = [
+        "2",
+        "2",
+        "1",
+        str(report / ".work" / "nb"),
+        str(report),
+        "0",
+        str(tmp_path / "notebooks"),
+        sys.executable,
+    ]
+    assert json.loads((tmp_path / "notebooks" / "x.json").read_text()) == expected
+    assert set(Path(tempfile.gettempdir()).glob("fa-*")) == before
+
+
+def test_a_failure_names_cell_and_line_and_leaves_the_old_result(tmp_path, result):
+    write(tmp_path, "1")
+    worker.run_notebook(order(tmp_path))
+    old = plan.file_hashes(result)
+    write(tmp_path, "# Title", "def f():\n    raise ValueError('first\\nsecond')", "x = 1\nf()\ny = 2")
+    outcome = worker.run_notebook(order(tmp_path))
+    assert (outcome.state, outcome.cell, outcome.line, outcome.error) == ("failed", 3, "f()", "ValueError: first")
+    assert plan.file_hashes(result) == old
+    log = (tmp_path / "report" / "logs" / "nb.log").read_text()
+    assert log.startswith("repeat me\n") and "ValueError: first\nsecond" in log and "\x1b" not in log
+    write(tmp_path, "2")
+    assert worker.run_notebook(order(tmp_path)).state == "ok"
+    assert not (tmp_path / "report" / "logs" / "nb.log").exists() and plan.file_hashes(result) != old
+
+
+def test_a_kernel_that_dies_is_a_failure_of_its_cell(tmp_path, result):
+    write(tmp_path, "1", "import os\nos._exit(3)")
+    outcome = worker.run_notebook(order(tmp_path))
+    assert outcome.cell == 2 and outcome.error.startswith("DeadKernelError: Kernel died")
+    assert not result.exists() and list((tmp_path / "report" / ".work").iterdir()) == []
+
+
+def test_mathematics_that_cannot_be_shown_is_a_failure_outside_the_cells(tmp_path, result):
+    write(tmp_path, "# Title $\\nosuch$")
+    outcome = worker.run_notebook(order(tmp_path))
+    assert outcome.cell == 0 and r"unknown command \nosuch" in outcome.error and not result.exists()
+
+
+def test_a_temporary_folder_too_long_for_sockets_is_refused_with_the_remedy(tmp_path, result, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", "/" + "x" * 100)
+    write(tmp_path, "1")
+    outcome = worker.run_notebook(order(tmp_path))
+    assert outcome.cell == 0 and "set TMPDIR to a shorter path" in outcome.error and not result.exists()

@@ -25,7 +25,7 @@ INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
 
 @dataclass(frozen=True)
 class Batch:
-    """What a command asks for. jobs: notebooks at a time; threads: of each; settings: `name=value` texts."""
+    """What a command asks for. jobs: processes at a time; threads: of each; settings: `name=value` texts."""
 
     profile: str
     out: Path
@@ -109,12 +109,15 @@ def _run(plan: Sequence[Job], batch: Batch, executor: Executor) -> Iterator[Outc
         ready = [job for job in pending.values() if not unfinished & set(job.after)]
         current = [job for job in ready if not batch.fresh and _done(job, batch)]
         for job in current:
+            del pending[job.name]
             ended += 1
             _print_progress(ended, len(plan), job.name, "up to date")
         for job in ready:
-            del pending[job.name]
-            if job not in current:
-                running[_submit(executor, _order(job, batch))] = job
+            if job in current:
+                continue
+            if _slots([*running.values(), job], batch) > batch.jobs:
+                break  # in order: a notebook that needs several processes must not be overtaken for ever
+            running[_submit(executor, _order(pending.pop(job.name), batch))] = job
         if current:
             continue  # what waited for them may be ready now
         done, _ = wait(running, return_when=FIRST_COMPLETED)
@@ -123,6 +126,11 @@ def _run(plan: Sequence[Job], batch: Batch, executor: Executor) -> Iterator[Outc
             ended += 1
             _print_progress(ended, len(plan), outcome.name, outcome.state, outcome.seconds)
             yield outcome
+
+
+def _slots(jobs: Sequence[Job], batch: Batch) -> int:
+    """Processes that these notebooks keep busy."""
+    return sum(min(job.processes, batch.jobs) for job in jobs)
 
 
 def _done(job: Job, batch: Batch) -> bool:
@@ -140,6 +148,7 @@ def _order(job: Job, batch: Batch) -> Order:
         out=batch.out,
         key=job_key(job, batch.threads, batch.out),
         threads=batch.threads,
+        processes=min(job.processes, batch.jobs),
         fresh=batch.fresh,
         command=batch.command([job.name]),
     )

@@ -153,9 +153,10 @@ def beats_all_verdict(claim: str, comparisons: pd.DataFrame, unit: str, evidence
     overall = "¬Re" if "¬Re" in marks else "Re" if marks == {"Re"} else "~"
     least = comparisons.loc[comparisons["mean"].idxmin()]
     wins, losses = (int((comparisons["mark"] == m).sum()) for m in ("Re", "¬Re"))
+    where = ", ".join(comparisons["scenario"].unique())
     statement = (
-        f"{', '.join(comparisons['scenario'].unique())}: {wins} of {len(comparisons)} comparisons won, {losses} lost, {len(comparisons) - wins - losses} undecided; "
-        f"closest rival: {least['rival']} ({least['scenario']})"
+        f"{where}: {wins} of {len(comparisons)} comparisons won, {losses} lost, "
+        f"{len(comparisons) - wins - losses} undecided; closest rival: {least['rival']} ({least['scenario']})"
     )
     effect = (float(least[key]) for key in ("mean", "low", "high"))
     return Verdict(claim, statement, overall, *effect, int(least["n"]), unit, evidence)

@@ -6,6 +6,7 @@ versions and the thread count, so a stale result cannot be served: change anythi
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -13,9 +14,13 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import repeat
+from multiprocessing import get_context
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -29,6 +34,7 @@ from fedauto_core.pretraining import Pretraining, pretrained, with_fresh_head
 from fedauto_core.provenance import core_hash, file_hash, versions
 from fedauto_core.seeding import stream
 from fedauto_core.simulation import Run, Schedule, simulate
+from fedauto_core.training import prepare_worker
 
 SCRATCH = None
 """`Experiment.start` for a randomly initialised model."""
@@ -85,12 +91,23 @@ class Result:
     key: str
 
 
-def initial_model(experiment: Experiment, model: Model, seed: int) -> Tensor:
-    """w_0 [P] of a seed: pre-trained features under a fresh head, or a random initialisation."""
+def initial_model(checkpoint: np.ndarray | None, model: Model, seed: int) -> Tensor:
+    """w_0 [P] of a seed: the features of a checkpoint [P] under a fresh head, or (None) a random initialisation."""
     rng = stream(seed, "initial model")
-    if experiment.start is SCRATCH:
-        return model.init(rng)
-    return with_fresh_head(model, pretrained(experiment.start), rng)
+    return model.init(rng) if checkpoint is None else with_fresh_head(model, torch.from_numpy(checkpoint), rng)
+
+
+@functools.cache
+def _checkpoint(start: Pretraining) -> Tensor:
+    """The checkpoint, read once per process: finding it means loading the source data."""
+    return pretrained(start)
+
+
+@functools.cache
+def _dataset(name: str, device: str) -> Dataset:
+    dataset = load_dataset(name)
+    tensors = {name: getattr(dataset, name).to(device) for name in ("x_train", "y_train", "x_test", "y_test")}
+    return replace(dataset, **tensors)
 
 
 def _describe(cell: Cell, seed: int, trace_hash: str) -> dict[str, object]:
@@ -106,10 +123,21 @@ def _describe(cell: Cell, seed: int, trace_hash: str) -> dict[str, object]:
     }
 
 
-def _simulate_seed(experiment: Experiment, dataset: Dataset, seed: int) -> list[pd.DataFrame]:
-    """All cells of one seed in lockstep. Federations and traces are shared by the cells that ask for the same one."""
+def _units(experiment: Experiment) -> list[Experiment]:
+    """The experiment as pieces that run in lockstep by themselves: one seed of one scenario each.
+
+    The pieces do not depend on how many processes share them, so neither do the numbers.
+    """
+    scenarios = dict.fromkeys(cell.scenario for cell in experiment.cells)
+    cells = {scenario: tuple(c for c in experiment.cells if c.scenario == scenario) for scenario in scenarios}
+    return [replace(experiment, cells=cells[s], seeds=(seed,)) for seed in experiment.seeds for s in scenarios]
+
+
+def _simulate(unit: Experiment, checkpoint: np.ndarray | None) -> list[pd.DataFrame]:
+    """Curves and rounds of one unit. Federations and traces are shared by the cells that ask for the same one."""
+    experiment, (seed,), dataset = unit, unit.seeds, _dataset(unit.dataset, unit.device)
     model = build_model(experiment.model, tuple(dataset.x_train.shape[1:]), dataset.n_classes)
-    w0 = initial_model(experiment, model, seed).to(experiment.device)
+    w0 = initial_model(checkpoint, model, seed).to(experiment.device)
     federations = {spec: build_federation(dataset, spec, seed) for spec in {c.federation for c in experiment.cells}}
     traces = {
         (scenario, spec): draw_trace(
@@ -140,6 +168,16 @@ def _simulate_seed(experiment: Experiment, dataset: Dataset, seed: int) -> list[
     ]
 
 
+def _in_processes(units: Sequence[Experiment], checkpoint: np.ndarray | None) -> list[list[pd.DataFrame]]:
+    """`_simulate` of every unit, on FEDAUTO_PROCESSES processes (set by the batch; 1 without it)."""
+    processes = min(int(os.environ.get("FEDAUTO_PROCESSES", "1")), len(units))
+    if processes == 1:
+        prepare_worker(torch.get_num_threads())
+        return [_simulate(unit, checkpoint) for unit in units]
+    with ProcessPoolExecutor(processes, get_context("spawn"), prepare_worker, (torch.get_num_threads(),)) as pool:
+        return list(pool.map(_simulate, units, repeat(checkpoint)))
+
+
 def content_key(experiment: Experiment, dataset: Dataset) -> str:
     """SHA-256 over everything the numbers depend on."""
     parts = [repr(experiment), dataset.sha256, core_hash("experiment"), json.dumps(versions()), torch.get_num_threads()]
@@ -151,16 +189,15 @@ def run(experiment: Experiment) -> Result:
 
     The environment variable FEDAUTO_FRESH=1 recomputes. A damaged cache entry is reported and recomputed.
     """
-    dataset = load_dataset(experiment.dataset)
-    key = content_key(experiment, dataset)
+    key = content_key(experiment, _dataset(experiment.dataset, experiment.device))
     folder = cache_folder() / "experiments" / key[:32]
     if os.environ.get("FEDAUTO_FRESH") != "1" and folder.exists():
         frames = _read(folder)
         if frames:
             return Result(*frames, key)
         print(f"fedauto: cached experiment {folder} is damaged; computing it again", file=sys.stderr)
-    dataset = dataset.to(experiment.device)
-    parts = [_simulate_seed(experiment, dataset, seed) for seed in experiment.seeds]
+    checkpoint = None if experiment.start is SCRATCH else _checkpoint(experiment.start).numpy()
+    parts = _in_processes(_units(experiment), checkpoint)
     curves, rounds = (pd.concat(frames, ignore_index=True) for frames in zip(*parts, strict=True))
     _write(folder, {"curves": curves, "rounds": rounds})
     return Result(*_read(folder), key)
@@ -190,7 +227,7 @@ def _read(folder: Path) -> tuple[pd.DataFrame, ...] | None:
     names = ("curves.csv", "rounds.csv")
     if any(not (folder / n).exists() or file_hash(folder / n) != hashes.get(n) for n in names):
         return None
-    return tuple(pd.read_csv(folder / n, float_precision="round_trip") for n in names)
+    return tuple(pd.read_csv(folder / n) for n in names)
 
 
 def summarise(curves: pd.DataFrame, target: float | None = None) -> pd.DataFrame:
@@ -223,8 +260,3 @@ def with_lrs(cells: Iterable[Cell], tuned: pd.DataFrame) -> tuple[Cell, ...]:
     """The cells with the step size that `tune` chose for their label."""
     chosen = tuned[tuned["chosen"]].set_index("label")["lr"]
     return tuple(replace(cell, lr=float(chosen[cell.label])) for cell in cells)
-
-
-def spec_of(experiment: Experiment) -> dict[str, object]:
-    """The spec as plain values, for provenance."""
-    return json.loads(json.dumps(asdict(experiment), default=str))

@@ -40,7 +40,6 @@ def style() -> None:
         style="whitegrid",
         palette="colorblind",
         rc={
-            "figure.constrained_layout.use": True,
             "figure.figsize": (7.5, 4.2),
             "axes.spines.top": False,
             "axes.spines.right": False,
@@ -62,9 +61,9 @@ def looks(labels: Sequence[str]) -> tuple[dict[str, object], dict[str, str]]:
 def partition(federation: Federation, title: str) -> Figure:
     """Who holds what: samples per class of the server (row 0) and of each client."""
     samples = np.rint(federation.alpha * federation.counts[:, None]).astype(int)
-    figure = Figure(figsize=(7, 0.24 * len(samples) + 1.6))
+    figure = Figure(figsize=(7, 0.24 * len(samples) + 1.6), layout="constrained")
     axes = figure.subplots()
-    sns.heatmap(samples, cmap="crest", cbar_kws={"label": "samples"}, linewidths=0.5, ax=axes)
+    sns.heatmap(samples, mask=samples == 0, cmap="crest", cbar_kws={"label": "samples"}, linewidths=0.5, ax=axes)
     axes.set(xlabel="class", ylabel="participant", title=title)
     axes.set_yticks(np.arange(len(samples)) + 0.5, ["server", *range(1, len(samples))], rotation=0)
     return figure
@@ -72,7 +71,7 @@ def partition(federation: Federation, title: str) -> Figure:
 
 def trace(trace: Trace, title: str) -> Figure:
     """Rounds from left to right, one row per client, coloured by what happened to the upload."""
-    figure = Figure(figsize=(7.5, 0.2 * trace.arrived.shape[1] + 1.6))
+    figure = Figure(figsize=(7.5, 0.2 * trace.arrived.shape[1] + 1.6), layout="constrained")
     axes = figure.subplots()
     colours = ["#f4f4f4", *COLOURS[: len(CAUSES) - 1]]
     axes.imshow(
@@ -148,7 +147,7 @@ def comparisons(frame: pd.DataFrame, unit: str, winner: str = "fedauto") -> Figu
     """`winner` minus each rival with its interval, per scenario, coloured by the mark of the comparison."""
     scenarios = list(frame["scenario"].unique())
     rivals = list(frame["rival"].unique())
-    figure = Figure(figsize=(2.9 * len(scenarios) + 1.2, 0.3 * len(rivals) + 1.5))
+    figure = Figure(figsize=(2.9 * len(scenarios) + 1.2, 0.3 * len(rivals) + 1.5), layout="constrained")
     for axes, scenario in zip(
         figure.subplots(1, len(scenarios), sharey=True, squeeze=False)[0], scenarios, strict=True
     ):
@@ -157,9 +156,10 @@ def comparisons(frame: pd.DataFrame, unit: str, winner: str = "fedauto") -> Figu
             axes.plot([row["low"], row["high"]], [y, y], color=MARK_COLOURS[row["mark"]], lw=2)
             axes.plot(row["mean"], y, "o", color=MARK_COLOURS[row["mark"]], ms=6)
         axes.axvline(0, color="0.3", lw=1)
-        axes.set(title=scenario, xlabel=f"{winner} minus rival ({unit})")
+        axes.set(title=scenario)
         axes.set_yticks(range(len(rivals)), rivals)
     axes.invert_yaxis()
+    figure.supxlabel(f"{winner} minus rival ({unit})", fontsize="medium")
     axes.legend(
         handles=[mpl.lines.Line2D([], [], color=MARK_COLOURS[m], marker="o", label=f"[{m}]") for m in MARKS],
         loc="upper left",

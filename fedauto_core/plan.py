@@ -120,13 +120,15 @@ def read_notebooks(folder: Path = NOTEBOOKS) -> dict[str, Notebook]:
 class Job:
     """One notebook of a batch with its final parameters.
 
-    minutes: expected on two cores. after: names of the jobs that must have ended before it starts.
-    reads_all: it reads the verdicts of all others (`after: all`), so their hashes belong to its key.
+    minutes: expected on two cores. processes: how many its experiments can use. after: names of the jobs that must have
+    ended before it starts. reads_all: it reads the verdicts of all others (`after: all`), so their hashes belong to
+    its key.
     """
 
     notebook: Notebook
     parameters: Mapping[str, Value]
     minutes: float
+    processes: int = 1
     after: tuple[str, ...] = ()
     reads_all: bool = False
 
@@ -136,11 +138,11 @@ class Job:
 
 
 def _profile_entry(entry: object, where: str) -> dict[str, object]:
-    keys = {"minutes", "parameters", "after"}
+    keys = {"minutes", "processes", "parameters", "after"}
     require(
         isinstance(entry, dict) and set(entry) <= keys and isinstance(entry.get("parameters", {}), dict),
         f"{where}: {entry!r}",
-        allowed="a mapping with minutes, parameters (a mapping) and after",
+        allowed="a mapping with minutes, processes, parameters (a mapping) and after",
         remedy="correct the profile",
     )
     minutes = entry.get("minutes")
@@ -149,6 +151,13 @@ def _profile_entry(entry: object, where: str) -> dict[str, object]:
         f"{where}: minutes {minutes!r}",
         allowed="a positive number",
         remedy="write the expected minutes on two cores",
+    )
+    processes = entry.get("processes", 1)
+    require(
+        type(processes) is int and processes >= 1,
+        f"{where}: processes {processes!r}",
+        allowed="a whole number >= 1",
+        remedy="write how many processes its experiments can use",
     )
     return entry
 
@@ -179,7 +188,7 @@ def read_profile(profile: str, notebooks_dir: Path = NOTEBOOKS) -> list[Job]:
         after = tuple(_not_last(entries)) if reads_all else (entry["after"],) if "after" in entry else ()
         for predecessor in after:
             require_known("notebook to wait for", predecessor, [key for key in entries if key != name])
-        jobs.append(Job(notebook, values, float(entry["minutes"]), after, reads_all))
+        jobs.append(Job(notebook, values, float(entry["minutes"]), entry.get("processes", 1), after, reads_all))
     _require_startable(jobs, path.name)
     return sorted(jobs, key=lambda job: (job.reads_all, -job.minutes, job.name))
 

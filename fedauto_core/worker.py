@@ -57,6 +57,7 @@ class Order:
     out: Path
     key: str
     threads: int
+    processes: int
     fresh: bool
     command: str
 
@@ -181,6 +182,7 @@ def _execute(
         "FEDAUTO_OUTPUT": folder,
         "FEDAUTO_REPORT": order.out,
         "FEDAUTO_FRESH": int(order.fresh),
+        "FEDAUTO_PROCESSES": order.processes,
         "IPYTHONDIR": f"{sockets}/ipython",  # the user's start-up files must not change a result
         "PYTHONHASHSEED": 0,
     }

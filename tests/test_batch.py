@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import Executor, Future
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
@@ -81,6 +82,33 @@ def pretend_with(order):
     outcome = pretend(order)
     (order.out / order.name / "verdicts.json").write_text(VERDICT["text"])
     return outcome
+
+
+class Slow(Executor):
+    """Keeps what was submitted until nothing more comes, and notes how many processes were promised at a time."""
+
+    def __init__(self):
+        self.open, self.busy = {}, []
+
+    def submit(self, function, order):
+        future = Future()
+        self.open[future] = order
+        self.busy.append(sum(order.processes for order in self.open.values()))
+        return future
+
+    def finish(self, futures, return_when):
+        first = next(iter(futures))
+        first.set_result(worker.Outcome(self.open.pop(first).name, 1.0))
+        return {first}, set()
+
+
+def test_notebooks_that_use_several_processes_leave_no_core_to_others(folder, monkeypatch):
+    text = "02_b: {minutes: 3, processes: 2}\n01_a: {minutes: 2}\n30_review: {minutes: 1, processes: 9}"
+    write_profile(folder / "notebooks", text)
+    executor = use_executor(monkeypatch, Slow())
+    monkeypatch.setattr(batch, "wait", executor.finish)
+    report(folder, jobs=2)
+    assert executor.busy == [2, 1, 2]  # each ran alone: 2 of 2, then 1 (2 more did not fit), then 9 cut to 2
 
 
 def test_threads_times_jobs_is_the_number_of_cpus(folder, executor, monkeypatch):

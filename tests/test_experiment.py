@@ -41,8 +41,8 @@ def own_cache(tmp_path, monkeypatch):
 @pytest.fixture
 def count_simulations(monkeypatch):
     calls = []
-    real = experiment._simulate_seed
-    monkeypatch.setattr(experiment, "_simulate_seed", lambda *args: calls.append(args) or real(*args))
+    real = experiment._simulate
+    monkeypatch.setattr(experiment, "_simulate", lambda *args: calls.append(args) or real(*args))
     return calls
 
 
@@ -59,6 +59,15 @@ def test_a_second_run_is_served_from_the_cache_and_equal(count_simulations):
     assert len(count_simulations) == 2  # one call per seed, once
     pd.testing.assert_frame_equal(first.curves, second.curves, check_exact=True)
     pd.testing.assert_frame_equal(first.rounds, second.rounds, check_exact=True)
+
+
+def test_the_number_of_processes_does_not_change_a_byte(monkeypatch, own_cache):
+    alone = run(PLAN)
+    monkeypatch.setenv("FEDAUTO_PROCESSES", "2")
+    monkeypatch.setenv("FEDAUTO_FRESH", "1")
+    together = run(PLAN)
+    pd.testing.assert_frame_equal(alone.curves, together.curves, check_exact=True)
+    pd.testing.assert_frame_equal(alone.rounds, together.rounds, check_exact=True)
 
 
 def test_fresh_computes_again(count_simulations, monkeypatch):
@@ -81,7 +90,7 @@ def test_an_interrupted_run_leaves_nothing(own_cache, monkeypatch):
     def stop(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(experiment, "_simulate_seed", stop)
+    monkeypatch.setattr(experiment, "_simulate", stop)
     with pytest.raises(KeyboardInterrupt):
         run(PLAN)
     assert not list(own_cache.glob("experiments/*"))

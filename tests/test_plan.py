@@ -73,7 +73,8 @@ def test_profile_is_ordered_longest_first_and_the_review_last(folder):
     [
         ("", "profile tiny.yaml without notebooks"),
         ("nope: {minutes: 1}", "unknown notebook 'nope'.*10_main, 20_other, 30_review"),
-        ("10_main: {minutes: 1, colour: red}", "10_main:.*a mapping with minutes, parameters"),
+        ("10_main: {minutes: 1, colour: red}", "10_main:.*a mapping with minutes, processes, parameters"),
+        ("10_main: {minutes: 1, processes: 0}", "10_main: processes 0.*whole number >= 1"),
         ("10_main: 3", "10_main: 3.*a mapping"),
         ("10_main: {minutes: 0}", "minutes 0.*a positive number"),
         ("10_main: {parameters: {}}", "minutes None"),

@@ -34,7 +34,7 @@ sys.executable
 def order(tmp_path, name="nb", **changes):
     notebook = plan.read_notebook(tmp_path / "notebooks" / f"{name}.ipynb")
     values = dict(name=name, source=notebook.source, parameters={}, overrides={}, notebooks_dir=tmp_path / "notebooks")
-    values |= dict(out=tmp_path / "report", key="key", threads=1, fresh=False, command="repeat me")
+    values |= dict(out=tmp_path / "report", key="key", threads=1, processes=2, fresh=False, command="repeat me")
     return worker.Order(**(values | changes))
 
 
@@ -91,6 +91,7 @@ def test_the_kernel_is_set_up_by_the_batch_alone(tmp_path, result, monkeypatch):
         "OMP_NUM_THREADS",
         "MKL_NUM_THREADS",
         "FEDAUTO_FRESH",
+        "FEDAUTO_PROCESSES",
         "FEDAUTO_OUTPUT",
         "FEDAUTO_REPORT",
         "PYTHONHASHSEED",
@@ -104,6 +105,7 @@ def test_the_kernel_is_set_up_by_the_batch_alone(tmp_path, result, monkeypatch):
         "2",
         "2",
         "1",
+        "2",
         str(report / ".work" / "nb"),
         str(report),
         "0",

@@ -1,0 +1,150 @@
+"""Pre-training at the server, with checkpoints cached by content.
+
+A checkpoint's key hashes everything that determines it, so a stale one is never found; its file carries its own
+SHA-256, so a damaged one is never used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import os
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from filelock import FileLock
+from torch import Tensor
+
+from fedauto_core.data import Dataset, cache_folder, load_dataset
+from fedauto_core.errors import require
+from fedauto_core.models import Model, build_model
+from fedauto_core.seeding import stream
+from fedauto_core.training import predict
+
+SOURCES = ("layers.py", "models.py", "training.py", "pretraining.py")
+DIGEST_BYTES = hashlib.sha256().digest_size
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """Everything that determines a pre-trained model: `model` (models.py) trained on the dataset `source` (data.py)."""
+
+    model: str
+    source: str
+    epochs: int
+    lr: float = 0.02
+    batch: int = 64
+    momentum: float = 0.9
+    seed: int = 0
+
+
+def pretrain(
+    model: Model, dataset: Dataset, *, epochs: int, lr: float, batch: int, momentum: float, seed: int
+) -> Tensor:
+    """theta [P] after `epochs` passes of SGD with heavy-ball momentum over the training images, the step size falling
+    from lr to 0 along half a cosine (Loshchilov and Hutter 2017). An incomplete last minibatch is left out.
+
+    Raises InputError if the images do not fit the model or a number is out of range.
+    """
+    n = len(dataset.x_train)
+    require(
+        tuple(dataset.x_train.shape[1:]) == model.input_shape,
+        f"images of shape {tuple(dataset.x_train.shape[1:])} for a model of input {model.input_shape}",
+        allowed="equal shapes",
+        remedy="build the model for this dataset",
+    )
+    require(
+        epochs >= 1 and 1 <= batch <= n and lr > 0 and 0 <= momentum < 1,
+        f"epochs = {epochs}, batch = {batch}, lr = {lr}, momentum = {momentum}",
+        allowed=f"epochs >= 1, 1 <= batch <= {n}, lr > 0, 0 <= momentum < 1",
+        remedy="correct the pre-training settings",
+    )
+    rng = stream(seed, "pretraining")
+    parts = model.unflatten(model.init(rng)[None].to(dataset.x_train.device))
+    weights = {name: part.clone().requires_grad_() for name, part in parts.items()}
+    leaves = list(weights.values())
+    velocity = [torch.zeros_like(leaf) for leaf in leaves]
+    steps = n // batch
+    for epoch in range(epochs):
+        order = torch.from_numpy(rng.permutation(n)).to(dataset.x_train.device)
+        for step in range(steps):
+            index = order[step * batch : (step + 1) * batch]
+            logits = model.forward(weights, dataset.x_train[index][None])[0]
+            gradients = torch.autograd.grad(F.cross_entropy(logits, dataset.y_train[index]), leaves)
+            gamma = lr * 0.5 * (1 + math.cos(math.pi * (epoch * steps + step) / (epochs * steps)))
+            with torch.no_grad():
+                torch._foreach_mul_(velocity, momentum)
+                torch._foreach_add_(velocity, gradients)
+                torch._foreach_add_(leaves, velocity, alpha=-gamma)
+    return torch.cat([leaf.detach().flatten() for leaf in leaves])
+
+
+def pretrained(description: Pretraining, cache: Path | None = None) -> Tensor:
+    """theta [P] of `pretrain`, from the checkpoint folder if it is there (float32, on the CPU).
+
+    cache: the data folder, default FEDAUTO_DATA or ~/.cache/fedauto; checkpoints are kept in its sub-folder of that
+    name. Processes that ask at once train once. A damaged file is reported on stderr and computed again.
+    """
+    dataset = load_dataset(description.source, cache)
+    model = build_model(description.model, tuple(dataset.x_train.shape[1:]), dataset.n_classes)
+    folder = cache_folder(cache) / "checkpoints"
+    folder.mkdir(parents=True, exist_ok=True)
+    key = checkpoint_key(description, dataset.sha256)
+    path = folder / f"{description.model}-{description.source}-{key[:24]}.npy.sha256"
+    with FileLock(path.with_suffix(".lock")):
+        if path.exists():
+            theta = _read(path)
+            if theta is not None:
+                return theta
+            print(f"checkpoint {path} is damaged; it is computed again", file=sys.stderr)
+        settings = {name: value for name, value in asdict(description).items() if name not in ("model", "source")}
+        theta = pretrain(model, dataset, **settings).cpu()
+        _write(path, theta)
+    return theta
+
+
+def checkpoint_key(description: Pretraining, dataset_sha256: str) -> str:
+    """SHA-256 of all that determines a checkpoint: description, data, the code that trains, the torch version."""
+    here = Path(__file__).parent
+    sources = [hashlib.sha256((here / name).read_bytes()).hexdigest() for name in SOURCES]
+    identity = [asdict(description), dataset_sha256, sources, torch.__version__]
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def with_fresh_head(model: Model, theta: Tensor, rng: np.random.Generator) -> Tensor:
+    """Copy of theta [P] whose classifier ("head.*") is drawn anew: the start of fine-tuning on another label set, for
+    which the old classifier means nothing even where the number of classes agrees."""
+    parts = model.unflatten(theta[None])
+    fresh = model.unflatten(model.init(rng)[None].to(theta))
+    return torch.cat([(fresh if name.startswith("head.") else parts)[name].flatten() for name in parts])
+
+
+def accuracy(model: Model, theta: Tensor, dataset: Dataset) -> float:
+    """Share of the test images that theta [P] classifies correctly."""
+    return float((predict(model, theta[None], dataset.x_test)[0].argmax(dim=1) == dataset.y_test).double().mean())
+
+
+def _write(path: Path, theta: Tensor) -> None:
+    """SHA-256 of the array bytes, then the bytes; by a temporary name, so that no half-written file is seen."""
+    buffer = io.BytesIO()
+    np.save(buffer, theta.numpy())
+    content = buffer.getvalue()
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
+        file.write(hashlib.sha256(content).digest() + content)
+    os.replace(file.name, path)
+
+
+def _read(path: Path) -> Tensor | None:
+    """The stored vector, or None if the bytes are not those that were written."""
+    stored = path.read_bytes()
+    digest, content = stored[:DIGEST_BYTES], stored[DIGEST_BYTES:]
+    if hashlib.sha256(content).digest() != digest:
+        return None
+    return torch.from_numpy(np.load(io.BytesIO(content), allow_pickle=False))

@@ -7,10 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedauto_core.batch import print_notebooks, run_report
+from fedauto_core.batch import BAD_INPUT, print_notebooks, run_report
 from fedauto_core.errors import InputError
-
-BAD_INPUT = 2
 
 
 def parser() -> argparse.ArgumentParser:

@@ -20,6 +20,7 @@ from fedauto_core.record import REPORTS, log_file
 from fedauto_core.report import write_overview
 from fedauto_core.worker import Order, Outcome, follow, run_notebook, work_folder
 
+BAD_INPUT = 2
 INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
 
 
@@ -59,7 +60,8 @@ def run_report(
     out: Path | None = None,
     notebooks_dir: Path = NOTEBOOKS,
 ) -> int:
-    """Build (or continue) a report and return the exit status: 0, 1 if a notebook failed, 130 if interrupted.
+    """Build (or continue) a report and return the exit status: 0, 1 if a notebook failed, 2 if all that failed refused
+    their input, 130 if interrupted.
 
     only: shell patterns of notebook names. settings: `name=value`, for every selected notebook with that parameter.
     jobs: notebooks at a time, by default one per CPU. fresh: compute everything again, experiments included.
@@ -88,7 +90,8 @@ def run_report(
         try:
             for outcome in _run(plan, batch, executor):
                 outcomes.append(outcome)
-            status = 1 if any(outcome.error for outcome in outcomes) else 0
+            failed = [outcome for outcome in outcomes if outcome.error]
+            status = 0 if not failed else BAD_INPUT if all(outcome.refused for outcome in failed) else 1
         except KeyboardInterrupt:
             status = INTERRUPTED
     shutil.rmtree(work_folder(target), ignore_errors=True)
@@ -96,7 +99,7 @@ def run_report(
     if status == INTERRUPTED:
         print(f"\nstopped; finished notebooks are kept. Continue with: {batch.command(batch.only)}")
         return status
-    _print_failures([outcome for outcome in outcomes if outcome.error], batch)
+    _print_failures(failed, batch)
     print(f"report: {os.path.relpath(target / 'index.html')}")
     return status
 

@@ -4,8 +4,9 @@ The plain loop is what a textbook FedAvg does: a torch.nn.Module, torch.optim.SG
 threads. Both sides train on the very same minibatches and take turns within one run; printed are the medians and the
 largest difference between the resulting parameters.
 
-The difference of the CNN depends on the step size: where two candidates of a maximum agree to the last bits, rounding
-decides which of them gets the gradient. That both sides compute the same is therefore checked in float64 as well.
+The float32 difference of the CNN grows with the step size: where two candidates of a maximum agree to the last bits,
+rounding decides which of them gets the gradient. The small step keeps it below MAX_DIFFERENCE; that both sides compute
+the same is checked in float64 as well, to DOUBLE_TOLERANCE. A larger difference ends the program with an error.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ from fedauto_core.models import CHANNELS_PER_GROUP, Model, build_model
 from fedauto_core.seeding import stream
 from fedauto_core.training import local_updates, prepare_worker
 
-CLIENTS, SAMPLES, BATCH, LR = 20, 500, 32, 0.01
+CLIENTS, SAMPLES, BATCH, LR = 20, 500, 32, 0.005
 CORES = 2
-DOUBLE_TOLERANCE = 1e-10
+MAX_DIFFERENCE, DOUBLE_TOLERANCE = 1e-4, 1e-10
 INPUT_SHAPE = (1, 28, 28)
 REPETITIONS = {"mlp": 15, "cnn": 5}
 
@@ -152,22 +153,18 @@ def compare(name: str, pool: ProcessPoolExecutor, x: Tensor, y: Tensor, deltas: 
         seconds["engine"].append(middle - begin)
         seconds["loop"].append(time.perf_counter() - middle)
     difference = largest_difference(model, network, theta, deltas, ends)
+    if difference > MAX_DIFFERENCE:
+        raise ArithmeticError(f"{name}: engine and plain loop differ by {difference:.1e} in float32")
     engine, loop = (1000 * float(np.median(seconds[side])) for side in ("engine", "loop"))
     return f"{name:<4} engine {engine:.1f} ms  loop {loop:.1f} ms  {loop / engine:.2f}x  max|diff| {difference:.0e}"
 
 
 def main() -> None:
     torch.set_num_threads(CORES)
-    try:
-        dataset = load_dataset("fashion_mnist")
-        x, y, source = dataset.x_train[: CLIENTS * SAMPLES], dataset.y_train[: CLIENTS * SAMPLES], "Fashion-MNIST"
-    except InputError as error:
-        print(f"random images of the same shape instead of Fashion-MNIST: {error}", file=sys.stderr)
-        rng = stream(0, "partition")
-        x = torch.from_numpy(rng.standard_normal((CLIENTS * SAMPLES, 1, 28, 28), dtype=np.float32))
-        y, source = torch.from_numpy(rng.integers(0, 10, CLIENTS * SAMPLES)), "random images"
+    dataset = load_dataset("fashion_mnist")
+    x, y = dataset.x_train[: CLIENTS * SAMPLES], dataset.y_train[: CLIENTS * SAMPLES]
     print(
-        f"{source}, {CLIENTS} clients x {SAMPLES} samples, batch {BATCH}, one epoch; "
+        f"Fashion-MNIST, {CLIENTS} clients x {SAMPLES} samples, batch {BATCH}, one epoch; "
         f"engine: {CORES} processes x 1 thread, loop: {CORES} threads; load before: {os.getloadavg()[0]:.2f}"
     )
     sizes = {name: build_model(name, INPUT_SHAPE, 10).n_parameters for name in PLAIN}
@@ -179,4 +176,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -8,7 +8,7 @@ covers far less than it says (about 83 % instead of 95 % at five seeds), a t int
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import pandas as pd
@@ -43,7 +43,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Verdict:
-    """One computed verdict. effect and its interval [low, high] are in `unit`; seeds = number of paired repetitions."""
+    """One computed verdict. effect and [low, high] are in `unit`; spread says what [low, high] is."""
 
     claim: str
     statement: str
@@ -54,6 +54,7 @@ class Verdict:
     seeds: int
     unit: str
     evidence: str
+    spread: str = "95 % t interval"
 
     def __post_init__(self) -> None:
         require_known("claim", self.claim, CLAIMS)
@@ -74,7 +75,7 @@ class Interval:
     n: int
 
 
-def interval(differences: Iterable[float], level: float = LEVEL) -> Interval:
+def interval(differences: Iterable[float]) -> Interval:
     """Student-t interval of the mean. One value, or values without spread, give an honest degenerate interval."""
     values = np.asarray(list(differences), dtype=float)
     require(
@@ -89,13 +90,8 @@ def interval(differences: Iterable[float], level: float = LEVEL) -> Interval:
     error = float(values.std(ddof=1) / np.sqrt(n))
     if error == 0.0:
         return Interval(mean, mean, mean, 0.0 if mean else 1.0, n)
-    reach = error * stats.t.ppf(0.5 + level / 2, n - 1)
+    reach = error * stats.t.ppf(0.5 + LEVEL / 2, n - 1)
     return Interval(mean, mean - reach, mean + reach, float(2 * stats.t.sf(abs(mean) / error, n - 1)), n)
-
-
-def scaled(effect: Interval, factor: float) -> Interval:
-    """The same effect in another unit (factor > 0), e.g. 100 for percentage points."""
-    return replace(effect, mean=factor * effect.mean, low=factor * effect.low, high=factor * effect.high)
 
 
 def mark(low: float, high: float) -> str:
@@ -132,7 +128,8 @@ def paired(summary: pd.DataFrame, metric: str, better: Mapping[str, object], wor
 def beats_all(summary: pd.DataFrame, method: str, rivals: Iterable[str], metric: str) -> pd.DataFrame:
     """`method` against each rival in each scenario: difference, interval, Holm-adjusted p-value over the family, mark.
 
-    A comparison is [Re] or [¬Re] only if it is also significant after the correction; otherwise [~].
+    "Beats every rival" is an intersection of claims: each must hold at its own level, with no correction ([Re]). "Some
+    rival wins" is a union: a loss counts only if it survives Holm's correction over the family ([¬Re]).
     """
     rows = []
     for scenario in summary["scenario"].unique():
@@ -143,7 +140,8 @@ def beats_all(summary: pd.DataFrame, method: str, rivals: Iterable[str], metric:
     frame = pd.DataFrame(rows)
     frame["p_holm"] = holm(frame["p_value"].to_numpy())
     marks = [mark(low, high) for low, high in zip(frame["low"], frame["high"], strict=True)]
-    frame["mark"] = [m if p <= 1 - LEVEL else "~" for m, p in zip(marks, frame["p_holm"], strict=True)]
+    chance = (frame["p_holm"] > 1 - LEVEL).to_numpy()
+    frame["mark"] = ["~" if m == "¬Re" and c else m for m, c in zip(marks, chance, strict=True)]
     return frame
 
 
@@ -165,7 +163,8 @@ def beats_all_verdict(claim: str, comparisons: pd.DataFrame, unit: str, evidence
 def interaction(summary: pd.DataFrame, metric: str) -> Mapping[str, Interval]:
     """C1 as a 2 x 2 factorial in the boolean columns `failures` and `skewed`: each loss against (no failures, iid).
 
-    interaction = loss(both) - loss(failures alone) - loss(skew alone); positive means the two make each other worse.
+    interaction = loss(both) - loss(failures alone) - loss(skew alone): positive if the two make each other worse.
+    beyond the worse = loss(both) - the larger of the two alone: positive if either alone does less.
     """
     ideal = {"failures": False, "skewed": False}
     losses = {
@@ -173,6 +172,7 @@ def interaction(summary: pd.DataFrame, metric: str) -> Mapping[str, Interval]:
         for name, failures, skewed in (("failures", True, False), ("skew", False, True), ("both", True, True))
     }
     losses["interaction"] = losses["both"] - losses["failures"] - losses["skew"]
+    losses["beyond the worse"] = losses["both"] - np.maximum(losses["failures"], losses["skew"])
     return {name: interval(values) for name, values in losses.items()}
 
 

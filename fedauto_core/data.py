@@ -6,10 +6,10 @@ A `Federation` is a dataset plus N + 1 disjoint sets of training indices: shard 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -70,9 +70,7 @@ def _statistics(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean, np.sqrt(second_moment - mean**2)
 
 
-def _dataset(
-    name: str, images: _Images, class_names: tuple[str, ...], sha256: str, reference: np.ndarray | None = None
-) -> Dataset:
+def _dataset(name: str, images: _Images, class_names: tuple[str, ...], reference: np.ndarray | None = None) -> Dataset:
     """Standardise by the channel statistics of `reference` (the training images unless given)."""
     mean, std = _statistics(images.x_train if reference is None else reference)
 
@@ -90,7 +88,7 @@ def _dataset(
         standardise(images.x_test),
         labels(images.y_test),
         class_names,
-        sha256,
+        dataset_sha256(name),
     )
 
 
@@ -134,23 +132,25 @@ def _augmented(pixels: np.ndarray, labels: np.ndarray, rng: np.random.Generator)
     return copies, np.repeat(labels, COPIES)
 
 
-def _load_digits(cache: Path) -> Dataset:
+@functools.cache
+def _digits_images() -> Mapping[str, _Images]:
+    """The two datasets made of scikit-learn's digits, by name."""
     target, source = _digits_split()
-    return _dataset("digits", target, _DIGITS, _content_sha256(target), reference=source.x_train)
-
-
-def _load_digits_shifted(cache: Path) -> Dataset:
-    _, source = _digits_split()
     rng = stream(DIGITS_SEED, "partition", 2)
-    images = _Images(*_augmented(source.x_train, source.y_train, rng), *_augmented(source.x_test, source.y_test, rng))
-    return _dataset("digits_shifted", images, _DIGITS, _content_sha256(images), reference=source.x_train)
+    moved = _Images(*_augmented(source.x_train, source.y_train, rng), *_augmented(source.x_test, source.y_test, rng))
+    return {"digits": target, "digits_shifted": moved}
 
 
-def _load_fashion_mnist(cache: Path) -> Dataset:
+def _load_digits(name: str, cache: Path) -> Dataset:
+    _, source = _digits_split()
+    return _dataset(name, _digits_images()[name], _DIGITS, reference=source.x_train)
+
+
+def _load_fashion_mnist(name: str, cache: Path) -> Dataset:
     files = load_files(FASHION_MNIST, cache)
 
-    def idx(name: str, header: int) -> np.ndarray:
-        return np.frombuffer(bytearray(files[name]), dtype=np.uint8, offset=header)
+    def idx(file: str, header: int) -> np.ndarray:
+        return np.frombuffer(bytearray(files[file]), dtype=np.uint8, offset=header)
 
     images = _Images(
         idx("train-images-idx3-ubyte", 16).reshape(-1, 1, 28, 28),
@@ -158,7 +158,7 @@ def _load_fashion_mnist(cache: Path) -> Dataset:
         idx("t10k-images-idx3-ubyte", 16).reshape(-1, 1, 28, 28),
         idx("t10k-labels-idx1-ubyte", 8),
     )
-    return _dataset("fashion_mnist", images, _FASHION, _pinned_sha256("fashion_mnist", FASHION_MNIST))
+    return _dataset(name, images, _FASHION)
 
 
 def _cifar10_images(cache: Path) -> _Images:
@@ -174,8 +174,8 @@ def _cifar10_images(cache: Path) -> _Images:
     return _Images(*records(train), *records([test]))
 
 
-def _load_cifar10(cache: Path) -> Dataset:
-    return _dataset("cifar10", _cifar10_images(cache), _CIFAR10, _pinned_sha256("cifar10", CIFAR10))
+def _load_cifar10(name: str, cache: Path) -> Dataset:
+    return _dataset(name, _cifar10_images(cache), _CIFAR10)
 
 
 def _grey28(pixels: np.ndarray) -> np.ndarray:
@@ -185,15 +185,10 @@ def _grey28(pixels: np.ndarray) -> np.ndarray:
     return small.round_().clamp_(0, 255).to(torch.uint8).numpy()
 
 
-def _load_cifar10_grey28(cache: Path) -> Dataset:
+def _load_cifar10_grey28(name: str, cache: Path) -> Dataset:
     colour = _cifar10_images(cache)
     images = _Images(_grey28(colour.x_train), colour.y_train, _grey28(colour.x_test), colour.y_test)
-    return _dataset("cifar10_grey28", images, _CIFAR10, _pinned_sha256("cifar10_grey28", CIFAR10))
-
-
-def _pinned_sha256(name: str, collection: Collection) -> str:
-    """Hash of a dataset from the pinned hashes of its files, which were just verified: no second pass over the data."""
-    return _sha256(name.encode(), *(value.encode() for value in collection.sha256.values()))
+    return _dataset(name, images, _CIFAR10)
 
 
 _DIGITS = tuple(str(digit) for digit in range(10))
@@ -202,13 +197,29 @@ _FASHION = (
 )  # fmt: skip
 _CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
-DATASETS: Mapping[str, Callable[[Path], Dataset]] = {
+DATASETS: Mapping[str, Callable[[str, Path], Dataset]] = {
     "digits": _load_digits,
-    "digits_shifted": _load_digits_shifted,
+    "digits_shifted": _load_digits,
     "fashion_mnist": _load_fashion_mnist,
     "cifar10": _load_cifar10,
     "cifar10_grey28": _load_cifar10_grey28,
 }
+PUBLISHED: Mapping[str, Collection] = {
+    "fashion_mnist": FASHION_MNIST,
+    "cifar10": CIFAR10,
+    "cifar10_grey28": CIFAR10,
+}
+"""Datasets made of published files, whose hashes are pinned."""
+
+
+@functools.cache
+def dataset_sha256(name: str) -> str:
+    """`load_dataset(name).sha256` without reading any image file: from the pinned hashes of published files, which
+    loading verifies, else from the bytes of scikit-learn's digits. InputError for an unknown name."""
+    require_known("dataset", name, DATASETS)
+    if name in PUBLISHED:
+        return _sha256(name.encode(), *(value.encode() for value in PUBLISHED[name].sha256.values()))
+    return _content_sha256(_digits_images()[name])
 
 
 def load_dataset(name: str, cache: Path | None = None) -> Dataset:
@@ -220,7 +231,7 @@ def load_dataset(name: str, cache: Path | None = None) -> Dataset:
     name, or files that are neither cached nor obtainable.
     """
     require_known("dataset", name, DATASETS)
-    return DATASETS[name](cache_folder(cache))
+    return DATASETS[name](name, cache_folder(cache))
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,23 +245,23 @@ class Federation:
     def n_clients(self) -> int:
         return len(self.shards) - 1
 
-    @cached_property
+    @functools.cached_property
     def class_counts(self) -> np.ndarray:
         """Samples of each participant and class, int64 [N+1, C]."""
-        labels = self.dataset.y_train.numpy()
+        labels = self.dataset.y_train.cpu().numpy()
         return np.stack([np.bincount(labels[shard], minlength=self.dataset.n_classes) for shard in self.shards])
 
-    @cached_property
+    @functools.cached_property
     def counts(self) -> np.ndarray:
         """n_j, int64 [N+1]."""
         return self.class_counts.sum(axis=1)
 
-    @cached_property
+    @functools.cached_property
     def alpha(self) -> np.ndarray:
         """Label histograms alpha_j, float64 [N+1, C]; rows sum to one."""
         return self.class_counts / self.counts[:, None]
 
-    @cached_property
+    @functools.cached_property
     def target(self) -> np.ndarray:
         """alpha_g = sum_j (n_j / n) alpha_j over server and clients, float64 [C]."""
         return self.class_counts.sum(axis=0) / self.counts.sum()
@@ -262,7 +273,7 @@ def build_federation(dataset: Dataset, spec: FederationSpec, seed: int) -> Feder
     InputError for impossible specs (see `fedauto_core.partition`).
     """
     rng = stream(seed, "partition")
-    labels = dataset.y_train.numpy()
+    labels = dataset.y_train.cpu().numpy()
     pools = [rng.permutation(np.flatnonzero(labels == c)) for c in range(dataset.n_classes)]
     counts = class_counts(spec, np.array([len(pool) for pool in pools]), rng)
     ends = counts.cumsum(axis=0)

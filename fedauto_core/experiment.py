@@ -25,15 +25,16 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from fedauto_core.data import Dataset, FederationSpec, build_federation, cache_folder, load_dataset
+from fedauto_core.data import Dataset, FederationSpec, build_federation, dataset_sha256, load_dataset
 from fedauto_core.errors import require
 from fedauto_core.methods.base import Method
 from fedauto_core.models import Model, build_model
 from fedauto_core.network import Scenario, draw_trace
-from fedauto_core.pretraining import Pretraining, pretrained, with_fresh_head
+from fedauto_core.pretraining import Pretraining, checkpoint_key, pretrained, with_fresh_head
 from fedauto_core.provenance import core_hash, file_hash, versions
 from fedauto_core.seeding import stream
 from fedauto_core.simulation import Run, Schedule, simulate
+from fedauto_core.sources import cache_folder
 from fedauto_core.training import prepare_worker
 
 SCRATCH = None
@@ -72,12 +73,12 @@ class Experiment:
             allowed="at least one of each",
             remedy="name at least one method and one seed",
         )
-        keys = [(cell.label, cell.scenario.name, cell.tags) for cell in self.cells]
+        keys = [(cell.label, cell.scenario.name, cell.with_server, cell.tags) for cell in self.cells]
         twins = sorted({str(key) for key in keys if keys.count(key) > 1})
         require(
             not twins,
             f"cells that cannot be told apart: {', '.join(twins)}",
-            allowed="one cell per label, scenario and tags",
+            allowed="one cell per label, scenario, with_server and tags",
             remedy="give them different labels",
         )
 
@@ -99,7 +100,7 @@ def initial_model(checkpoint: np.ndarray | None, model: Model, seed: int) -> Ten
 
 @functools.cache
 def _checkpoint(start: Pretraining) -> Tensor:
-    """The checkpoint, read once per process: finding it means loading the source data."""
+    """The checkpoint, read (or trained, if FEDAUTO_FRESH asks for that) once per process."""
     return pretrained(start)
 
 
@@ -168,39 +169,54 @@ def _simulate(unit: Experiment, checkpoint: np.ndarray | None) -> list[pd.DataFr
     ]
 
 
-def _in_processes(units: Sequence[Experiment], checkpoint: np.ndarray | None) -> list[list[pd.DataFrame]]:
-    """`_simulate` of every unit, on FEDAUTO_PROCESSES processes (set by the batch; 1 without it)."""
-    processes = min(int(os.environ.get("FEDAUTO_PROCESSES", "1")), len(units))
-    if processes == 1:
-        prepare_worker(torch.get_num_threads())
-        return [_simulate(unit, checkpoint) for unit in units]
-    with ProcessPoolExecutor(processes, get_context("spawn"), prepare_worker, (torch.get_num_threads(),)) as pool:
-        return list(pool.map(_simulate, units, repeat(checkpoint)))
-
-
-def content_key(experiment: Experiment, dataset: Dataset) -> str:
+def content_key(experiment: Experiment) -> str:
     """SHA-256 over everything the numbers depend on."""
-    parts = [repr(experiment), dataset.sha256, core_hash("experiment"), json.dumps(versions()), torch.get_num_threads()]
-    return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()
+    replays = [dict(c.scenario.options)["path"] for c in experiment.cells if c.scenario.process == "replay"]
+    parts = [
+        repr(experiment),
+        dataset_sha256(experiment.dataset),
+        "" if experiment.start is SCRATCH else checkpoint_key(experiment.start),
+        [file_hash(Path(path)) for path in replays],
+        core_hash("experiment"),
+        versions(),
+        torch.get_num_threads(),
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def run(experiment: Experiment) -> Result:
-    """The frames of `experiment`, from the cache if exactly this was computed before.
+    """The frames of `experiment`; what was computed before, exactly so, comes from the cache.
 
-    The environment variable FEDAUTO_FRESH=1 recomputes. A damaged cache entry is reported and recomputed.
+    Works in units (one seed of one scenario), each cached as soon as it is done, on FEDAUTO_PROCESSES processes (set by
+    the batch; 1 without it). FEDAUTO_FRESH=1 computes all of it again. A damaged entry is reported and recomputed.
     """
-    key = content_key(experiment, _dataset(experiment.dataset, experiment.device))
-    folder = cache_folder() / "experiments" / key[:32]
-    if os.environ.get("FEDAUTO_FRESH") != "1" and folder.exists():
-        frames = _read(folder)
-        if frames:
-            return Result(*frames, key)
+    folders = {unit: cache_folder() / "experiments" / content_key(unit)[:32] for unit in _units(experiment)}
+    fresh = os.environ.get("FEDAUTO_FRESH") == "1"
+    todo = [unit for unit, folder in folders.items() if fresh or not _cached(folder)]
+    places = [folders[unit] for unit in todo]
+    checkpoint = None if experiment.start is SCRATCH or not todo else _checkpoint(experiment.start).numpy()
+    processes = min(int(os.environ.get("FEDAUTO_PROCESSES", "1")), len(todo))
+    if processes > 1:
+        with ProcessPoolExecutor(processes, get_context("spawn"), prepare_worker, (torch.get_num_threads(),)) as pool:
+            list(pool.map(_compute, todo, places, repeat(checkpoint)))
+    else:
+        prepare_worker(torch.get_num_threads())
+        for unit, folder in zip(todo, places, strict=True):
+            _compute(unit, folder, checkpoint)
+    curves, rounds = zip(*(_read(folder) for folder in folders.values()), strict=True)
+    return Result(pd.concat(curves, ignore_index=True), pd.concat(rounds, ignore_index=True), content_key(experiment))
+
+
+def _cached(folder: Path) -> bool:
+    intact = _read(folder) is not None
+    if folder.exists() and not intact:
         print(f"fedauto: cached experiment {folder} is damaged; computing it again", file=sys.stderr)
-    checkpoint = None if experiment.start is SCRATCH else _checkpoint(experiment.start).numpy()
-    parts = _in_processes(_units(experiment), checkpoint)
-    curves, rounds = (pd.concat(frames, ignore_index=True) for frames in zip(*parts, strict=True))
+    return intact
+
+
+def _compute(unit: Experiment, folder: Path, checkpoint: np.ndarray | None) -> None:
+    curves, rounds = _simulate(unit, checkpoint)
     _write(folder, {"curves": curves, "rounds": rounds})
-    return Result(*_read(folder), key)
 
 
 def _write(folder: Path, frames: dict[str, pd.DataFrame]) -> None:
@@ -231,32 +247,65 @@ def _read(folder: Path) -> tuple[pd.DataFrame, ...] | None:
 
 
 def summarise(curves: pd.DataFrame, target: float | None = None) -> pd.DataFrame:
-    """One row per run: accuracy and worst_class (means over the last 10 % of the rounds), area (mean accuracy over the
-    evaluations), rounds_to_target (first evaluation with accuracy >= target; NaN if never), diverged (round or 0)."""
+    """One row per run: points and worst_class (accuracy and recall of the worst class in percentage points, means over
+    the last 10 % of the rounds), loss, area (mean accuracy over the evaluations, points), diverged (round or 0),
+    rounds_to_target (first evaluation with accuracy >= target; NaN if never)."""
     keys = [c for c in curves.columns if c not in ("round", "accuracy", "worst_class", "loss", "diverged")]
     last = curves["round"] > 0.9 * curves["round"].max()
-    summary = curves[last].groupby(keys, sort=False)[["accuracy", "worst_class", "loss"]].mean()
-    grouped = curves.groupby(keys, sort=False)
-    summary["area"] = grouped["accuracy"].mean()
-    summary["diverged"] = grouped["diverged"].max()
+    grouped, at_end = (frame.groupby(keys, sort=False, dropna=False) for frame in (curves, curves[last]))
+    summary = pd.DataFrame(
+        {
+            "points": 100 * at_end["accuracy"].mean(),
+            "worst_class": 100 * at_end["worst_class"].mean(),
+            "loss": at_end["loss"].mean(),
+            "area": 100 * grouped["accuracy"].mean(),
+            "diverged": grouped["diverged"].max(),
+        }
+    )
     if target is not None:
-        summary["rounds_to_target"] = curves[curves["accuracy"] >= target].groupby(keys, sort=False)["round"].min()
+        there = curves[curves["accuracy"] >= target].groupby(keys, sort=False, dropna=False)
+        summary["rounds_to_target"] = there["round"].min()
     return summary.reset_index()
 
 
-def tune(experiment: Experiment, lrs: Sequence[float]) -> pd.DataFrame:
-    """The same step-size grid for every cell: mean final accuracy per (label, lr), `chosen` marks each label's best.
+def in_every_scenario(frame: pd.DataFrame, labels: Iterable[str], scenarios: Iterable[str]) -> pd.DataFrame:
+    """Copy the rows of `labels` (methods that no network can touch, run in one scenario) to all `scenarios`."""
+    bounds = frame[frame["label"].isin(list(labels))]
+    others = [bounds.assign(scenario=name) for name in scenarios if name not in set(bounds["scenario"])]
+    return pd.concat([frame, *others], ignore_index=True)
 
-    Use separate tuning seeds and one scenario, and keep the choice for all scenarios.
+
+def _grid(method: Method, lrs: Sequence[float], server_lrs: Sequence[float]) -> list[tuple[float, Method]]:
+    """Every step size, and for methods with a server step size every pair of the two."""
+    if not hasattr(method, "server_lr"):
+        return [(lr, method) for lr in lrs]
+    return [(lr, replace(method, server_lr=server_lr)) for lr in lrs for server_lr in server_lrs]
+
+
+def tune(experiment: Experiment, lrs: Sequence[float], server_lrs: Sequence[float]) -> pd.DataFrame:
+    """The same grid of step sizes for every cell: final points per (label, lr, server_lr), means over the seeds.
+
+    chosen: the best of each label; on_edge: it lies on the edge of the grid of client step sizes, so a wider grid might
+    do better. Use seeds, test images and one scenario that the results do not use, and keep the choice everywhere.
     """
-    cells = tuple(replace(cell, lr=lr, tags=(*cell.tags, ("grid", lr))) for cell in experiment.cells for lr in lrs)
+    cells = tuple(
+        replace(cell, lr=lr, method=method, tags=(("server_lr", getattr(method, "server_lr", 1.0)), ("grid", lr)))
+        for cell in experiment.cells
+        for lr, method in _grid(cell.method, lrs, server_lrs)
+    )
     summary = summarise(run(replace(experiment, cells=cells)).curves)
-    table = summary.groupby(["label", "lr"], sort=False)["accuracy"].mean().reset_index()
-    table["chosen"] = table.index.isin(table.groupby("label", sort=False)["accuracy"].idxmax())
+    table = summary.groupby(["label", "lr", "server_lr"], sort=False)["points"].mean().reset_index()
+    table["chosen"] = table.index.isin(table.groupby("label", sort=False)["points"].idxmax())
+    table["on_edge"] = table["chosen"] & table["lr"].isin([min(lrs), max(lrs)])
     return table
 
 
-def with_lrs(cells: Iterable[Cell], tuned: pd.DataFrame) -> tuple[Cell, ...]:
-    """The cells with the step size that `tune` chose for their label."""
-    chosen = tuned[tuned["chosen"]].set_index("label")["lr"]
-    return tuple(replace(cell, lr=float(chosen[cell.label])) for cell in cells)
+def tuned_cells(cells: Iterable[Cell], table: pd.DataFrame) -> tuple[Cell, ...]:
+    """The cells with the step sizes that `tune` chose for their label."""
+    chosen = table[table["chosen"]].set_index("label")
+    result = []
+    for cell in cells:
+        lr, server_lr = (float(chosen.loc[cell.label, name]) for name in ("lr", "server_lr"))
+        method = replace(cell.method, server_lr=server_lr) if hasattr(cell.method, "server_lr") else cell.method
+        result.append(replace(cell, lr=lr, method=method))
+    return tuple(result)

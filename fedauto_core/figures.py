@@ -1,4 +1,4 @@
-"""Frames -> figures in one style: colour-blind palette, distinct markers, 95 % bands, a fixed look per method."""
+"""Frames -> figures in one style: colour-blind palette, distinct markers, 95 % t bands, a fixed look per method."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from fedauto_core.claims import MARKS
+from fedauto_core.claims import MARKS, interval
 from fedauto_core.data import Federation
 from fedauto_core.network import CAUSES, Trace
 
@@ -26,10 +26,23 @@ LABELS = (
     "tf_aggregation_like",
     "fedavg_all",
     "centralised",
+    "server_finetuning",
+    "fedawe_unclipped",
+    "fedauto_weights_only",
 )
 COLOURS = sns.color_palette("colorblind", 10)
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
-BAND = {"errorbar": ("ci", 95), "n_boot": 1000, "seed": 0}  # seeded: the same frame gives the same picture
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "p", "h", "d")
+
+
+def t_band(values: pd.Series) -> tuple[float, float]:
+    """95 % t interval of the mean, the same as in the verdicts; one value has no band."""
+    if len(values) == 1:
+        return values.iloc[0], values.iloc[0]
+    band = interval(values)
+    return band.low, band.high
+
+
+BAND = {"errorbar": t_band}
 MARK_COLOURS = dict(zip(MARKS, (COLOURS[2], "0.6", COLOURS[3]), strict=True))
 
 
@@ -49,7 +62,7 @@ def style() -> None:
 
 
 def looks(labels: Sequence[str]) -> tuple[dict[str, object], dict[str, str]]:
-    """Colour and marker of each label; labels outside the list take the free looks in the order given."""
+    """Colour and marker of each label, a pair that no other label has; unknown labels follow in the order given."""
     order = [*LABELS, *(label for label in labels if label not in LABELS)]
     place = {label: order.index(label) for label in labels}
     return (
@@ -118,7 +131,7 @@ def curves(frame: pd.DataFrame, column: str = "scenario", y: str = "accuracy", w
     return grid.figure
 
 
-def dots(summary: pd.DataFrame, column: str = "scenario", x: str = "accuracy", wrap: int = 3) -> Figure:
+def dots(summary: pd.DataFrame, column: str = "scenario", x: str = "points", wrap: int = 3) -> Figure:
     """Final values per label, one panel per value of `column`: seeds as small dots, mean with a 95 % interval."""
     labels = list(summary["label"].unique())
     colours, _ = looks(labels)
@@ -139,7 +152,7 @@ def dots(summary: pd.DataFrame, column: str = "scenario", x: str = "accuracy", w
     )
     grid.map_dataframe(sns.stripplot, x=x, y="label", color="0.35", size=2.5, jitter=False, order=labels)
     grid.set_titles("{col_name}")
-    grid.set_axis_labels(f"final test {x.replace('_', ' ')}", "")
+    grid.set_axis_labels("final test accuracy (points)", "")
     return grid.figure
 
 

@@ -22,13 +22,13 @@ import torch.nn.functional as F
 from filelock import FileLock
 from torch import Tensor
 
-from fedauto_core.data import Dataset, cache_folder, load_dataset
+from fedauto_core.data import Dataset, cache_folder, dataset_sha256, load_dataset
 from fedauto_core.errors import require
 from fedauto_core.models import Model, build_model
 from fedauto_core.seeding import stream
 from fedauto_core.training import predict
 
-SOURCES = ("layers.py", "models.py", "training.py", "pretraining.py")
+SOURCES = ("seeding.py", "data.py", "layers.py", "models.py", "training.py", "pretraining.py")
 DIGEST_BYTES = hashlib.sha256().digest_size
 
 
@@ -90,31 +90,33 @@ def pretrained(description: Pretraining, cache: Path | None = None) -> Tensor:
     """theta [P] of `pretrain`, from the checkpoint folder if it is there (float32, on the CPU).
 
     cache: the data folder, default FEDAUTO_DATA or ~/.cache/fedauto; checkpoints are kept in its sub-folder of that
-    name. Processes that ask at once train once. A damaged file is reported on stderr and computed again.
+    name, and finding one there reads no images. Processes that ask at once train once. The environment variable
+    FEDAUTO_FRESH=1 trains anew. A damaged file is reported on stderr and computed again.
     """
-    dataset = load_dataset(description.source, cache)
-    model = build_model(description.model, tuple(dataset.x_train.shape[1:]), dataset.n_classes)
     folder = cache_folder(cache) / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
-    key = checkpoint_key(description, dataset.sha256)
-    path = folder / f"{description.model}-{description.source}-{key[:24]}.npy.sha256"
+    path = folder / f"{description.model}-{description.source}-{checkpoint_key(description)[:24]}.npy.sha256"
     with FileLock(path.with_suffix(".lock")):
-        if path.exists():
+        if path.exists() and os.environ.get("FEDAUTO_FRESH") != "1":
             theta = _read(path)
             if theta is not None:
                 return theta
             print(f"checkpoint {path} is damaged; it is computed again", file=sys.stderr)
+        dataset = load_dataset(description.source, cache)
+        model = build_model(description.model, tuple(dataset.x_train.shape[1:]), dataset.n_classes)
         settings = {name: value for name, value in asdict(description).items() if name not in ("model", "source")}
         theta = pretrain(model, dataset, **settings).cpu()
         _write(path, theta)
     return theta
 
 
-def checkpoint_key(description: Pretraining, dataset_sha256: str) -> str:
-    """SHA-256 of all that determines a checkpoint: description, data, the code that trains, the torch version."""
+def checkpoint_key(description: Pretraining) -> str:
+    """SHA-256 of all that determines a checkpoint: description, data, the code that trains, the versions of torch and
+    NumPy, and the number of threads, which decides the order of the sums. InputError for an unknown source."""
     here = Path(__file__).parent
     sources = [hashlib.sha256((here / name).read_bytes()).hexdigest() for name in SOURCES]
-    identity = [asdict(description), dataset_sha256, sources, torch.__version__]
+    environment = [torch.__version__, np.__version__, torch.get_num_threads()]
+    identity = [asdict(description), dataset_sha256(description.source), sources, environment]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 

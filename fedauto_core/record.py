@@ -31,6 +31,12 @@ DOTS_PER_INCH = 110
 PARAMETER_TYPES = (bool, int, float, str)
 
 
+def plain_values(namespace: Mapping[str, object]) -> dict[str, bool | int | float | str]:
+    """The entries whose names do not start with "_" and whose type is exactly bool, int, float or str. Of `globals()`
+    right after a notebook's imports these are its parameters."""
+    return {k: v for k, v in namespace.items() if not k.startswith("_") and type(v) in PARAMETER_TYPES}
+
+
 def write_json(path: Path, value: object) -> None:
     """Stable JSON: sorted keys, two spaces, no NaN or infinity (they are not JSON)."""
     path.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
@@ -188,6 +194,7 @@ def _side(value: float) -> str:
 
 
 def describe(verdict: Verdict) -> str:
-    """Effect, 95 % interval, unit and number of seeds in words."""
+    """Effect, interval, unit, what the interval is, and number of seeds in words."""
     seeds = f"{verdict.seeds} seed" + ("s" if verdict.seeds != 1 else "")
-    return f"{verdict.effect:+.3g} [{_side(verdict.low)}, {_side(verdict.high)}] {verdict.unit}, {seeds}"
+    sides = f"[{_side(verdict.low)}, {_side(verdict.high)}]"
+    return f"{verdict.effect:+.3g} {sides} {verdict.unit} ({verdict.spread}), {seeds}"

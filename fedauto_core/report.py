@@ -17,7 +17,10 @@ from fedauto_core.plan import Job, job_key, read_manifest
 from fedauto_core.record import describe, log_file, markdown_table, report_verdicts
 
 MARK_CLASSES = {"Re": "Re", "¬Re": "notRe", "~": "open"}
-LEGEND = "[Re] reproduced, [¬Re] not reproduced, [~] undecided at this sample size. Effects with 95 % intervals."
+LEGEND = (
+    "[Re] reproduced, [¬Re] not reproduced, [~] undecided at this sample size. "
+    "Every effect comes with its interval; the round brackets say of what kind it is."
+)
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ def claims_page(rows: Sequence[Row], profile: str) -> str:
             verdict, target = row.verdict, f"{row.notebook}/{row.verdict.evidence}"
             evidence = f"[{row.verdict.evidence}]({target}.{'png' if row.kind == 'figure' else 'md'})"
             full.append((claim, f"[{verdict.mark}]", verdict.statement, describe(verdict), row.notebook, evidence))
-    columns = ["claim", "mark", "what was found", "effect [95 % interval]", "notebook", "evidence"]
+    columns = ["claim", "mark", "what was found", "effect [interval]", "notebook", "evidence"]
     short_table = markdown_table(pd.DataFrame(short, columns=["claim", "the paper says", "mark", "notebooks"]))
     return (
         f"# Claims, profile {profile}\n\n{LEGEND}\n\n{markdown_table(pd.DataFrame(full, columns=columns))}\n"
@@ -123,9 +126,7 @@ def index_page(out: Path, profile: str, rows: Sequence[Row], statuses: Sequence[
             link = f'<a href="{page}#{verdict.evidence}">{row.notebook}: {verdict.evidence}</a>'
             effect = html.escape(describe(verdict))
             claims.append(("", html.escape(verdict.statement), _mark(f"[{verdict.mark}]"), effect, link))
-    table = html_table(
-        ["claim", "the paper says / what was found", "mark", "effect [95 % interval]", "evidence"], claims
-    )
+    table = html_table(["claim", "the paper says / what was found", "mark", "effect [interval]", "evidence"], claims)
     notebooks = []
     for status in statuses:
         name, *others = map(html.escape, _status_cells(status))

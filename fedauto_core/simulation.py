@@ -42,22 +42,24 @@ class Run:
 
 @dataclass(frozen=True)
 class Schedule:
-    """rounds T, local steps E, minibatch size, rounds between evaluations, test samples per evaluation (None: all)."""
+    """rounds T, local steps E, minibatch size B, rounds between evaluations.
+
+    test: first and one past the last test image that is used (None: all); tuning and results use different ones.
+    """
 
     rounds: int
     steps: int = 5
     batch: int = 32
     evaluate_every: int = 5
-    test_samples: int | None = None
+    test: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("rounds", "steps", "batch", "evaluate_every", "test_samples"):
-            value = getattr(self, name)
+        for name in ("rounds", "steps", "batch", "evaluate_every"):
             require(
-                value is None or value >= 1,
-                f"{name} = {value}",
+                getattr(self, name) >= 1,
+                f"{name} = {getattr(self, name)}",
                 allowed="integers >= 1",
-                remedy=f"ask for at least one of {name}",
+                remedy=f"raise {name} to at least 1",
             )
 
     def evaluates(self, round: int) -> bool:
@@ -69,7 +71,7 @@ class History:
     """Tidy frames keyed by `run` (position in the list of runs).
 
     curves: one row per run and evaluation (round counted from 1; accuracy, worst_class, loss; diverged = round or 0).
-    rounds: one row per run and round (arrived clients, server_samples trained on by the rule itself, the method's log).
+    rounds: one row per run and round (arrived clients, server_samples: gradient samples at the server, method's log).
     """
 
     curves: pd.DataFrame
@@ -77,12 +79,15 @@ class History:
 
 
 class PublicData:
-    """The server's public data and what it can do with them (the `Server` of the contract), counting its work."""
+    """The server's public data, and nobody else's, and what it can do with them (the `Server` of the contract).
+
+    samples: gradient samples since the start of the round.
+    """
 
     def __init__(self, model: Model, run: Run, schedule: Schedule) -> None:
-        dataset, self.shard = run.federation.dataset, run.federation.shards[0]
-        self.x, self.y = dataset.x_train, dataset.y_train
-        self.labels = self.y[self.shard].cpu().numpy()
+        dataset, shard = run.federation.dataset, run.federation.shards[0]
+        self.x, self.y = dataset.x_train[shard], dataset.y_train[shard]
+        self.labels = self.y.cpu().numpy()
         self.counts_per_class = np.bincount(self.labels, minlength=dataset.n_classes)
         self.model, self.lr, self.batch, self.seed = model, run.lr, schedule.batch, run.seed
         self.round = self.calls = self.samples = 0
@@ -91,7 +96,7 @@ class PublicData:
         self.round, self.calls, self.samples = round, 0, 0
 
     def train(self, w: Tensor, steps: int, classes: Sequence[int] | None = None) -> Tensor:
-        pool = self.shard if classes is None else self.shard[np.isin(self.labels, classes)]
+        pool = np.arange(len(self.labels)) if classes is None else np.flatnonzero(np.isin(self.labels, classes))
         require(
             len(pool) > 0,
             f"the server holds no sample of the classes {list(classes or [])}",
@@ -105,18 +110,18 @@ class PublicData:
         return local_updates(self.model, w[None], self.x, self.y, batches, self.lr)[0]
 
     def logits(self, w: Tensor) -> Tensor:
-        self.samples += len(self.shard)
-        return predict(self.model, w[None], self.x[self.shard])[0]
+        return predict(self.model, w[None], self.x)[0]
 
     def loss(self, w: Tensor) -> float:
-        return float(functional.cross_entropy(self.logits(w), self.y[self.shard]))
+        return float(functional.cross_entropy(self.logits(w), self.y))
 
 
 class _Lane:
-    """A run on its way: current model, method state, and the last round at which it was still finite."""
+    """A run on its way: current model, method state, and the round in which it diverged (0: none)."""
 
     def __init__(self, model: Model, run: Run, schedule: Schedule) -> None:
         self.run, self.w, self.diverged = run, run.w0, 0
+        self.server_work = schedule.steps * schedule.batch  # as a participant, per round
         self.server = PublicData(model, run, schedule)
         federation, oracle = run.federation, run.method.needs_network_knowledge
         self.shards = [*federation.shards, np.concatenate(federation.shards)]
@@ -153,6 +158,8 @@ class _Lane:
     def step(self, round: int, ids: np.ndarray, deltas: Tensor) -> dict[str, float]:
         """Aggregate; a step that is not finite is refused and the run stands still from then on."""
         self.server.start_round(round)
+        if 0 in ids and self.run.method.participation != "pooled":
+            self.server.samples += self.server_work
         w, state = self.run.method.aggregate(self.state, self.w, Arrivals(round, ids, deltas), self.server)
         if bool(torch.isfinite(w).all()):
             self.w, self.state = w, state
@@ -211,7 +218,8 @@ def _train(model: Model, block: list[tuple[_Lane, np.ndarray]], draws: dict[int,
 def _evaluate(model: Model, lanes: Sequence[_Lane], schedule: Schedule) -> list[dict[str, float]]:
     """Accuracy, recall of the worst class and cross-entropy of every run's current model."""
     dataset = lanes[0].run.federation.dataset
-    x, y = dataset.x_test[: schedule.test_samples], dataset.y_test[: schedule.test_samples]
+    used = slice(*(schedule.test or (None,)))
+    x, y = dataset.x_test[used], dataset.y_test[used]
     one_hot = functional.one_hot(y, dataset.n_classes).to(x.dtype)
     rows = []
     for chunk in range(0, len(lanes), 16):  # bounds the memory of the scores
@@ -229,6 +237,14 @@ def _evaluate(model: Model, lanes: Sequence[_Lane], schedule: Schedule) -> list[
 
 def _check(model: Model, runs: Sequence[Run], schedule: Schedule) -> None:
     require(len(runs) > 0, "no runs to simulate", allowed="one run or more", remedy="name at least one method")
+    labels = runs[0].federation.dataset.y_test[slice(*(schedule.test or (None,)))].cpu().numpy()
+    absent = np.flatnonzero(np.bincount(labels, minlength=model.n_classes) == 0)
+    require(
+        len(absent) == 0,
+        f"no test image of classes {absent.tolist()} among {schedule.test or 'all'}",
+        allowed="a range of test images in which every class occurs",
+        remedy="use more test images",
+    )
     for run in runs:
         wanted = (schedule.rounds, run.federation.n_clients)
         require(

@@ -26,7 +26,7 @@ from jupyter_core.utils import run_sync
 from papermill.exceptions import PapermillExecutionError
 from traitlets import Dict
 
-from fedauto_core.errors import require
+from fedauto_core.errors import InputError, require
 from fedauto_core.pages import notebook_page
 from fedauto_core.plan import PARAMETERS_TAG, Value, file_hashes
 from fedauto_core.provenance import core_hash, versions
@@ -75,6 +75,11 @@ class Outcome:
     @property
     def state(self) -> str:
         return "failed" if self.error else "ok"
+
+    @property
+    def refused(self) -> bool:
+        """Whether the notebook failed because it refused its input."""
+        return self.error.startswith(f"{InputError.__name__}:")
 
 
 class Kernel(AsyncKernelManager):

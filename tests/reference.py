@@ -92,6 +92,11 @@ class Reference:
         total = sum(self.federation.counts[j] for j in models)
         return sum(float(self.federation.counts[j] / total) * models[j] for j in models)
 
+    def server_finetuning(self, r, w):
+        w = self.fedavg(r, w)
+        draws = stream(self.seed, "server minibatches", r, 0).random((5, self.batch))
+        return local_sgd(self.model, w, self.x, self.y, draw(draws, self.federation.shards[0]), self.lr)
+
     def fedprox(self, r, w):
         return self.fedavg(r, w, prox=0.1)
 

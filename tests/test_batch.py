@@ -135,6 +135,17 @@ def test_a_failing_notebook_stops_nothing_and_ends_in_the_table(folder, monkeypa
     assert "| 02_b | failed |" in (folder / "out" / "status.md").read_text()
 
 
+def test_a_notebook_that_refuses_its_input_gives_exit_status_2(folder, monkeypatch, capsys):
+    source = (
+        "from fedauto_core.errors import require\nrequire(seeds > 0, 'seeds = 0', allowed='> 0', remedy='ask for one')"
+    )
+    write_notebook(folder / "notebooks", "02_b", source, parameters="seeds: int = 3  # repetitions")
+    use_executor(monkeypatch, InProcess())
+    assert report(folder, only=["0*"], settings=["seeds=0"]) == 2
+    assert "InputError: seeds = 0. Allowed: > 0. Remedy: ask for one." in capsys.readouterr().out
+    assert not (folder / "out" / "02_b").exists()
+
+
 def test_a_worker_that_dies_is_a_failure_of_its_notebook(folder, monkeypatch, capsys):
     class Broken(InProcess):
         def submit(self, function, order):

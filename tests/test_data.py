@@ -1,5 +1,7 @@
 """Datasets: content, standardisation, hashes; federations: disjoint shards that hold what their histograms say."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from fedauto_core import InputError, data
-from fedauto_core.data import FederationSpec, build_federation, load_dataset
+from fedauto_core.data import FederationSpec, build_federation, dataset_sha256, load_dataset
 from fedauto_core.sources import CIFAR10, FASHION_MNIST, cache_folder
 
 SPEC = FederationSpec(6, 60, 50, "classes", classes_per_client=3, size_ratio=3.0, server_missing_classes=(4,))
@@ -80,8 +82,28 @@ def test_rotation_and_shift_move_a_point_as_told(monkeypatch):
 
 
 def test_content_hash_is_stable_and_distinguishes(digits, shifted):
-    assert digits.sha256 == load_dataset("digits").sha256 != shifted.sha256
-    assert shifted.sha256 == load_dataset("digits_shifted").sha256
+    target, source = data._digits_split()
+    data._digits_images.cache_clear()
+    moved = data._digits_images()["digits_shifted"]
+    assert digits.sha256 == data._content_sha256(target) == dataset_sha256("digits")
+    assert shifted.sha256 == data._content_sha256(moved) == dataset_sha256("digits_shifted")
+    assert len({data._content_sha256(images) for images in (target, source, moved)}) == 3
+    changed = target._replace(y_test=target.y_test[::-1])
+    assert data._content_sha256(changed) != digits.sha256
+
+
+def test_hashes_need_no_files(monkeypatch):
+    monkeypatch.setattr(data, "load_files", lambda *_: pytest.fail("files were read"))
+    dataset_sha256.cache_clear()
+    hashes = {name: dataset_sha256(name) for name in data.DATASETS}
+    assert len(set(hashes.values())) == len(hashes) == 5
+    changed = {name: value.replace("0", "1") for name, value in CIFAR10.sha256.items()}
+    monkeypatch.setitem(data.PUBLISHED, "cifar10", replace(CIFAR10, sha256=changed))
+    dataset_sha256.cache_clear()
+    assert dataset_sha256("cifar10") != hashes["cifar10"]
+    dataset_sha256.cache_clear()
+    with pytest.raises(InputError, match="unknown dataset 'mnist'"):
+        dataset_sha256("mnist")
 
 
 def test_statistics_are_those_of_numpy():
@@ -100,6 +122,7 @@ def test_fashion_mnist_has_the_published_content():
     assert fashion.x_train.min().item() == pytest.approx(-0.2860 / 0.3530, abs=2e-3)
     assert fashion.x_train.max().item() == pytest.approx((1 - 0.2860) / 0.3530, abs=2e-3)
     assert fashion.class_names[fashion.y_train[0]] == "ankle boot"
+    assert fashion.sha256 == dataset_sha256("fashion_mnist")
 
 
 @if_cached(CIFAR10)

@@ -7,10 +7,11 @@ import pandas as pd
 import pytest
 
 from fedauto_core import InputError, experiment
-from fedauto_core.data import FederationSpec, load_dataset
-from fedauto_core.experiment import Cell, Experiment, content_key, run, summarise, tune, with_lrs
+from fedauto_core.data import FederationSpec
+from fedauto_core.experiment import Cell, Experiment, content_key, in_every_scenario, run, summarise, tune, tuned_cells
 from fedauto_core.methods import make_method
 from fedauto_core.network import Scenario
+from fedauto_core.pretraining import Pretraining
 from fedauto_core.simulation import Schedule
 
 HALF = Scenario("half", "bernoulli", (("probability", 0.5),))
@@ -79,21 +80,28 @@ def test_fresh_computes_again(count_simulations, monkeypatch):
 
 def test_a_damaged_cache_is_reported_and_computed_again(count_simulations, own_cache, capsys):
     first = run(PLAN)
-    (path,) = own_cache.glob("experiments/*/curves.csv")
+    path = next(own_cache.glob("experiments/*/curves.csv"))
     path.write_text(path.read_text().replace("fedavg", "fedwrong"))
     pd.testing.assert_frame_equal(first.curves, run(PLAN).curves, check_exact=True)
-    assert len(count_simulations) == 4 and "is damaged" in capsys.readouterr().err
+    assert len(count_simulations) == 3 and "is damaged" in capsys.readouterr().err
     assert not list(own_cache.glob("experiments/.writing-*"))
 
 
-def test_an_interrupted_run_leaves_nothing(own_cache, monkeypatch):
-    def stop(*args):
-        raise KeyboardInterrupt
+def test_an_interrupted_run_keeps_what_was_finished_and_nothing_else(own_cache, monkeypatch, count_simulations):
+    counted = experiment._simulate
 
-    monkeypatch.setattr(experiment, "_simulate", stop)
+    def stop_at_the_second(unit, checkpoint):
+        if unit.seeds == (1,):
+            raise KeyboardInterrupt
+        return counted(unit, checkpoint)
+
+    monkeypatch.setattr(experiment, "_simulate", stop_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         run(PLAN)
-    assert not list(own_cache.glob("experiments/*"))
+    assert len(list(own_cache.glob("experiments/*"))) == 1
+    monkeypatch.setattr(experiment, "_simulate", counted)
+    run(PLAN)
+    assert len(count_simulations) == 2  # the first seed once, the second once
 
 
 @pytest.mark.parametrize(
@@ -104,21 +112,37 @@ def test_an_interrupted_run_leaves_nothing(own_cache, monkeypatch):
         lambda p: replace(p, cells=(cell("fedauto", lr=0.2), cell("fedavg"))),
         lambda p: replace(p, cells=(cell("fedauto", lam=0.2), cell("fedavg"))),
         lambda p: replace(p, model="mlp"),
+        lambda p: replace(p, device="cuda"),
+        lambda p: replace(p, start=Pretraining("softmax", "digits_shifted", 1)),
+        lambda p: replace(p, cells=(replace(cell("fedauto"), federation=replace(SPEC, server_samples=50)),)),
+        lambda p: replace(
+            p, cells=(replace(cell("fedauto"), scenario=Scenario("half", "bernoulli", (("probability", 0.4),))),)
+        ),
     ],
 )
 def test_any_change_of_the_spec_changes_the_key(change):
-    digits = load_dataset("digits")
-    assert content_key(change(PLAN), digits) != content_key(PLAN, digits)
+    assert content_key(change(PLAN)) != content_key(PLAN)
 
 
 def test_data_code_and_versions_are_in_the_key(monkeypatch):
-    digits = load_dataset("digits")
-    keys = {content_key(PLAN, digits), content_key(PLAN, replace(digits, sha256="other"))}
-    monkeypatch.setattr(experiment, "core_hash", lambda scope: "edited")
-    keys.add(content_key(PLAN, digits))
-    monkeypatch.setattr(experiment, "versions", lambda: {"torch": "0"})
-    keys.add(content_key(PLAN, digits))
+    keys = {content_key(PLAN)}
+    for name, value in (
+        ("core_hash", lambda scope: "edited"),
+        ("versions", lambda: {"torch": "0"}),
+        ("dataset_sha256", lambda name: "other"),
+    ):
+        monkeypatch.setattr(experiment, name, value)
+        keys.add(content_key(PLAN))
     assert len(keys) == 4
+
+
+def test_an_edited_recording_changes_the_key(tmp_path):
+    path = tmp_path / "trace.csv"
+    path.write_text("round,client,arrived\n0,1,1\n")
+    plan = replace(PLAN, cells=(replace(cell("fedavg"), scenario=Scenario("r", "replay", (("path", str(path)),))),))
+    before = content_key(plan)
+    path.write_text("round,client,arrived\n0,1,0\n")
+    assert content_key(plan) != before
 
 
 def test_cells_that_cannot_be_told_apart_are_refused():
@@ -141,13 +165,35 @@ def test_summary_by_hand():
         }
     )
     row = summarise(curves, target=0.5).iloc[0]
-    assert row["accuracy"] == pytest.approx(0.8) and row["worst_class"] == pytest.approx(0.3)
-    assert row["area"] == pytest.approx(0.55) and row["rounds_to_target"] == 10
+    assert row["points"] == pytest.approx(80) and row["worst_class"] == pytest.approx(30)
+    assert row["area"] == pytest.approx(55) and row["rounds_to_target"] == 10
     assert np.isnan(summarise(curves, target=0.95).iloc[0]["rounds_to_target"])
 
 
 def test_tuning_picks_the_best_of_the_grid_for_each_label():
-    tuned = tune(PLAN, [1e-6, 0.2])
-    assert tuned.groupby("label")["chosen"].sum().tolist() == [1, 1]
-    assert tuned[tuned["chosen"]]["lr"].tolist() == [0.2, 0.2]  # a step of 1e-6 learns nothing in four rounds
-    assert [c.lr for c in with_lrs(PLAN.cells, tuned)] == [0.2, 0.2]
+    plan = replace(PLAN, cells=(cell("fedauto"), cell("fedavg_all")))
+    tuned = tune(plan, [1e-6, 0.2, 1e-7], [1e-6, 1.0])
+    assert tuned["label"].tolist() == ["fedauto"] * 3 + ["fedavg_all"] * 6  # only one has a server step size
+    best = tuned[tuned["chosen"]]
+    assert best["lr"].tolist() == [0.2, 0.2]  # smaller steps learn nothing in four rounds
+    assert best["server_lr"].tolist() == [1.0, 1.0] and best["on_edge"].tolist() == [True, True]
+    assert [(c.lr, getattr(c.method, "server_lr", None)) for c in tuned_cells(plan.cells, tuned)] == [
+        (0.2, None),
+        (0.2, 1.0),
+    ]
+
+
+def test_rows_of_bounds_are_copied_to_every_scenario():
+    frame = pd.DataFrame({"label": ["bound", "a", "a"], "scenario": ["none", "none", "mixed"], "value": [1, 2, 3]})
+    wide = in_every_scenario(frame, ["bound"], ["none", "mixed"])
+    assert sorted(zip(wide["label"], wide["scenario"], wide["value"], strict=True)) == [
+        ("a", "mixed", 3),
+        ("a", "none", 2),
+        ("bound", "mixed", 1),
+        ("bound", "none", 1),
+    ]
+
+
+def test_cells_with_different_tags_all_reach_the_summary():
+    plan = replace(PLAN, cells=(replace(cell("fedauto"), tags=(("k", 1),)), cell("fedavg")))
+    assert sorted(summarise(run(plan).curves)["label"]) == ["fedauto"] * 2 + ["fedavg"] * 2

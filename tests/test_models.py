@@ -1,22 +1,15 @@
-"""Layers against torch's own, models against their shapes, checkpoints against damage."""
+"""Layers against torch's own, models against their shapes."""
 
 from __future__ import annotations
-
-from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from fedauto_core import pretraining
-from fedauto_core.data import Dataset
 from fedauto_core.errors import InputError
 from fedauto_core.layers import attention, conv2d, group_norm, layer_norm, max_pool
 from fedauto_core.models import ARCHITECTURES, build_model, nonconvex_softmax_loss
-from fedauto_core.pretraining import Pretraining, accuracy, checkpoint_key, pretrain, pretrained, with_fresh_head
-
-SETTINGS = {"epochs": 2, "lr": 0.1, "batch": 8, "momentum": 0.9, "seed": 3}
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -118,15 +111,6 @@ def test_models_with_the_same_description_are_equal() -> None:
     assert len({build_model("mlp", (1, 8, 8), 10), build_model("mlp", (1, 8, 8), 3)}) == 2
 
 
-def test_fresh_head_changes_the_head_alone() -> None:
-    model = build_model("mlp", (1, 8, 8), 10)
-    theta = model.init(np.random.default_rng(0))
-    fresh = with_fresh_head(model, theta, np.random.default_rng(1))
-    before, after = model.unflatten(theta[None]), model.unflatten(fresh[None])
-    changed = {name for name in before if not torch.equal(before[name], after[name])}
-    assert changed == {"head.weight"}  # biases start at 0, before and after
-
-
 def test_nonconvex_objective_by_hand() -> None:
     """One feature, two classes: theta = (w0, w1, b0, b1) = (1, 0, 0, 0), x = 2, y = 0: loss log(1 + e^-2) + mu / 2."""
     theta = torch.tensor([1.0, 0.0, 0.0, 0.0], dtype=torch.float64, requires_grad=True)
@@ -136,80 +120,3 @@ def test_nonconvex_objective_by_hand() -> None:
     stacked = nonconvex_softmax_loss(torch.stack([theta, 2 * theta]), x, y, 0.3)
     assert stacked.tolist() == pytest.approx([loss.item(), np.log1p(np.exp(-4)) + 0.3 * 0.8], abs=1e-15)
     assert torch.autograd.gradcheck(lambda t: nonconvex_softmax_loss(t, x, y, 0.3), theta)
-
-
-@pytest.fixture
-def dataset() -> Dataset:
-    """Two classes told apart by the sign of the mean pixel."""
-    y = torch.arange(64) % 2
-    x = (normal(64, 1, 4, 4) + (2.0 * y - 1.0)[:, None, None, None]).float()
-    return Dataset("toy", x, y, x, y, class_names=("dark", "light"), sha256="00")
-
-
-def test_pretraining_learns_and_repeats(dataset: Dataset) -> None:
-    model = build_model("softmax", (1, 4, 4), 2)
-    theta = pretrain(model, dataset, **SETTINGS)
-    logits = model.forward(model.unflatten(theta[None]), dataset.x_train[None])[0]
-    assert (logits.argmax(1) == dataset.y_train).float().mean() > 0.95
-    assert accuracy(model, theta, dataset) == (logits.argmax(1) == dataset.y_train).double().mean().item()
-    assert torch.equal(theta, pretrain(model, dataset, **SETTINGS))
-
-
-def test_pretraining_equals_torchs_momentum_sgd(dataset: Dataset) -> None:
-    """One full-batch step per epoch: torch.optim.SGD with its cosine schedule gives the same weights."""
-    model = build_model("softmax", (1, 4, 4), 2)
-    settings = SETTINGS | {"batch": 64, "epochs": 5}
-    start = model.init(pretraining.stream(3, "pretraining"))
-    layer = torch.nn.Linear(16, 2)
-    with torch.no_grad():
-        layer.weight.copy_(start[:32].view(16, 2).T)
-        layer.bias.copy_(start[32:])
-    optimiser = torch.optim.SGD(layer.parameters(), lr=0.1, momentum=0.9)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 5)
-    for _ in range(5):
-        optimiser.zero_grad()
-        F.cross_entropy(layer(dataset.x_train.flatten(1)), dataset.y_train).backward()
-        optimiser.step()
-        schedule.step()
-    expected = torch.cat([layer.weight.detach().T.flatten(), layer.bias.detach()])
-    assert torch.allclose(pretrain(model, dataset, **settings), expected, atol=1e-6)
-
-
-def test_bad_pretraining_settings_are_refused(dataset: Dataset) -> None:
-    model = build_model("softmax", (1, 4, 4), 2)
-    with pytest.raises(InputError, match=r"batch = 65.*1 <= batch <= 64"):
-        pretrain(model, dataset, **SETTINGS | {"batch": 65})
-    with pytest.raises(InputError, match="build the model for this dataset"):
-        pretrain(build_model("softmax", (1, 8, 8), 2), dataset, **SETTINGS)
-
-
-def test_checkpoint_is_reused_and_a_damaged_one_recomputed(dataset, tmp_path, monkeypatch, capsys) -> None:
-    description, calls = Pretraining("softmax", "toy", **SETTINGS), []
-    monkeypatch.setattr(pretraining, "pretrain", lambda *a, **k: calls.append(1) or pretrain(*a, **k))
-    monkeypatch.setattr(pretraining, "load_dataset", lambda name, cache: dataset)
-    monkeypatch.setenv("FEDAUTO_DATA", str(tmp_path))
-    first = pretrained(description)
-    assert torch.equal(first, pretrain(build_model("softmax", (1, 4, 4), 2), dataset, **SETTINGS))
-    assert torch.equal(first, pretrained(description))
-    assert len(calls) == 1
-    assert capsys.readouterr().err == ""
-
-    (path,) = (tmp_path / "checkpoints").glob("*.sha256")
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    for damaged in (bytes(content), b""):
-        path.write_bytes(damaged)
-        assert torch.equal(first, pretrained(description))
-        assert "is damaged; it is computed again" in capsys.readouterr().err
-    assert len(calls) == 3
-
-
-def test_checkpoint_key_changes_with_every_input(monkeypatch) -> None:
-    description = Pretraining("softmax", "toy", **SETTINGS)
-    changed = [replace(description, **{name: value * 2}) for name, value in asdict(description).items()]
-    keys = [checkpoint_key(one, "00") for one in (description, *changed)] + [checkpoint_key(description, "01")]
-    monkeypatch.setattr(pretraining, "SOURCES", ("models.py",))
-    keys.append(checkpoint_key(description, "00"))
-    monkeypatch.setattr(torch, "__version__", "0")
-    keys.append(checkpoint_key(description, "00"))
-    assert len(set(keys)) == len(keys) == 11

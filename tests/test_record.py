@@ -4,6 +4,7 @@ import json
 import math
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -78,6 +79,12 @@ def test_a_slug_is_a_file_name(page):
         page.table(FRAME, "../x", "c")
 
 
+def test_plain_values_of_a_namespace():
+    namespace = {"seeds": 3, "lr": 0.1, "fast": True, "model": "mlp", "_hidden": 1, "math": math, "lrs": [1]}
+    namespace |= {"__name__": "__main__", "exact": np.float64(1), "nothing": None}  # a subclass of float is not plain
+    assert record.plain_values(namespace) == {"seeds": 3, "lr": 0.1, "fast": True, "model": "mlp"}
+
+
 def test_parameters_are_plain_values(tmp_path, monkeypatch):
     monkeypatch.setenv("FEDAUTO_OUTPUT", str(tmp_path))
     with pytest.raises(InputError, match=r"parameter lrs = \[1\] of page nb.*bool, int, float or str"):
@@ -92,11 +99,23 @@ def test_verdicts_accumulate_sorted_and_come_back_as_they_were(page, shown):
     assert record.read_verdicts(page.folder) == (early, late)
     text = (page.folder / "verdicts.json").read_text()
     assert json.loads(text, parse_constant=pytest.fail)[0]["low"] is None
-    assert shown[-1][0].data == "**[Re] C2.** s. Effect +0.5 [+0.25, +0.75] points, 3 seeds; evidence: *table*."
+    assert (
+        shown[-1][0].data
+        == "**[Re] C2.** s. Effect +0.5 [+0.25, +0.75] points (95 % t interval), 3 seeds; evidence: *table*."
+    )
 
 
 def test_open_intervals_and_one_seed_in_words():
-    assert record.describe(verdict(low=-math.inf, high=math.inf, seeds=1)) == "+0.5 [−∞, +∞] points, 1 seed"
+    open_ = verdict(low=-math.inf, high=math.inf, seeds=1)
+    assert record.describe(open_) == "+0.5 [−∞, +∞] points (95 % t interval), 1 seed"
+
+
+def test_the_spread_is_named_and_kept(page, shown):
+    page.table(FRAME, "table", "c")
+    ranged = verdict(spread="range over instances")
+    page.verdict(ranged)
+    assert record.describe(ranged) == "+0.5 [+0.25, +0.75] points (range over instances), 3 seeds"
+    assert record.read_verdicts(page.folder) == (ranged,)
 
 
 def test_evidence_must_have_been_shown(page):

@@ -9,7 +9,7 @@ from test_pages import from_elsewhere
 from fedauto_core import claims, plan, record, report
 
 FIRST = {"claim": "C1", "statement": "a | b", "mark": "Re", "effect": 0.5, "low": 0.25, "high": 0.75, "seeds": 3}
-FIRST |= {"unit": "points", "evidence": "line"}
+FIRST |= {"unit": "points", "evidence": "line", "spread": "95 % t interval"}
 SECOND = FIRST | {
     "statement": "less <clear>",
     "mark": "~",
@@ -17,6 +17,7 @@ SECOND = FIRST | {
     "high": None,
     "seeds": 1,
     "evidence": "numbers",
+    "spread": "range over instances",
 }
 PRODUCTS = [
     {"slug": "line", "kind": "figure", "caption": "Falls like $1/T$."},
@@ -67,9 +68,10 @@ def test_status_tells_ok_old_failed_and_missing(made):
 
 def test_claims_page_has_every_verdict_and_a_summary(made):
     full, short = (made / "claims.md").read_text().split("<!-- claims:begin -->\n")
-    effect = "+0.5 [+0.25, +0.75] points, 3 seeds"
+    effect = "+0.5 [+0.25, +0.75] points (95 % t interval), 3 seeds"
     assert f"| C1 | [Re] | a \\| b | {effect} | 01_ok | [line](01_ok/line.png) |" in full
-    assert "| C1 | [~] | less <clear> | +0.5 [−∞, +∞] points, 1 seed | 01_ok | [numbers](01_ok/numbers.md) |" in full
+    effect = "+0.5 [−∞, +∞] points (range over instances), 1 seed"
+    assert f"| C1 | [~] | less <clear> | {effect} | 01_ok | [numbers](01_ok/numbers.md) |" in full
     assert full.count("| C") == 2  # neither the failed nor the removed notebook has a say
     rows = short.splitlines()
     assert rows[2] == f"| C1 | {claims.CLAIMS['C1']} | [~] | 01_ok |"

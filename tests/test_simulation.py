@@ -92,7 +92,8 @@ def test_evaluations_and_round_log_are_complete(make_run):
     history = simulate(model, [run], replace(SCHEDULE, evaluate_every=4))
     assert history.curves["round"].tolist() == [4, 6]
     assert history.rounds["arrived"].tolist() == run.trace.arrived.sum(axis=1).tolist()
-    assert (history.rounds["server_samples"][history.rounds["compensated_classes"] > 0] == 2 * 8).all()
+    compensated = history.rounds["compensated_classes"] > 0
+    assert compensated.any() and (history.rounds["server_samples"] == 2 * 8 * (1 + compensated)).all()
 
 
 @dataclass(frozen=True)
@@ -157,12 +158,35 @@ def test_runs_that_do_not_fit_are_refused(make_run, change, message):
         simulate(model, [change(make("fedavg"))], SCHEDULE)
 
 
+def test_test_images_without_some_class_are_refused(make_run):
+    model, make = make_run
+    with pytest.raises(InputError, match=r"no test image of classes \[.*\] among \(0, 3\)"):
+        simulate(model, [make("fedavg")], replace(SCHEDULE, test=(0, 3)))
+
+
+def test_different_test_images_can_be_used(make_run):
+    model, make = make_run
+    whole, first, second = (
+        simulate(model, [make("fedavg")], replace(SCHEDULE, test=part)).curves["accuracy"]
+        for part in (None, (0, 200), (200, 400))
+    )
+    np.testing.assert_allclose(whole, (first + second) / 2, atol=1e-6)
+
+
+def test_the_server_sees_only_its_own_samples(make_run):
+    model, make = make_run
+    run = make("fedauto")
+    server = PublicData(model, run, SCHEDULE)
+    assert torch.equal(server.x, run.federation.dataset.x_train[run.federation.shards[0]])
+    assert len(server.x) == len(server.y) == run.federation.counts[0]
+
+
 def test_no_runs_are_refused(make_run):
     with pytest.raises(InputError, match="no runs"):
         simulate(make_run[0], [], SCHEDULE)
 
 
-@pytest.mark.parametrize("name", ["rounds", "steps", "batch", "evaluate_every", "test_samples"])
+@pytest.mark.parametrize("name", ["rounds", "steps", "batch", "evaluate_every"])
 def test_schedule_refuses_zero(name):
     with pytest.raises(InputError, match=f"{name} = 0"):
         Schedule(**{"rounds": 5, name: 0})

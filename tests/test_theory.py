@@ -126,7 +126,7 @@ def test_noise_bound_is_an_equality_for_additive_noise():
 
 def test_bias_bound_by_hand():
     problem = tiny_quadratics(noise=0.0)
-    weights = everything_arrives(problem.split).reweighted(np.array([[0.7, 0.3]]))
+    weights = replace(everything_arrives(problem.split), beta=np.array([[0.7, 0.3]]))
     plain, general = theory.bias_checks(problem, weights, np.array([0.0]))
     # F' = 1, 0.7 F_0' + 0.3 F_1' = 0.2; kappa^2 = 4, chi2 = 2 * 0.2^2 / 0.5.
     assert plain.measured == pytest.approx(0.64) and plain.bound == pytest.approx(4 * 0.16)
@@ -243,8 +243,8 @@ def test_tally_by_hand():
         (lambda p, w, k: theory.round_checks(p, w, k, Point(np.ones(4)), -0.1, 1), "gamma = -0.1.*numbers > 0"),
         (lambda p, w, k: theory.trajectory(p, w, k, Point(np.ones(4)), 0.1, 0), "E = 0 local steps"),
         (lambda p, w, k: theory.drift_checks(p, w, k, Point(np.ones(4)), float("nan"), 1), "gamma = nan"),
-        (lambda p, w, k: w.reweighted(w.beta * 1.1), "beta is not in the simplex.*divide the weights"),
-        (lambda p, w, k: w.reweighted(np.array([[1.5, -0.5] + 7 * [0.0]])), "beta is not in the simplex"),
+        (lambda p, w, k: replace(w, beta=w.beta * 1.1), "beta is not in the simplex.*divide the weights"),
+        (lambda p, w, k: replace(w, beta=np.array([[1.5, -0.5] + 7 * [0.0]])), "beta is not in the simplex"),
         (lambda p, w, k: replace(p, noise=-1.0), "noise sigma = -1.0.*>= 0"),
         (lambda p, w, k: replace(k, sigma2=constant("sigma^2", -1.0)), r"sigma\^2 = -1.0"),
         (lambda p, w, k: replace(k, smoothness=constant("L", 0.0)), "smoothness L = 0.0"),

@@ -15,6 +15,7 @@ from fedauto_core.methods.fedavg import FedAvg, FedAvgAll, FedAvgIdeal
 from fedauto_core.methods.fedawe import FedAWE
 from fedauto_core.methods.fedprox import FedProx
 from fedauto_core.methods.known_probability import KnownProbability, TFAggregationLike
+from fedauto_core.methods.server_finetuning import ServerFinetuning
 
 METHODS: Mapping[str, type[Method]] = {
     cls.name: cls
@@ -29,6 +30,7 @@ METHODS: Mapping[str, type[Method]] = {
         KnownProbability,
         TFAggregationLike,
         FedAWE,
+        ServerFinetuning,
     )
 }
 

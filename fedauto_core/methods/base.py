@@ -1,8 +1,8 @@
 """The contract of a method: everything a rule may see, and the three functions it answers with.
 
-Whatever is not in `Context`, `Arrivals` and `Server` cannot be used by a rule; claim C5 ("no network
-knowledge") is therefore a property of the types, not of good intentions. Participant 0 is the server,
-1..N are the clients (method.md, section 3).
+A rule is handed `Context`, `Arrivals` and `Server` and nothing else; what the network does is in none of them unless
+the method declares itself an oracle. Claim C5 ("no network knowledge") is thereby visible in the types. Participant 0
+is the server, 1..N are the clients (method.md, section 3).
 """
 
 from __future__ import annotations
@@ -136,14 +136,14 @@ def combine(beta: np.ndarray, deltas: Tensor) -> Tensor:
     return from_numpy(np.asarray(beta, dtype=np.float32)).to(deltas.device) @ deltas
 
 
-def chi2_divergence(mixture: np.ndarray, target: np.ndarray) -> float:
-    """sum_c (mixture_c - target_c)^2 / target_c over classes with target_c > 0 (method.md, 4)."""
+def chi2_divergence(mixture: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """sum_c (mixture_c - target_c)^2 / target_c over classes with target_c > 0 (method.md, 4); [..., C] -> [...]."""
     held = target > 0
-    return float(np.sum((mixture[held] - target[held]) ** 2 / target[held]))
+    return np.sum((mixture[..., held] - target[held]) ** 2 / target[held], axis=-1)
 
 
 def mixture_log(beta: np.ndarray, alpha: np.ndarray, target: np.ndarray) -> dict[str, float]:
     """Diagnostics of weights beta [K] over histograms alpha [K, C]: chi2 of the mixture, sum beta^2, sum beta."""
     total = float(np.sum(beta))
-    chi2 = chi2_divergence(beta @ alpha / total, target) if total > 0 else float("nan")
+    chi2 = float(chi2_divergence(beta @ alpha / total, target)) if total > 0 else float("nan")
     return {"chi2": chi2, "sum_beta2": float(np.sum(np.square(beta))), "sum_beta": total}

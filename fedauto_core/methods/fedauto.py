@@ -16,9 +16,9 @@ from scipy.optimize import nnls
 from torch import Tensor
 
 from fedauto_core.errors import require
-from fedauto_core.methods.base import Arrivals, Context, Method, Server, State, check_positive, combine, mixture_log
+from fedauto_core.methods.base import Arrivals, Method, Server, State, check_positive, combine, mixture_log
 
-KKT_TOLERANCE = 1e-8
+KKT_TOLERANCE = 1e-10
 
 
 def _check_weight_inputs(alpha: np.ndarray, counts: np.ndarray, target: np.ndarray, lam: float) -> None:
@@ -51,13 +51,12 @@ def _check_weight_inputs(alpha: np.ndarray, counts: np.ndarray, target: np.ndarr
 
 
 def kkt_residual(beta: np.ndarray, gram: np.ndarray) -> float:
-    """Largest violation of the optimality conditions of min beta' G beta over the simplex, relative to the optimum.
+    """Largest violation of the optimality conditions of min beta' G beta over the simplex, relative to max |G|.
 
     At the optimum every gradient entry is >= the value beta' G beta, with equality where beta > 0.
     """
     slack = gram @ beta - beta @ gram @ beta
-    scale = max(float(beta @ gram @ beta), np.finfo(float).tiny)
-    return float(max(np.max(-slack), np.max(np.abs(slack) * beta))) / scale
+    return float(max(np.max(-slack), np.max(np.abs(slack) * beta)) / np.abs(gram).max())
 
 
 def fedauto_weights(alpha: np.ndarray, counts: np.ndarray, target: np.ndarray, lam: float = 0.1) -> np.ndarray:
@@ -86,12 +85,23 @@ def fedauto_weights(alpha: np.ndarray, counts: np.ndarray, target: np.ndarray, l
     return beta
 
 
+def compensation(alpha: np.ndarray, target: np.ndarray, server_counts: np.ndarray) -> np.ndarray:
+    """Module 1: samples per class [C] on which the server trains participant m; all zero if nothing can be compensated.
+
+    alpha: label histograms of the arrived *clients* [K, C]; target: alpha_g [C]; server_counts: public samples [C].
+    Missing classes M_r = {c : alpha_g(c) > 0, no arrived client holds c}; n_m(c) = the server's samples of c in M_r.
+    """
+    missing = (target > 0) & ~(alpha > 0).any(axis=0)
+    return np.where(missing, server_counts, 0)
+
+
 @dataclass(frozen=True)
 class FedAuto(Method):
     """Module 1 (compensation) + module 2 (weights).
 
     Knows: arrivals, label histograms, public data; nothing of the network. Participation assumption: none. Server
-    memory: nothing beyond the arrivals. Extra traffic: one histogram per client, once.
+    memory: nothing beyond the arrivals. Extra traffic: one histogram per client, once. Even where the server is no
+    participant (client-only mode) the compensation trains on its public data: up to E more steps in a round.
     lam: lambda of module 2. compensation, adaptive: switch the modules for the ablation (weights: n_j / n_A).
     """
 
@@ -109,11 +119,12 @@ class FedAuto(Method):
         context = state.context
         alpha, counts, deltas = context.alpha[arrivals.ids], context.counts[arrivals.ids], arrivals.deltas
 
-        # Module 1. M_r = {c : alpha_g(c) > 0, no arrived client holds c}; participant m: the server's samples of M_r.
-        missing = self._missing_classes(context, arrivals, server) if self.compensation else np.array([], dtype=int)
-        if len(missing):
-            n_m = np.where(np.isin(np.arange(len(context.target)), missing), server.counts_per_class, 0)
-            delta_m = server.train(w, context.steps, classes=missing.tolist())
+        # Module 1. Participant m: E steps from the same w on the server's samples of the missing classes.
+        n_m = np.zeros_like(context.target)
+        if self.compensation:
+            n_m = compensation(context.alpha[arrivals.ids[arrivals.ids > 0]], context.target, server.counts_per_class)
+        if n_m.any():
+            delta_m = server.train(w, context.steps, classes=np.flatnonzero(n_m).tolist())
             alpha = np.vstack([alpha, n_m / n_m.sum()])
             counts = np.append(counts, n_m.sum())
             deltas = torch.cat([deltas, delta_m[None]])
@@ -122,11 +133,5 @@ class FedAuto(Method):
 
         # Module 2. w_r = w + sum_{j in A_r} beta_j Delta_j.
         beta = fedauto_weights(alpha, counts, context.target, self.lam) if self.adaptive else counts / counts.sum()
-        log = mixture_log(beta, alpha, context.target) | {"compensated_classes": float(len(missing))}
+        log = mixture_log(beta, alpha, context.target) | {"compensated_classes": float(np.count_nonzero(n_m))}
         return w + combine(beta, deltas), state.next(log=log)
-
-    @staticmethod
-    def _missing_classes(context: Context, arrivals: Arrivals, server: Server) -> np.ndarray:
-        clients = arrivals.ids[arrivals.ids > 0]
-        held = context.alpha[clients].sum(axis=0) > 0
-        return np.flatnonzero((context.target > 0) & ~held & (server.counts_per_class > 0))

@@ -59,7 +59,8 @@ class TFAggregationLike(KnownProbability):
     """beta_j = p_j / U_j with U_j the long-run success probability of link j, all clients scheduled.
 
     After Salehi & Hossain, IEEE TCOM 2021 (TF-Aggregation); abstract read only, the rule is the one unbiased choice,
-    hence "-like". Under long disconnections U_j is the true long-run rate: an oracle in the method's favour.
+    hence "-like". Under stationary failures U_j is the true long-run rate, an oracle in the method's favour; under a
+    blackout it is the mean over the whole run, so that those who will fall silent weigh too much before they do.
     """
 
     name: ClassVar[str] = "tf_aggregation_like"

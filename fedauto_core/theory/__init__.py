@@ -1,6 +1,6 @@
 """Convergence theory of the aggregation view: instances, constants, checked bounds, symbolic proof steps."""
 
-from fedauto_core.theory.aggregation import Aggregation, aggregate, arrival_sets, chi2
+from fedauto_core.theory.aggregation import Aggregation, aggregate, arrival_sets
 from fedauto_core.theory.bounds import (
     GENERAL,
     SINGLE_STEP,
@@ -54,7 +54,6 @@ __all__ = [
     "arrival_sets",
     "as_frame",
     "bias_checks",
-    "chi2",
     "constants",
     "delta2",
     "descent_checks",

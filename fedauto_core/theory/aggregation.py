@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -40,19 +40,10 @@ class Aggregation:
         used = self.beta[index] > 0
         return Aggregation(self.rows[used], self.alpha[used], self.beta[index : index + 1, used])
 
-    def reweighted(self, beta: np.ndarray) -> Aggregation:
-        return replace(self, beta=beta)
-
 
 def arrival_sets(n_clients: int) -> np.ndarray:
     """All 2^N arrival sets, bool [2^N, N]; row 0 is "nobody", the last row "everybody"."""
     return (np.arange(2**n_clients)[:, None] >> np.arange(n_clients) & 1).astype(bool)
-
-
-def chi2(mixture: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """sum_c (mixture_c - target_c)^2 / target_c over classes with target_c > 0; mixture [S, C] -> [S]."""
-    held = target > 0
-    return np.sum((mixture[:, held] - target[held]) ** 2 / target[held], axis=1)
 
 
 def _fedavg(split: Split, arrived: np.ndarray, lam: float) -> Aggregation:

@@ -14,7 +14,8 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from fedauto_core.theory.aggregation import Aggregation, chi2
+from fedauto_core.methods.base import chi2_divergence
+from fedauto_core.theory.aggregation import Aggregation
 from fedauto_core.theory.constants import Constants, delta2, kappa2
 from fedauto_core.theory.instances import Point, Problem, Round, require_gamma, require_steps
 
@@ -182,7 +183,7 @@ def bias_checks(problem: Problem, aggregation: Aggregation, w: np.ndarray) -> li
     """S5 at w: b_r <= kappa^2 chi2_r (needs delta = 0), and b_r <= 2 kappa^2 chi2_r + 2 sum_j beta_j delta_j^2."""
     pooled, gradients = problem.gradients(problem.split.pooled, w), problem.gradients(aggregation.rows, w)
     measured = np.sum((pooled - aggregation.beta @ gradients) ** 2, axis=1)
-    skew = kappa2(problem, w).value * chi2(aggregation.beta @ aggregation.alpha, problem.split.target)
+    skew = kappa2(problem, w).value * chi2_divergence(aggregation.beta @ aggregation.alpha, problem.split.target)
     deltas = delta2(problem, aggregation, w)
     scale = float(np.max(np.sum(gradients**2, axis=1)))
     plain = bool(np.all(deltas <= NO_SHIFT * max(scale, 1.0)))
@@ -200,7 +201,7 @@ def missing_class_check(mixture: np.ndarray, target: np.ndarray) -> Check:
     absent = (mixture == 0) & (target > 0)
     mass = float(target[absent].sum())
     equation = "a_c / (1 - a_c) <= chi2"
-    divergence = float(chi2(mixture[None], target)[0])
+    divergence = float(chi2_divergence(mixture, target))
     return Check.of("missing class", equation, mass / (1 - mass) if mass < 1 else np.inf, divergence, mass > 0)
 
 

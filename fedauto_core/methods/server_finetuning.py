@@ -1,0 +1,39 @@
+"""FedAvg, then the server tunes the average on its public data: the server's data used *after* the average.
+
+The "server-finetune" baseline of Li et al., ICML 2023 (FedLAW). Participation assumption: none of its own; knows
+nothing of the network; no memory, no extra traffic, E_s server steps per round. Differs from there in: server work is
+counted in steps, not epochs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from fedauto_core.errors import require
+from fedauto_core.methods.base import Arrivals, Server, State
+from fedauto_core.methods.fedavg import FedAvg
+
+
+@dataclass(frozen=True)
+class ServerFinetuning(FedAvg):
+    """w_{r+1/2} = FedAvg over the arrived; w_{r+1} = w_{r+1/2} after `server_steps` SGD steps on the public data."""
+
+    name: ClassVar[str] = "server_finetuning"
+    source: ClassVar[str] = "baseline of Li et al. 2023"
+    assumes: ClassVar[str] = "nothing"
+    server_steps: int = 5
+
+    def __post_init__(self) -> None:
+        require(
+            self.server_steps >= 1,
+            f"server_finetuning: server_steps = {self.server_steps}",
+            allowed="integers >= 1",
+            remedy="use fedavg for none",
+        )
+
+    def aggregate(self, state: State, w: Tensor, arrivals: Arrivals, server: Server) -> tuple[Tensor, State]:
+        half, state = super().aggregate(state, w, arrivals, server)
+        return half + server.train(half, self.server_steps), state

@@ -1,0 +1,79 @@
+"""Figures show what the frames say, and a method looks the same everywhere."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fedauto_core import figures
+from fedauto_core.data import FederationSpec, build_federation, load_dataset
+from fedauto_core.methods import METHODS
+from fedauto_core.network import SCENARIOS, draw_trace
+
+
+def history(labels=("fedauto", "fedavg"), scenarios=("none", "mixed"), seeds=3):
+    rng = np.random.default_rng(0)
+    rows = [
+        {"label": label, "scenario": scenario, "seed": seed, "round": r, "accuracy": rng.random()}
+        for label in labels
+        for scenario in scenarios
+        for seed in range(seeds)
+        for r in (5, 10)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_every_method_has_its_own_look_in_any_company():
+    labels = [*METHODS, "fedawe_unclipped", "fedauto_weights_only"]  # those of notebook 10
+    colours, markers = figures.looks(labels)
+    assert len(set(zip(colours.values(), markers.values(), strict=True))) == len(labels)
+    for name in labels:
+        assert figures.looks([name])[0][name] == colours[name] and figures.looks([name])[1][name] == markers[name]
+
+
+def test_curves_draw_the_mean_over_seeds():
+    frame = history()
+    axes = figures.curves(frame).axes
+    assert [a.get_title() for a in axes] == ["none", "mixed"]
+    means = frame[frame["scenario"] == "none"].groupby(["label", "round"])["accuracy"].mean()
+    drawn = [line.get_ydata() for line in axes[0].lines if len(line.get_ydata()) == 2]
+    for label in ("fedauto", "fedavg"):
+        assert any(np.allclose(y, means[label]) for y in drawn)
+
+
+def test_dots_have_a_row_per_label_and_a_panel_per_scenario():
+    axes = figures.dots(history().query("round == 10").assign(points=lambda f: 100 * f["accuracy"])).axes
+    assert len(axes) == 2 and [t.get_text() for t in axes[0].get_yticklabels()] == ["fedauto", "fedavg"]
+
+
+def test_comparisons_are_coloured_by_their_mark():
+    frame = pd.DataFrame(
+        {
+            "scenario": ["mixed"] * 3,
+            "rival": ["a", "b", "c"],
+            "mean": [2.0, -2.0, 0.5],
+            "low": [1.0, -3.0, -1.0],
+            "high": [3.0, -1.0, 2.0],
+            "mark": ["Re", "¬Re", "~"],
+        }
+    )
+    (axes,) = figures.comparisons(frame, "points").axes
+    intervals = [line for line in axes.lines if len(line.get_xdata()) == 2 and line.get_linewidth() == 2]
+    assert [tuple(line.get_xdata()) for line in intervals] == [(1, 3), (-3, -1), (-1, 2)]
+    assert [line.get_color() for line in intervals] == [figures.MARK_COLOURS[m] for m in ("Re", "¬Re", "~")]
+
+
+def test_partition_and_trace_show_every_participant():
+    spec = FederationSpec(5, 40, 30, "classes", classes_per_client=2)
+    federation = build_federation(load_dataset("digits"), spec, 0)
+    axes = figures.partition(federation, "title").axes[0]
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["server", "1", "2", "3", "4", "5"]
+    shown = axes.collections[0].get_array()
+    assert shown.count() == np.count_nonzero(federation.class_counts)  # empty cells stay blank
+    trace = draw_trace(SCENARIOS["mixed"], rounds=9, histograms=federation.alpha[1:], seed=0)
+    np.testing.assert_array_equal(figures.trace(trace, "t").axes[0].images[0].get_array(), trace.cause.T)
+
+
+@pytest.mark.parametrize("name", list(SCENARIOS))
+def test_the_named_scenarios_can_be_drawn(name):
+    trace = draw_trace(SCENARIOS[name], rounds=30, histograms=np.full((8, 10), 0.1), seed=0)
+    assert trace.arrived.shape == (30, 8) and (name == "none") == trace.arrived.all()

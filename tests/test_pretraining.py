@@ -1,0 +1,138 @@
+"""Pre-training against torch.optim; checkpoints are found by content, without the images, and checked for damage."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from fedauto_core import pretraining
+from fedauto_core.data import Dataset
+from fedauto_core.errors import InputError
+from fedauto_core.models import build_model
+from fedauto_core.pretraining import Pretraining, accuracy, checkpoint_key, pretrain, pretrained, with_fresh_head
+
+SETTINGS = {"epochs": 2, "lr": 0.1, "batch": 8, "momentum": 0.9, "seed": 3}
+TOY = Pretraining("softmax", "toy", **SETTINGS)
+
+
+@pytest.fixture
+def dataset() -> Dataset:
+    """Two classes told apart by the sign of the mean pixel."""
+    y = torch.arange(64) % 2
+    noise = torch.from_numpy(np.random.default_rng(0).standard_normal((64, 1, 4, 4)))
+    x = (noise + (2.0 * y - 1.0)[:, None, None, None]).float()
+    return Dataset("toy", x, y, x, y, class_names=("dark", "light"), sha256="00")
+
+
+def test_pretraining_learns_and_repeats(dataset: Dataset) -> None:
+    model = build_model("softmax", (1, 4, 4), 2)
+    theta = pretrain(model, dataset, **SETTINGS)
+    logits = model.forward(model.unflatten(theta[None]), dataset.x_train[None])[0]
+    assert (logits.argmax(1) == dataset.y_train).float().mean() > 0.95
+    assert accuracy(model, theta, dataset) == (logits.argmax(1) == dataset.y_train).double().mean().item()
+    assert torch.equal(theta, pretrain(model, dataset, **SETTINGS))
+
+
+def test_pretraining_equals_torchs_momentum_sgd(dataset: Dataset) -> None:
+    """One full-batch step per epoch: torch.optim.SGD with its cosine schedule gives the same weights."""
+    model = build_model("softmax", (1, 4, 4), 2)
+    settings = SETTINGS | {"batch": 64, "epochs": 5}
+    start = model.init(pretraining.stream(3, "pretraining"))
+    layer = torch.nn.Linear(16, 2)
+    with torch.no_grad():
+        layer.weight.copy_(start[:32].view(16, 2).T)
+        layer.bias.copy_(start[32:])
+    optimiser = torch.optim.SGD(layer.parameters(), lr=0.1, momentum=0.9)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 5)
+    for _ in range(5):
+        optimiser.zero_grad()
+        F.cross_entropy(layer(dataset.x_train.flatten(1)), dataset.y_train).backward()
+        optimiser.step()
+        schedule.step()
+    expected = torch.cat([layer.weight.detach().T.flatten(), layer.bias.detach()])
+    assert torch.allclose(pretrain(model, dataset, **settings), expected, atol=1e-6)
+
+
+def test_bad_pretraining_settings_are_refused(dataset: Dataset) -> None:
+    model = build_model("softmax", (1, 4, 4), 2)
+    with pytest.raises(InputError, match=r"batch = 65.*1 <= batch <= 64"):
+        pretrain(model, dataset, **SETTINGS | {"batch": 65})
+    with pytest.raises(InputError, match="build the model for this dataset"):
+        pretrain(build_model("softmax", (1, 8, 8), 2), dataset, **SETTINGS)
+
+
+def test_fresh_head_changes_the_head_alone() -> None:
+    model = build_model("mlp", (1, 8, 8), 10)
+    theta = model.init(np.random.default_rng(0))
+    fresh = with_fresh_head(model, theta, np.random.default_rng(1))
+    before, after = model.unflatten(theta[None]), model.unflatten(fresh[None])
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"head.weight"}  # biases start at 0, before and after
+
+
+@pytest.fixture
+def calls(dataset, tmp_path, monkeypatch) -> list[str]:
+    """What `pretrained` does, with the toy data as a known source and an empty cache."""
+    made = []
+    monkeypatch.setattr(pretraining, "pretrain", lambda *a, **k: made.append("train") or pretrain(*a, **k))
+    monkeypatch.setattr(pretraining, "load_dataset", lambda name, cache: made.append("load") or dataset)
+    monkeypatch.setattr(pretraining, "dataset_sha256", lambda name: f"hash of {name}")
+    monkeypatch.setenv("FEDAUTO_DATA", str(tmp_path))
+    monkeypatch.delenv("FEDAUTO_FRESH", raising=False)
+    return made
+
+
+def test_checkpoint_is_found_without_loading_the_images(dataset, calls, capsys) -> None:
+    first = pretrained(TOY)
+    assert torch.equal(first, pretrain(build_model("softmax", (1, 4, 4), 2), dataset, **SETTINGS))
+    assert calls == ["load", "train"]
+    assert torch.equal(first, pretrained(TOY))
+    assert calls == ["load", "train"] and capsys.readouterr().err == ""
+
+
+def test_a_damaged_checkpoint_is_computed_again(calls, tmp_path, capsys) -> None:
+    first = pretrained(TOY)
+    (path,) = (tmp_path / "checkpoints").glob("*.sha256")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    for damaged in (bytes(content), b""):
+        path.write_bytes(damaged)
+        assert torch.equal(first, pretrained(TOY))
+        assert "is damaged; it is computed again" in capsys.readouterr().err
+    assert calls.count("train") == 3
+
+
+def test_fresh_computes_again(calls, monkeypatch, capsys) -> None:
+    first = pretrained(TOY)
+    monkeypatch.setenv("FEDAUTO_FRESH", "0")
+    pretrained(TOY)
+    assert calls.count("train") == 1
+    monkeypatch.setenv("FEDAUTO_FRESH", "1")
+    assert torch.equal(first, pretrained(TOY))
+    assert calls.count("train") == 2 and capsys.readouterr().err == ""
+
+
+def test_checkpoint_key_changes_with_every_input(calls, monkeypatch) -> None:
+    changed = [replace(TOY, **{name: value * 2}) for name, value in asdict(TOY).items()]
+    keys = [checkpoint_key(one) for one in (TOY, *changed)]
+    for module, name, value in (
+        (pretraining, "dataset_sha256", lambda name: "another hash"),
+        (pretraining, "SOURCES", ("models.py",)),
+        (torch, "__version__", "0"),
+        (np, "__version__", "0"),
+        (torch, "get_num_threads", lambda: 64),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, value)
+            keys.append(checkpoint_key(TOY))
+    assert len(set(keys)) == len(keys) == 13
+    assert checkpoint_key(TOY) == keys[0]
+
+
+def test_an_unknown_source_is_refused() -> None:
+    with pytest.raises(InputError, match="unknown dataset 'toy'"):
+        checkpoint_key(TOY)

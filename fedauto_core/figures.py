@@ -30,7 +30,7 @@ LABELS = (
     "fedawe_unclipped",
     "fedauto_weights_only",
 )
-COLOURS = sns.color_palette("colorblind", 10)
+COLOURS = [*sns.color_palette("colorblind", 10), *map(mpl.colors.to_rgb, ("#222222", "#8c6d31", "#7b4173"))]
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "p", "h", "d")
 
 
@@ -160,24 +160,23 @@ def dots(summary: pd.DataFrame, column: str = "scenario", x: str = "points", wra
 
 def comparisons(frame: pd.DataFrame, unit: str, winner: str = "fedauto") -> Figure:
     """`winner` minus each rival with its interval, per scenario, coloured by the mark of the comparison."""
-    scenarios = list(frame["scenario"].unique())
-    rivals = list(frame["rival"].unique())
-    figure = Figure(figsize=(2.9 * len(scenarios) + 1.2, 0.3 * len(rivals) + 1.5), layout="constrained")
-    for axes, scenario in zip(
-        figure.subplots(1, len(scenarios), sharey=True, squeeze=False)[0], scenarios, strict=True
-    ):
-        rows = frame[frame["scenario"] == scenario].set_index("rival").loc[rivals]
-        for y, (_, row) in enumerate(rows.iterrows()):
+    scenarios, rivals = list(frame["scenario"].unique()), list(frame["rival"].unique())
+    columns = min(3, len(scenarios))
+    rows = -(-len(scenarios) // columns)
+    figure = Figure(figsize=(2.9 * columns + 1.6, (0.28 * len(rivals) + 0.6) * rows + 0.6), layout="constrained")
+    panels = figure.subplots(rows, columns, sharey=True, squeeze=False).flat
+    for axes in panels[len(scenarios) :]:
+        axes.remove()
+    for axes, scenario in zip(panels, scenarios, strict=False):
+        here = frame[frame["scenario"] == scenario].set_index("rival").loc[rivals]
+        for y, (_, row) in enumerate(here.iterrows()):
             axes.plot([row["low"], row["high"]], [y, y], color=MARK_COLOURS[row["mark"]], lw=2)
             axes.plot(row["mean"], y, "o", color=MARK_COLOURS[row["mark"]], ms=6)
         axes.axvline(0, color="0.3", lw=1)
         axes.set(title=scenario)
         axes.set_yticks(range(len(rivals)), rivals)
-    axes.invert_yaxis()
+    panels[0].invert_yaxis()
     figure.supxlabel(f"{winner} minus rival ({unit})", fontsize="medium")
-    axes.legend(
-        handles=[mpl.lines.Line2D([], [], color=MARK_COLOURS[m], marker="o", label=f"[{m}]") for m in MARKS],
-        loc="upper left",
-        bbox_to_anchor=(1.0, 1.0),
-    )
+    handles = [mpl.lines.Line2D([], [], color=MARK_COLOURS[m], marker="o", label=f"[{m}]") for m in MARKS]
+    figure.legend(handles=handles, loc="outside right upper")
     return figure

@@ -87,9 +87,11 @@ def trace(trace: Trace, title: str) -> Figure:
     figure = Figure(figsize=(7.5, 0.2 * trace.arrived.shape[1] + 1.6), layout="constrained")
     axes = figure.subplots()
     colours = ["#f4f4f4", *COLOURS[: len(CAUSES) - 1]]
+    rounds, clients = trace.arrived.shape
     axes.imshow(
         trace.cause.T,
         aspect="auto",
+        extent=(0.5, rounds + 0.5, clients + 0.5, 0.5),  # both count from 1
         interpolation="nearest",
         cmap=mpl.colors.ListedColormap(colours),
         vmin=-0.5,
@@ -102,6 +104,7 @@ def trace(trace: Trace, title: str) -> Figure:
         bbox_to_anchor=(1.0, 1.0),
     )
     axes.set(xlabel="round", ylabel="client", title=title)
+    axes.set_yticks(range(1, clients + 1, max(1, clients // 10)))
     axes.grid(False)
     return figure
 

@@ -1,5 +1,6 @@
 """Figures show what the frames say, and a method looks the same everywhere."""
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,6 +9,12 @@ from fedauto_core import figures
 from fedauto_core.data import FederationSpec, build_federation, load_dataset
 from fedauto_core.methods import METHODS
 from fedauto_core.network import SCENARIOS, draw_trace
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
 
 
 def history(labels=("fedauto", "fedavg"), scenarios=("none", "mixed"), seeds=3):

@@ -41,10 +41,11 @@ def verdict(**changes):
 
 
 def test_figure_leaves_svg_png_csv_and_is_closed(page, shown):
-    page.figure(figure(), "line", FRAME, "A line.")
+    drawn = figure()
+    page.figure(drawn, "line", FRAME, "A line.")
     assert {path.name for path in page.folder.iterdir()} == {"line.svg", "line.png", "line.csv", "products.json"}
     assert (page.folder / "line.csv").read_text() == "x,y\n1,0.1\n2,0.3333333333\n"
-    assert plt.get_fignums() == []
+    assert not plt.fignum_exists(drawn.number)
     (image, metadata), (caption, _) = shown
     assert image.data == (page.folder / "line.png").read_bytes()
     assert metadata == {"fedauto": {"slug": "line", "kind": "figure", "caption": "A line."}}

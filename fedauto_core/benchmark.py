@@ -25,11 +25,12 @@ import torch
 from torch import Tensor, nn
 from torch.multiprocessing import get_context
 
+from fedauto_core.architectures import CHANNELS_PER_GROUP
 from fedauto_core.costs import measured
 from fedauto_core.data import load_dataset
 from fedauto_core.errors import InputError
 from fedauto_core.methods import METHODS, make_method
-from fedauto_core.models import CHANNELS_PER_GROUP, Model, build_model
+from fedauto_core.models import Model, build_model
 from fedauto_core.seeding import stream
 from fedauto_core.training import local_updates, prepare_worker
 

@@ -1,14 +1,16 @@
 """Layers over a stack of M models at once: activations [M, B, ...], parameters [M, *shape].
 
 Every layer also accepts M = 1, where it calls the plain torch layer; the "loop" backend of `training.py` is that case.
+A frozen weight is kept once, [1, *shape]: layers apply it to the activations of all models as one large batch.
 Images travel as [M, B, H, W, channels]. Innermost in memory are the channels or, after a strided convolution, the
 batch: either way a convolution is a few batched matrix products.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,15 +22,47 @@ NARROW = 12  # up to so many columns the transposed product is several times fas
 FEW_CHANNELS = 3  # up to here copying whole k*k patches is cheaper than products with such short rows
 
 
-def dense(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """x [M, B, n_in], weight [M, n_in, n_out], bias [M, n_out] -> [M, B, n_out]."""
+class LowRank(NamedTuple):
+    """A frozen weight plus a product of small factors, W + scale A B + offset (LoRA, Hu et al. 2022).
+
+    weight: [1, *shape]; a: [M, fan_in, r]; b: [M, r, n_out]; offset: None or [M, fan_in, n_out].
+    A kernel [n_out, n_in, k, k] is the matrix whose rows are (n_in, k, k) in this order.
+    """
+
+    weight: Tensor
+    a: Tensor
+    b: Tensor
+    scale: float
+    offset: Tensor | None = None
+
+
+Weight = Tensor | LowRank
+
+
+def dense(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
+    """x [M, B, n_in], weight [M, n_in, n_out], bias [M, n_out] -> [M, B, n_out]; [1, ...]: one weight for all."""
+    if isinstance(weight, LowRank):
+        out = torch.baddbmm(dense(x, weight.weight, bias), x @ weight.a, weight.b, alpha=weight.scale)
+        return out if weight.offset is None else torch.baddbmm(out, x, weight.offset)
+    if len(weight) < len(x):
+        source = distinct(x)
+        rows = source.flatten(0, 1)
+        out = rows @ weight[0] if bias is None else torch.addmm(bias[0], rows, weight[0])
+        return out.unflatten(0, source.shape[:2]).expand(len(x), -1, -1)
+    if bias is None:
+        return torch.bmm(x, weight)
     if weight.shape[2] <= NARROW:
         return torch.baddbmm(bias[:, :, None], weight.mT, x.mT).mT
     return torch.baddbmm(bias[:, None], x, weight)
 
 
-def conv2d(x: Tensor, weight: Tensor, *, stride: int = 1, padding: int = 0) -> Tensor:
-    """Convolution without bias: x [M, B, H, W, C], weight [M, O, C, k, k] -> [M, B, H', W', O]."""
+def conv2d(x: Tensor, weight: Weight, *, stride: int = 1, padding: int = 0) -> Tensor:
+    """Convolution without bias: x [M, B, H, W, C], weight [M, O, C, k, k] -> [M, B, H', W', O]; one weight for all if
+    it is [1, ...]."""
+    if isinstance(weight, LowRank):
+        return _low_rank_conv2d(x, weight, stride, padding)
+    if len(weight) < len(x):
+        return _as_one_batch(x, lambda images: conv2d(images, weight, stride=stride, padding=padding))
     if len(x) == 1:
         image = x[0].permute(0, 3, 1, 2)
         return F.conv2d(image, weight[0], stride=stride, padding=padding).permute(0, 2, 3, 1)[None]
@@ -46,6 +80,27 @@ def conv2d(x: Tensor, weight: Tensor, *, stride: int = 1, padding: int = 0) -> T
     rows = patches.flatten(4).flatten(1, 3)  # [M, B * H' * W', k * k * n_in]
     kernel = weight.permute(0, 4, 3, 2, 1).reshape(models, -1, n_out)
     return torch.bmm(rows.expand(models, -1, -1), kernel).unflatten(1, patches.shape[1:4])
+
+
+def _low_rank_conv2d(x: Tensor, weight: LowRank, stride: int, padding: int) -> Tensor:
+    """As in PEFT: A is a convolution to r channels, B a 1x1 convolution behind it."""
+    window = weight.weight.shape[2:]  # (n_in, k, k)
+
+    def convolved(matrix: Tensor) -> Tensor:
+        kernel = matrix.mT.unflatten(2, window)
+        return conv2d(x, kernel, stride=stride, padding=padding)
+
+    out = conv2d(x, weight.weight, stride=stride, padding=padding)
+    inner = convolved(weight.a)
+    out = out + weight.scale * (inner.flatten(1, 3) @ weight.b).unflatten(1, inner.shape[1:4])
+    return out if weight.offset is None else out + convolved(weight.offset)
+
+
+def _as_one_batch(x: Tensor, layer: Callable[[Tensor], Tensor]) -> Tensor:
+    """layer(x) for a layer that all models share: x [M, B, ...] as a stack of one model with M B images."""
+    source = distinct(x)
+    out = layer(source.flatten(0, 1)[None])[0].unflatten(0, source.shape[:2])
+    return out.expand(len(x), *out.shape[1:])
 
 
 def distinct(x: Tensor) -> Tensor:
@@ -133,7 +188,9 @@ def _window(strips: Tensor, column: int, k: int) -> Tensor:
 
 
 def group_norm(x: Tensor, scale: Tensor, shift: Tensor, groups: int) -> Tensor:
-    """Wu and He (2018): x [M, B, H, W, C], normalised per sample and channel group; scale, shift [M, C]."""
+    """Wu and He (2018): x [M, B, H, W, C], normalised per sample and channel group; scale, shift [M, C] or [1, C]."""
+    if len(scale) < len(x):
+        return _as_one_batch(x, lambda images: group_norm(images, scale, shift, groups))
     if len(x) == 1:
         image = x[0].permute(0, 3, 1, 2).contiguous()  # torch's channels-last kernel is several times slower
         return F.group_norm(image, groups, scale[0], shift[0], EPSILON).permute(0, 2, 3, 1)[None]
@@ -182,7 +239,7 @@ def _group_mean(x: Tensor, groups: int, axis: int) -> Tensor:
 
 
 def layer_norm(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """Ba et al. (2016): x [M, B, tokens, d] normalised over d; scale, shift [M, d]."""
+    """Ba et al. (2016): x [M, B, tokens, d] normalised over d; scale, shift [M, d] or [1, d]."""
     return torch.addcmul(shift[:, None, None], F.layer_norm(x, x.shape[-1:]), scale[:, None, None])
 
 

@@ -1,14 +1,14 @@
-"""Small networks as pure functions over a stack of M models, and the theory's softmax regression objective.
+"""A model as a function of flat parameter vectors, LoRA as a smaller set of trainable parameters over a frozen model,
+and the theory's softmax regression objective.
 
-A model is its parameters' shapes and initial spread plus one function (parameters, images) -> logits; a set of
-weights is one flat vector theta [P], a stack of them theta [M, P]. No batch norm is trained: its running statistics are
-state that averaging and per-client training would corrupt; GroupNorm and LayerNorm have none.
+A set of weights is one flat vector theta [P], a stack of them theta [M, P].
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from math import prod, sqrt
 from typing import NamedTuple
 
@@ -17,23 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fedauto_core.architectures import ARCHITECTURES, DENSE_CHAINS, Parameter, Step, Weights
 from fedauto_core.errors import require, require_known
-from fedauto_core.layers import attention, conv2d, dense, distinct, group_norm, layer_norm, max_pool
-from fedauto_core.mobilenet import LAST_CHANNELS, POOLED_SCALE
-
-CHANNELS_PER_GROUP = 4  # of every GroupNorm
-VIT_WIDTH, VIT_LAYERS, VIT_HEADS, VIT_GRID = 64, 4, 4, 4
-
-
-class Parameter(NamedTuple):
-    """Shape of one model's parameter and the normal distribution of its initial entries."""
-
-    shape: tuple[int, ...]
-    std: float
-    mean: float = 0.0
-
-
-Forward = Callable[[Mapping[str, Tensor], Tensor], Tensor]
+from fedauto_core.layers import LowRank
 
 
 @dataclass(frozen=True)
@@ -41,16 +27,23 @@ class Model:
     """One architecture. `parameters` fixes the order of the flat vector theta [P]; dense weights are stored
     [n_in, n_out], convolution kernels [n_out, n_in, k, k].
 
-    forward(params, x): params name -> [M, *shape], x [M, B, channels, H, W] -> logits [M, B, n_classes].
+    steps: the network as a chain. frozen: parameters that no training changes.
     """
 
     name: str
     input_shape: tuple[int, int, int]
     n_classes: int
     parameters: Mapping[str, Parameter] = field(compare=False, repr=False)
-    forward: Forward = field(compare=False, repr=False)
+    steps: tuple[Step, ...] = field(compare=False, repr=False)
     dense_chain: tuple[str, ...] = ()
     """The layers' names where the model is dense layers with ReLUs between and nothing else (its gradient is short)."""
+    frozen: frozenset[str] = frozenset()
+
+    def forward(self, weights: Weights, x: Tensor) -> Tensor:
+        """Logits [M, B, n_classes]; weights: name -> [M, *shape], x [M, B, *input_shape]."""
+        for step in self.steps:
+            x = step.apply(weights, x)
+        return x
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -82,179 +75,15 @@ def _draw(parameter: Parameter, rng: np.random.Generator) -> Tensor:
     return torch.from_numpy(parameter.mean + parameter.std * values)
 
 
-def _dense(name: str, n_in: int, n_out: int, gain: float = 1.0) -> dict[str, Parameter]:
-    return {f"{name}.weight": Parameter((n_in, n_out), sqrt(gain / n_in)), f"{name}.bias": Parameter((n_out,), 0.0)}
-
-
-def _conv(name: str, n_in: int, n_out: int, k: int) -> dict[str, Parameter]:
-    return {f"{name}.weight": Parameter((n_out, n_in, k, k), sqrt(2 / (n_in * k * k)))}
-
-
-def _norm(name: str, width: int) -> dict[str, Parameter]:
-    return {f"{name}.scale": Parameter((width,), 0.0, 1.0), f"{name}.shift": Parameter((width,), 0.0)}
-
-
-def _apply_dense(p: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:
-    return dense(x, p[f"{name}.weight"], p[f"{name}.bias"])
-
-
-def _apply_group_norm(p: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:
-    return group_norm(x, p[f"{name}.scale"], p[f"{name}.shift"], x.shape[-1] // CHANNELS_PER_GROUP)
-
-
-def _apply_layer_norm(p: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:
-    return layer_norm(x, p[f"{name}.scale"], p[f"{name}.shift"])
-
-
-Architecture = tuple[dict[str, Parameter], Forward]
-
-
-def _softmax(channels: int, side: int, n_classes: int) -> Architecture:
-    """Multinomial logistic regression on the pixels."""
-
-    def forward(p: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        return _apply_dense(p, "head", x.flatten(2))
-
-    return _dense("head", channels * side * side, n_classes), forward
-
-
-def _mlp(channels: int, side: int, n_classes: int) -> Architecture:
-    """One hidden layer of 128 ReLUs."""
-
-    def forward(p: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        return _apply_dense(p, "head", torch.relu(_apply_dense(p, "hidden", x.flatten(2))))
-
-    return _dense("hidden", channels * side * side, 128, gain=2.0) | _dense("head", 128, n_classes), forward
-
-
-def _cnn(channels: int, side: int, n_classes: int) -> Architecture:
-    """LeNet type (LeCun et al. 1998): two 5x5 convolutions (16, 32 channels), each with 2x2 max-pooling, GroupNorm
-    (after the pooling, where it costs a quarter) and ReLU; linear classifier."""
-
-    def forward(p: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        x = x.permute(0, 1, 3, 4, 2)
-        for layer in ("1", "2"):
-            x = max_pool(conv2d(x, p[f"conv{layer}.weight"]))
-            x = torch.relu(_apply_group_norm(p, f"norm{layer}", x))
-        return _apply_dense(p, "head", x.flatten(2))
-
-    final = ((side - 4) // 2 - 4) // 2
-    parameters = _conv("conv1", channels, 16, 5) | _norm("norm1", 16) | _conv("conv2", 16, 32, 5) | _norm("norm2", 32)
-    return parameters | _dense("head", final * final * 32, n_classes), forward
-
-
-def _cnn_small(channels: int, side: int, n_classes: int) -> Architecture:
-    """Two 3x3 convolutions of stride 2 (8, 16 channels) with GroupNorm and ReLU; linear classifier. About 0.08
-    million multiply-adds for a 28x28 image, so that a whole grid of methods, scenarios and seeds fits its minutes."""
-
-    def forward(p: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        x = x.permute(0, 1, 3, 4, 2)
-        for layer in ("1", "2"):
-            x = conv2d(x, p[f"conv{layer}.weight"], stride=2, padding=1)
-            x = torch.relu(_apply_group_norm(p, f"norm{layer}", x))
-        return _apply_dense(p, "head", x.permute(0, 2, 3, 4, 1).flatten(1, 3).mT)  # the batch stays innermost
-
-    final = (side + 3) // 4
-    parameters = _conv("conv1", channels, 8, 3) | _norm("norm1", 8) | _conv("conv2", 8, 16, 3) | _norm("norm2", 16)
-    return parameters | _dense("head", final * final * 16, n_classes), forward
-
-
-def _resnet8(channels: int, side: int, n_classes: int) -> Architecture:
-    """He et al. (2016), CIFAR type with one basic block per stage (16, 32, 64 channels) and GroupNorm."""
-    stages = (("stage1", 16, 16, 1), ("stage2", 16, 32, 2), ("stage3", 32, 64, 2))
-    parameters = _conv("stem", channels, 16, 3) | _norm("stem.norm", 16)
-    for name, n_in, n_out, stride in stages:
-        parameters |= _conv(f"{name}.a", n_in, n_out, 3) | _norm(f"{name}.a.norm", n_out)
-        parameters |= _conv(f"{name}.b", n_out, n_out, 3) | _norm(f"{name}.b.norm", n_out)
-        if stride > 1:
-            parameters |= _conv(f"{name}.skip", n_in, n_out, 1)
-
-    def forward(p: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        def conv_norm(name: str, x: Tensor, stride: int = 1) -> Tensor:
-            return _apply_group_norm(p, f"{name}.norm", conv2d(x, p[f"{name}.weight"], stride=stride, padding=1))
-
-        x = torch.relu(conv_norm("stem", x.permute(0, 1, 3, 4, 2)))
-        for name, _, _, stride in stages:
-            skip = conv2d(x, p[f"{name}.skip.weight"], stride=stride) if stride > 1 else x
-            x = torch.relu(skip + conv_norm(f"{name}.b", torch.relu(conv_norm(f"{name}.a", x, stride))))
-        return _apply_dense(p, "head", x.mean(dim=(2, 3)))
-
-    return parameters | _dense("head", 64, n_classes), forward
-
-
-def _vit(channels: int, side: int, n_classes: int) -> Architecture:
-    """Vision transformer (Dosovitskiy et al. 2021): 4x4 patches as tokens, width 64, 4 pre-norm layers of 4 heads and a
-    128-wide ReLU MLP, learned positions, mean over tokens instead of a class token."""
-    patch, d = side // VIT_GRID, VIT_WIDTH
-    parameters = _dense("embed", channels * patch * patch, d)
-    parameters["position"] = Parameter((VIT_GRID**2, d), 0.02)
-    for layer in range(VIT_LAYERS):
-        name = f"layer{layer}"
-        parameters |= _norm(f"{name}.norm1", d) | _dense(f"{name}.qkv", d, 3 * d) | _dense(f"{name}.out", d, d)
-        parameters |= _norm(f"{name}.norm2", d) | _dense(f"{name}.up", d, 2 * d, 2.0) | _dense(f"{name}.down", 2 * d, d)
-    parameters |= _norm("norm", d) | _dense("head", d, n_classes)
-
-    def forward(p: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        def tokenwise(name: str, x: Tensor) -> Tensor:
-            return _apply_dense(p, name, x.flatten(1, 2)).unflatten(1, x.shape[1:3])
-
-        patches = distinct(x).unfold(3, patch, patch).unfold(4, patch, patch)  # [M, B, channels, 4, 4, patch, patch]
-        tokens = patches.permute(0, 1, 3, 4, 2, 5, 6).flatten(4).flatten(2, 3)
-        x = tokenwise("embed", tokens.expand(len(x), -1, -1, -1)) + p["position"][:, None]
-        for layer in range(VIT_LAYERS):
-            name = f"layer{layer}"
-            q, k, v = tokenwise(f"{name}.qkv", _apply_layer_norm(p, f"{name}.norm1", x)).chunk(3, dim=-1)
-            x = x + tokenwise(f"{name}.out", attention(q, k, v, VIT_HEADS))
-            hidden = torch.relu(tokenwise(f"{name}.up", _apply_layer_norm(p, f"{name}.norm2", x)))
-            x = x + tokenwise(f"{name}.down", hidden)
-        return _apply_dense(p, "head", _apply_layer_norm(p, "norm", x).mean(dim=2))
-
-    return parameters, forward
-
-
-def _mobilenet_stage(channels: int, side: int, n_classes: int) -> Architecture:
-    """Last stage of MobileNetV2 (Sandler et al. 2018), for the activations of its frozen trunk: 1x1 convolution to 1280
-    channels, scale and shift, ReLU6, mean over positions, linear classifier. Batch norm as in evaluation: its running
-    statistics are constants, absorbed into the start's weights, and nothing but parameters is averaged."""
-
-    def forward(p: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        positions = distinct(x).flatten(3).transpose(2, 3)  # [M, B, side * side, channels]
-        out = torch.bmm(positions.flatten(1, 2).expand(len(x), -1, -1), p["conv.weight"])
-        out = torch.addcmul(p["conv.shift"][:, None], out, p["conv.scale"][:, None]).clamp(0, 6)
-        pooled = out.unflatten(1, positions.shape[1:3]).mean(dim=2) / POOLED_SCALE
-        return _apply_dense(p, "head", pooled)
-
-    kernel = {"conv.weight": Parameter((channels, LAST_CHANNELS), sqrt(2 / channels))}
-    return kernel | _norm("conv", LAST_CHANNELS) | _dense("head", LAST_CHANNELS, n_classes), forward
-
-
-DENSE_CHAINS = {"softmax": ("head",), "mlp": ("hidden", "head")}
-# Name -> (architecture, smallest side, the side must be a multiple of).
-ARCHITECTURES: dict[str, tuple[Callable[[int, int, int], Architecture], int, int]] = {
-    "softmax": (_softmax, 1, 1),
-    "mlp": (_mlp, 1, 1),
-    "cnn": (_cnn, 16, 1),
-    "cnn_small": (_cnn_small, 4, 1),
-    "resnet8": (_resnet8, 8, 1),
-    "vit": (_vit, 2 * VIT_GRID, VIT_GRID),
-    "mobilenet_stage": (_mobilenet_stage, 1, 1),
-}
-
-
-def _takes(input_shape: tuple[int, ...], smallest: int, multiple: int) -> bool:
-    square = len(input_shape) == 3 and input_shape[0] >= 1 and input_shape[1] == input_shape[2]
-    return square and input_shape[1] >= smallest and input_shape[1] % multiple == 0
-
-
 def build_model(name: str, input_shape: tuple[int, int, int], n_classes: int) -> Model:
     """Model `name` for images (channels, side, side). InputError lists the names or the sides allowed."""
     require_known("model", name, ARCHITECTURES)
-    architecture, smallest, multiple = ARCHITECTURES[name]
-    suitable = [known for known, (_, least, step) in ARCHITECTURES.items() if _takes(input_shape, least, step)]
+    entry = ARCHITECTURES[name]
+    suitable = [known for known, other in ARCHITECTURES.items() if other.takes(input_shape)]
     require(
-        _takes(input_shape, smallest, multiple),
+        entry.takes(input_shape),
         f"input shape {tuple(input_shape)} for model {name!r}",
-        allowed=f"(channels, side, side) with side >= {smallest} and a multiple of {multiple}",
+        allowed=entry.inputs,
         remedy=f"choose a model that takes this shape ({', '.join(suitable) or 'none does'}) or resize the images",
     )
     require(
@@ -263,8 +92,148 @@ def build_model(name: str, input_shape: tuple[int, int, int], n_classes: int) ->
         allowed="integers >= 2",
         remedy="pass the dataset's number of classes",
     )
-    parameters, forward = architecture(input_shape[0], input_shape[1], n_classes)
-    return Model(name, tuple(input_shape), n_classes, parameters, forward, DENSE_CHAINS.get(name, ()))
+    parameters, steps = entry.build(input_shape[0], input_shape[2], n_classes)
+    return Model(name, tuple(input_shape), n_classes, parameters, steps, DENSE_CHAINS.get(name, ()))
+
+
+@dataclass(frozen=True)
+class LoRA:
+    """Low-rank adaptation (Hu et al. 2022): weights W + (alpha / rank) A B with trainable A and B, and a trainable
+    classifier ("head.*"); everything else is frozen.
+
+    targets: patterns (`fnmatch`) of the layers that are adapted, as in "layer3.qkv" or "layer3.*"; dense layers and
+    convolutions are, norms are passed over.
+    """
+
+    rank: int
+    alpha: float
+    targets: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        require(
+            isinstance(self.rank, int) and self.rank >= 1,
+            f"LoRA rank = {self.rank}",
+            allowed="integers >= 1",
+            remedy="choose a rank such as 4",
+        )
+        require(
+            0 < self.alpha < np.inf,
+            f"LoRA alpha = {self.alpha}",
+            allowed="finite numbers > 0",
+            remedy="choose an alpha such as twice the rank",
+        )
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / self.rank
+
+
+def _matrix_shape(shape: tuple[int, ...]) -> tuple[int, int] | None:
+    """(fan_in, n_out) of a dense weight [n_in, n_out] or a kernel [n_out, n_in, k, k]; None for anything else."""
+    return shape if len(shape) == 2 else (prod(shape[1:]), shape[0]) if len(shape) == 4 else None
+
+
+def adapted_layers(model: Model, lora: LoRA) -> dict[str, tuple[int, int]]:
+    """Layer -> (fan_in, n_out) of the layers that `lora` adapts, in the model's order.
+
+    InputError if a pattern fits no layer (lists those that exist), or the rank exceeds the smaller dimension of one.
+    """
+    layers = {
+        name.removesuffix(".weight"): matrix
+        for name, shape in model.shapes.items()
+        if name.endswith(".weight") and not name.startswith("head.") and (matrix := _matrix_shape(shape))
+    }
+    for pattern in lora.targets:
+        require(
+            any(fnmatchcase(layer, pattern) for layer in layers),
+            f"LoRA target {pattern!r} fits no layer of model {model.name!r}",
+            allowed=f"patterns of {', '.join(layers) or 'no layer: it has none besides its head'}",
+            remedy="name a layer of the list, or a pattern such as 'layer3.*'",
+        )
+    require(len(lora.targets) > 0, "LoRA without targets", allowed=", ".join(layers), remedy="name at least one layer")
+    chosen = {n: m for n, m in layers.items() if any(fnmatchcase(n, pattern) for pattern in lora.targets)}
+    for layer, matrix in chosen.items():
+        require(
+            lora.rank <= min(matrix),
+            f"LoRA rank = {lora.rank} for layer {layer!r} of {matrix[0]} x {matrix[1]}",
+            allowed=f"1..{min(matrix)}",
+            remedy="lower the rank or leave this layer out of the targets",
+        )
+    return chosen
+
+
+class Adapted(NamedTuple):
+    """A model whose trainable parameters are the factors and the head, and its frozen beginning.
+
+    model: parameters "<layer>.A" [fan_in, r], "<layer>.B" [r, n_out] of each adapted layer, then the head's, then,
+    where asked for, "<layer>.offset" [fan_in, n_out], which is never trained. Its inputs are what `trunk` gives.
+    layers: adapted layer -> (fan_in, n_out); n_frozen: steps that `trunk` runs.
+    """
+
+    model: Model
+    trunk: Callable[[Tensor], Tensor]
+    layers: Mapping[str, tuple[int, int]]
+    n_frozen: int
+
+
+def adapt(model: Model, theta: Tensor, lora: LoRA, *, offsets: bool = False) -> Adapted:
+    """`lora` over the frozen weights theta [P] of `model`, which are kept once whatever the number of models trained.
+
+    offsets: with an offset for each layer, for aggregates that no product of rank r can hold.
+    A starts normal with PEFT's variance 1 / (3 fan_in), B with zeros. InputError as in `adapted_layers`.
+    """
+    layers = adapted_layers(model, lora)
+    parts = model.unflatten(theta[None])
+    frozen = {name: part.clone() for name, part in parts.items() if not name.startswith("head.")}
+    touched = (*(f"{layer}." for layer in layers), "head.")
+    n_frozen = next(
+        index
+        for index, step in enumerate(model.steps)
+        if any(name.startswith(step.prefixes) and name.startswith(touched) for name in model.parameters)
+    )
+
+    factors: dict[str, Parameter] = {}
+    for layer, (fan_in, n_out) in layers.items():
+        factors[f"{layer}.A"] = Parameter((fan_in, lora.rank), sqrt(1 / (3 * fan_in)))
+        factors[f"{layer}.B"] = Parameter((lora.rank, n_out), 0.0)
+    head = {name: parameter for name, parameter in model.parameters.items() if name.startswith("head.")}
+    offset = {f"{layer}.offset": Parameter(matrix, 0.0) for layer, matrix in layers.items()} if offsets else {}
+
+    def weights(p: Weights) -> dict[str, Tensor | LowRank]:
+        adapted = {
+            f"{layer}.weight": LowRank(
+                frozen[f"{layer}.weight"],
+                p[f"{layer}.A"],
+                p[f"{layer}.B"],
+                lora.scale,
+                p.get(f"{layer}.offset"),
+            )
+            for layer in layers
+        }
+        return frozen | adapted | {name: p[name] for name in head}
+
+    def first(p: Weights, x: Tensor) -> Tensor:
+        w = weights(p)
+        for step in model.steps[n_frozen:]:
+            x = step.apply(w, x)
+        return x
+
+    @torch.no_grad()
+    def trunk(x: Tensor) -> Tensor:
+        x = x[None]
+        for step in model.steps[:n_frozen]:
+            x = step.apply(frozen, x)
+        return x[0]
+
+    network = Model(
+        f"{model.name}-lora",
+        model.input_shape,
+        model.n_classes,
+        factors | head | offset,
+        (Step(("",), first),),
+        frozen=frozenset(offset),
+    )
+    return Adapted(network, trunk, layers, n_frozen)
 
 
 def nonconvex_softmax_loss(theta: Tensor, x: Tensor, y: Tensor, mu: float) -> Tensor:

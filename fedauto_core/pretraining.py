@@ -26,7 +26,16 @@ from fedauto_core.seeding import stream
 from fedauto_core.sources import MOBILENET_V2, cached_array
 from fedauto_core.training import predict
 
-SOURCES = ("seeding.py", "data.py", "layers.py", "mobilenet.py", "models.py", "training.py", "pretraining.py")
+SOURCES = (
+    "seeding.py",
+    "data.py",
+    "layers.py",
+    "mobilenet.py",
+    "architectures.py",
+    "models.py",
+    "training.py",
+    "pretraining.py",
+)
 IMAGENET = "imagenet"
 """The `source` of published weights: the part of MobileNetV2 that follows the frozen trunk, see `mobilenet.py`."""
 IMAGENET_INPUTS = {"softmax": (LAST_CHANNELS, 1, 1), "mobilenet_stage": TRUNK_SHAPE}

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from functools import partial
 
 import numpy as np
 import torch
@@ -37,6 +38,7 @@ def local_updates(
     linear: Tensor | None = None,
     prox: float | Tensor = 0.0,
     reference: Tensor | None = None,
+    frozen: Collection[str] = (),
     backend: str = "auto",
 ) -> Tensor:
     """Deltas [M, P] = end - start of E SGD steps; participant j minimises, from start_j,
@@ -47,7 +49,8 @@ def local_updates(
 
     start: [M, P], may be an expanded view (it is not changed); x: [n, channels, H, W]; y: int64 [n];
     batches: int64 [M, E, B], indices into x; lr, prox: number or [M]; linear, reference: [M, P] or broadcastable to it
-    (reference defaults to start); backend: "auto", "stacked" or "loop", see `chunk_size`.
+    (reference defaults to start); frozen: parameters held at their start, besides the model's own;
+    backend: "auto", "stacked" or "loop", see `chunk_size`.
     Raises InputError on shapes that do not fit, no step, an empty batch or an unknown backend.
     """
     batches = torch.as_tensor(batches, device=x.device)
@@ -56,7 +59,9 @@ def local_updates(
     linear = None if linear is None else linear.expand_as(start)
     reference = start if reference is None else reference.expand_as(start)
     size = chunk_size(model, start.device, backend)
-    sgd = _dense_chain_sgd if model.dense_chain and size > 1 else _autograd_sgd
+    held = model.frozen.union(frozen)
+    by_hand = model.dense_chain and size > 1 and not held
+    sgd = _dense_chain_sgd if by_hand else partial(_autograd_sgd, held=held)
 
     deltas = torch.empty(start.shape, dtype=start.dtype, device=start.device)
     for rows in _chunks(len(start), size):
@@ -67,18 +72,27 @@ def local_updates(
         if bool(mu.any()) or linear is not None:
             pull = mu * reference[rows] - (0.0 if linear is None else linear[rows])
             for name, shift in model.unflatten(gamma * pull).items():
-                affine[name] = (1 - gamma * mu).view(-1, *[1] * (shift.ndim - 1)), shift
+                if name not in held:
+                    affine[name] = (1 - gamma * mu).view(-1, *[1] * (shift.ndim - 1)), shift
         sgd(model, weights, x, y, batches[rows], lr[rows], affine)
         torch.cat([part.detach().flatten(1) for part in weights.values()], dim=1, out=deltas[rows])
     return deltas.sub_(start)
 
 
 def _autograd_sgd(
-    model: Model, weights: dict[str, Tensor], x: Tensor, y: Tensor, batches: Tensor, lr: Tensor, affine: Affine
+    model: Model,
+    weights: dict[str, Tensor],
+    x: Tensor,
+    y: Tensor,
+    batches: Tensor,
+    lr: Tensor,
+    affine: Affine,
+    *,
+    held: Collection[str],
 ) -> None:
     """The steps of one chunk, in place on `weights`: separate leaves, because slices of one flat leaf would make
     autograd allocate a full-size zero gradient each."""
-    leaves = [part.requires_grad_() for part in weights.values()]
+    leaves = [part.requires_grad_() for name, part in weights.items() if name not in held]
     models, steps, batch = batches.shape
     # The step size is part of the loss, so models with different step sizes still share one update.
     scale = (lr / batch).repeat_interleave(batch)
@@ -95,7 +109,13 @@ def _autograd_sgd(
 
 
 def _dense_chain_sgd(
-    model: Model, weights: dict[str, Tensor], x: Tensor, y: Tensor, batches: Tensor, lr: Tensor, affine: Affine
+    model: Model,
+    weights: dict[str, Tensor],
+    x: Tensor,
+    y: Tensor,
+    batches: Tensor,
+    lr: Tensor,
+    affine: Affine,
 ) -> None:
     """The same for dense layers with ReLUs between, by hand: each weight is updated by the very product that forms its
     gradient, which is never stored (a third less time for the MLP)."""

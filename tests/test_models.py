@@ -7,10 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from fedauto_core.architectures import ARCHITECTURES
 from fedauto_core.errors import InputError
 from fedauto_core.layers import attention, conv2d, group_norm, layer_norm, max_pool
 from fedauto_core.mobilenet import POOLED_SCALE, TRUNK_SCALE, MobileNetV2, stage_parameters
-from fedauto_core.models import ARCHITECTURES, build_model, nonconvex_softmax_loss
+from fedauto_core.models import build_model, nonconvex_softmax_loss
 from fedauto_core.training import local_updates, predict
 
 
@@ -101,7 +102,7 @@ def test_initial_spread_is_that_of_the_fan_in() -> None:
 
 
 def test_unknown_model_and_bad_arguments_are_refused() -> None:
-    names = "cnn, cnn_small, mlp, mobilenet_stage, resnet8, softmax, vit"
+    names = "cnn, cnn_small, mlp, mobilenet_stage, resnet20, resnet8, softmax, vit"
     with pytest.raises(InputError, match=rf"unknown model 'lenet'.*{names}"):
         build_model("lenet", (1, 28, 28), 10)
     with pytest.raises(InputError, match=r"multiple of 4.*softmax, mlp, cnn"):

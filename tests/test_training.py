@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fedauto_core.architectures import ARCHITECTURES
 from fedauto_core.errors import InputError
-from fedauto_core.models import ARCHITECTURES, Model, build_model
+from fedauto_core.models import Model, build_model
 from fedauto_core.training import local_updates, predict
 
 BACKENDS = ("stacked", "loop")

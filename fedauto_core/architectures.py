@@ -8,7 +8,7 @@ would corrupt; GroupNorm and LayerNorm have none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from math import sqrt
 from typing import NamedTuple
@@ -16,13 +16,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fedauto_core.layers import Weight, attention, conv2d, dense, distinct, group_norm, layer_norm, max_pool
+from fedauto_core import mobilenet_network
+from fedauto_core.layers import Weights, attention, conv2d, dense, distinct, group_norm, layer_norm, max_pool
 from fedauto_core.mobilenet import LAST_CHANNELS, POOLED_SCALE
 
 CHANNELS_PER_GROUP = 4  # of every GroupNorm
 VIT_WIDTH, VIT_LAYERS, VIT_HEADS, VIT_GRID = 64, 4, 4, 4
-
-Weights = Mapping[str, Weight]  # parameter name -> [M, *shape], or [1, *shape] where all models share it
 
 
 class Parameter(NamedTuple):
@@ -203,6 +202,18 @@ def _mobilenet_stage(channels: int, side: int, n_classes: int) -> Architecture:
     return parameters, (Step(("conv.",), last_conv), Step(("head.",), lambda p, x: _apply_dense(p, "head", x)))
 
 
+def _mobilenet_v2(channels: int, side: int, n_classes: int) -> Architecture:
+    """The whole MobileNetV2 for small images, which it enlarges: see `mobilenet_network`."""
+    parameters: dict[str, Parameter] = {}
+    for layer in mobilenet_network.layers(channels):
+        gain = 1 if layer.linear else 2
+        parameters[f"{layer.name}.weight"] = Parameter(layer.shape, sqrt(gain / layer.fan_in))
+        parameters |= _norm(layer.name, layer.n_out)
+    steps = (Step((f"{name}.",), apply) for name, apply in mobilenet_network.STEPS)
+    head = Step(("head.",), lambda p, x: _apply_dense(p, "head", x))
+    return parameters | _dense("head", LAST_CHANNELS, n_classes), (*steps, head)
+
+
 DENSE_CHAINS = {"softmax": ("head",), "mlp": ("hidden", "head")}
 
 
@@ -237,4 +248,5 @@ ARCHITECTURES: dict[str, Entry] = {
     "resnet20": Entry(partial(_resnet, 3), 8),
     "vit": Entry(_vit, 2 * VIT_GRID, VIT_GRID),
     "mobilenet_stage": Entry(_mobilenet_stage),
+    "mobilenet_v2": Entry(_mobilenet_v2),
 }

@@ -20,7 +20,14 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 
 from fedauto_core.errors import require, require_known
-from fedauto_core.mobilenet import SETTINGS, cached_activations, load_mobilenet_v2, pooled_features
+from fedauto_core.mobilenet import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    SETTINGS,
+    cached_activations,
+    load_mobilenet_v2,
+    pooled_features,
+)
 from fedauto_core.partition import FederationSpec, class_counts
 from fedauto_core.seeding import stream
 from fedauto_core.sources import CIFAR10, FASHION_MNIST, Collection, cache_folder, load_files
@@ -205,6 +212,15 @@ def _load_cifar10_mobilenet(name: str, cache: Path) -> Dataset:
     return Dataset(name, x_train, y_train, x_test, y_test, _CIFAR10, dataset_sha256(name))
 
 
+def _load_cifar10_imagenet(name: str, cache: Path) -> Dataset:
+    images = _cifar10_images(cache)
+    mean, std = (255 * torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    pixels = images.x_train[:FEATURES_TRAIN], images.x_test[:FEATURES_TEST]
+    x_train, x_test = (torch.from_numpy(part).float().sub_(mean).div_(std) for part in pixels)
+    y_train, y_test = _labels(images.y_train[:FEATURES_TRAIN]), _labels(images.y_test[:FEATURES_TEST])
+    return Dataset(name, x_train, y_train, x_test, y_test, _CIFAR10, dataset_sha256(name))
+
+
 _DIGITS = tuple(str(digit) for digit in range(10))
 _FASHION = (
     "T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
@@ -219,6 +235,7 @@ DATASETS: Mapping[str, Callable[[str, Path], Dataset]] = {
     "cifar10_grey28": _load_cifar10_grey28,
     "cifar10_mobilenetv2": _load_cifar10_mobilenet,
     "cifar10_mobilenetv2_stage": _load_cifar10_mobilenet,
+    "cifar10_imagenet": _load_cifar10_imagenet,
 }
 PUBLISHED: Mapping[str, Collection] = {
     "fashion_mnist": FASHION_MNIST,
@@ -226,8 +243,16 @@ PUBLISHED: Mapping[str, Collection] = {
     "cifar10_grey28": CIFAR10,
     "cifar10_mobilenetv2": CIFAR10,
     "cifar10_mobilenetv2_stage": CIFAR10,
+    "cifar10_imagenet": CIFAR10,
 }
 """Datasets made of published files, whose hashes are pinned."""
+
+
+def _settings(name: str) -> list[str]:
+    """What besides the files determines a dataset of published files."""
+    if name == "cifar10_imagenet":
+        return [f"{FEATURES_TRAIN} {FEATURES_TEST} {IMAGENET_MEAN} {IMAGENET_STD}"]
+    return [f"{FEATURES_TRAIN} {FEATURES_TEST} {SETTINGS}"] if "mobilenetv2" in name else []
 
 
 @functools.cache
@@ -236,8 +261,7 @@ def dataset_sha256(name: str) -> str:
     loading verifies, else from the bytes of scikit-learn's digits. InputError for an unknown name."""
     require_known("dataset", name, DATASETS)
     if name in PUBLISHED:
-        features = [f"{FEATURES_TRAIN} {FEATURES_TEST} {SETTINGS}"] if "mobilenetv2" in name else []
-        return _sha256(*(part.encode() for part in (name, *PUBLISHED[name].sha256.values(), *features)))
+        return _sha256(*(part.encode() for part in (name, *PUBLISHED[name].sha256.values(), *_settings(name))))
     return _content_sha256(_digits_images()[name])
 
 
@@ -251,6 +275,8 @@ def load_dataset(name: str, cache: Path | None = None) -> Dataset:
     on ImageNet, makes of the first 15,000 training and 3,000 test images of CIFAR-10, enlarged to 96x96, before and
     after its last convolution: for tuning its last stage, or a classifier alone. The scale is one constant each, see
     `mobilenet.py`. Computed once, in about a minute on two cores, then cached (210 MB).
+    "cifar10_imagenet" [n, 3, 32, 32] are the same images, standardised by the channel statistics of ImageNet, for the
+    whole MobileNetV2.
     InputError for an unknown name, or files that are neither cached nor obtainable.
     """
     require_known("dataset", name, DATASETS)

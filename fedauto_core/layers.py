@@ -8,7 +8,7 @@ batch: either way a convolution is a few batched matrix products.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -37,6 +37,7 @@ class LowRank(NamedTuple):
 
 
 Weight = Tensor | LowRank
+Weights = Mapping[str, Weight]  # parameter name -> [M, *shape], or [1, *shape] where all models share it
 
 
 def dense(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
@@ -94,6 +95,17 @@ def _low_rank_conv2d(x: Tensor, weight: LowRank, stride: int, padding: int) -> T
     inner = convolved(weight.a)
     out = out + weight.scale * (inner.flatten(1, 3) @ weight.b).unflatten(1, inner.shape[1:4])
     return out if weight.offset is None else out + convolved(weight.offset)
+
+
+def depthwise_conv2d(x: Tensor, weight: Tensor, bias: Tensor, *, stride: int = 1) -> Tensor:
+    """Each channel convolved with a kernel of its own, padded by k // 2: x [M, B, H, W, C], weight [M, C, k, k], bias
+    [M, C] -> [M, B, H', W', C]; [1, ...]: one weight for all."""
+    if len(weight) < len(x):
+        return _as_one_batch(x, lambda images: depthwise_conv2d(images, weight, bias, stride=stride))
+    models, channels, k, _ = weight.shape
+    images, kernels = x.permute(1, 0, 4, 2, 3).flatten(1, 2), weight.flatten(0, 1)[:, None]
+    out = F.conv2d(images, kernels, bias.flatten(), stride=stride, padding=k // 2, groups=models * channels)
+    return out.unflatten(1, (models, channels)).permute(1, 0, 3, 4, 2)
 
 
 def _as_one_batch(x: Tensor, layer: Callable[[Tensor], Tensor]) -> Tensor:
@@ -238,9 +250,9 @@ def _group_mean(x: Tensor, groups: int, axis: int) -> Tensor:
     return grouped.mean(dim=axis + 1, keepdim=True).expand_as(grouped).flatten(axis, axis + 1)
 
 
-def layer_norm(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+def layer_norm(x: Tensor, scale: Tensor, shift: Tensor, epsilon: float = EPSILON) -> Tensor:
     """Ba et al. (2016): x [M, B, tokens, d] normalised over d; scale, shift [M, d] or [1, d]."""
-    return torch.addcmul(shift[:, None, None], F.layer_norm(x, x.shape[-1:]), scale[:, None, None])
+    return torch.addcmul(shift[:, None, None], F.layer_norm(x, x.shape[-1:], eps=epsilon), scale[:, None, None])
 
 
 def max_pool(x: Tensor) -> Tensor:
@@ -249,8 +261,11 @@ def max_pool(x: Tensor) -> Tensor:
     return pooled.unflatten(0, x.shape[:2])
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-    """Multi-head attention (Vaswani et al. 2017): q, k, v [M, B, tokens, d] -> [M, B, tokens, d]."""
+def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
+    """Multi-head attention (Vaswani et al. 2017): q, k, v [M, B, tokens, d] -> [M, B, tokens, d]; mask: bool
+    [M, B, tokens], False where a key is left out, never for all of them."""
     q, k, v = (z.unflatten(-1, (heads, -1)).transpose(2, 3) for z in (q, k, v))
-    weights = torch.softmax(q @ k.mT / q.shape[-1] ** 0.5, dim=-1)
-    return (weights @ v).transpose(2, 3).flatten(-2)
+    scores = q @ k.mT / q.shape[-1] ** 0.5
+    if mask is not None:
+        scores = scores.masked_fill(~mask[:, :, None, None], -torch.inf)
+    return (torch.softmax(scores, dim=-1) @ v).transpose(2, 3).flatten(-2)

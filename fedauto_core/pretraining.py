@@ -21,6 +21,7 @@ from torch import Tensor
 from fedauto_core.data import Dataset, cache_folder, dataset_sha256, load_dataset
 from fedauto_core.errors import require
 from fedauto_core.mobilenet import LAST_CHANNELS, TRUNK_SHAPE, load_mobilenet_v2, stage_parameters
+from fedauto_core.mobilenet_network import network_parameters
 from fedauto_core.models import Model, build_model
 from fedauto_core.seeding import stream
 from fedauto_core.sources import MOBILENET_V2, cached_array
@@ -31,14 +32,15 @@ SOURCES = (
     "data.py",
     "layers.py",
     "mobilenet.py",
+    "mobilenet_network.py",
     "architectures.py",
     "models.py",
     "training.py",
     "pretraining.py",
 )
 IMAGENET = "imagenet"
-"""The `source` of published weights: the part of MobileNetV2 that follows the frozen trunk, see `mobilenet.py`."""
-IMAGENET_INPUTS = {"softmax": (LAST_CHANNELS, 1, 1), "mobilenet_stage": TRUNK_SHAPE}
+"""The `source` of published weights: MobileNetV2, or the part that follows its frozen trunk, see `mobilenet.py`."""
+IMAGENET_INPUTS = {"softmax": (LAST_CHANNELS, 1, 1), "mobilenet_stage": TRUNK_SHAPE, "mobilenet_v2": (3, 32, 32)}
 IMAGENET_TARGET_CLASSES = 10  # of CIFAR-10, whose features the datasets for these models hold
 
 
@@ -46,8 +48,9 @@ IMAGENET_TARGET_CLASSES = 10  # of CIFAR-10, whose features the datasets for the
 class Pretraining:
     """Everything that determines a pre-trained model: `model` (models.py) trained on the dataset `source` (data.py).
 
-    Or, with source = IMAGENET and epochs = 0, published weights, untrained here: "mobilenet_stage" for the dataset
-    "cifar10_mobilenetv2_stage", "softmax" (of which nothing but the fresh head is left) for "cifar10_mobilenetv2".
+    Or, with source = IMAGENET and epochs = 0, published weights, untrained here: "mobilenet_v2" for the dataset
+    "cifar10_imagenet", "mobilenet_stage" for "cifar10_mobilenetv2_stage", "softmax" (of which nothing but the fresh
+    head is left) for "cifar10_mobilenetv2".
     """
 
     model: str
@@ -132,7 +135,8 @@ def _published(description: Pretraining, cache: Path | None) -> Tensor:
         remedy="ImageNet weights are published, not trained here: name one of these models, or a dataset to train on",
     )
     model = build_model(description.model, IMAGENET_INPUTS[description.model], IMAGENET_TARGET_CLASSES)
-    parts = stage_parameters(load_mobilenet_v2(cache))
+    network = load_mobilenet_v2(cache)
+    parts = stage_parameters(network) | network_parameters(network)
     return torch.cat([parts.get(name, torch.zeros(shape)).flatten() for name, shape in model.shapes.items()])
 
 

@@ -23,7 +23,7 @@ from fedauto_core.models import Model
 Affine = dict[str, tuple[Tensor, Tensor]]  # parameter name -> (shrink, shift)
 BACKENDS = ("auto", "stacked", "loop")
 CHUNK = {"cpu": 20, "cuda": 256}
-LOOP_ON_CPU = ("resnet8",)  # its large activations do not fit the caches ten at a time
+LOOP_ON_CPU = ("resnet8", "mobilenet_v2")  # their large activations do not fit the caches ten at a time
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 

@@ -97,7 +97,7 @@ def test_hashes_need_no_files(monkeypatch):
     monkeypatch.setattr(data, "load_files", lambda *_: pytest.fail("files were read"))
     dataset_sha256.cache_clear()
     hashes = {name: dataset_sha256(name) for name in data.DATASETS}
-    assert len(set(hashes.values())) == len(hashes) == 7
+    assert len(set(hashes.values())) == len(hashes) == 8
     changed = {name: value.replace("0", "1") for name, value in CIFAR10.sha256.items()}
     monkeypatch.setitem(data.PUBLISHED, "cifar10", replace(CIFAR10, sha256=changed))
     monkeypatch.setattr(data, "SETTINGS", "other")
@@ -105,6 +105,10 @@ def test_hashes_need_no_files(monkeypatch):
     assert dataset_sha256("cifar10") != hashes["cifar10"]
     assert dataset_sha256("cifar10_mobilenetv2") != hashes["cifar10_mobilenetv2"]
     assert dataset_sha256("cifar10_grey28") == hashes["cifar10_grey28"]
+    assert dataset_sha256("cifar10_imagenet") == hashes["cifar10_imagenet"]
+    monkeypatch.setattr(data, "IMAGENET_MEAN", (0.5, 0.5, 0.5))
+    dataset_sha256.cache_clear()
+    assert dataset_sha256("cifar10_imagenet") != hashes["cifar10_imagenet"]
     dataset_sha256.cache_clear()
     with pytest.raises(InputError, match="unknown dataset 'mnist'"):
         dataset_sha256("mnist")
@@ -150,7 +154,7 @@ def test_grey_version_agrees_with_pillow():
 
 
 def test_unknown_dataset_is_refused():
-    with pytest.raises(InputError, match=r"unknown dataset 'mnist'\. Allowed: cifar10, cifar10_grey28, cifar10_mobile"):
+    with pytest.raises(InputError, match=r"unknown dataset 'mnist'\. Allowed: cifar10, cifar10_grey28, cifar10_image"):
         load_dataset("mnist")
 
 
@@ -235,3 +239,18 @@ def test_mobilenet_features_belong_to_the_first_images_of_cifar10(tmp_path, monk
         assert dataset.y_train.tolist() == images.y_train[:24].tolist()
         assert dataset.y_test.tolist() == images.y_test[:8].tolist()
         assert dataset.class_names[6] == "frog" and dataset.sha256 == dataset_sha256(dataset.name)
+
+
+@if_cached(CIFAR10)
+def test_images_for_the_whole_mobilenet_are_the_same_ones(monkeypatch):
+    """Pixels p become (p / 255 - mean) / std with the statistics of ImageNet."""
+    monkeypatch.setattr(data, "FEATURES_TRAIN", 24)
+    monkeypatch.setattr(data, "FEATURES_TEST", 8)
+    dataset, images = load_dataset("cifar10_imagenet"), data._cifar10_images(cache_folder())
+    assert dataset.x_train.shape == (24, 3, 32, 32) and dataset.x_test.dtype == torch.float32
+    for channel, (mean, std) in enumerate(((0.485, 0.229), (0.456, 0.224), (0.406, 0.225))):
+        expected = (images.x_train[:24, channel] / 255 - mean) / std
+        np.testing.assert_allclose(dataset.x_train[:, channel].numpy(), expected, atol=1e-5)
+    assert dataset.y_train.tolist() == images.y_train[:24].tolist()
+    assert dataset.y_test.tolist() == images.y_test[:8].tolist()
+    assert dataset.class_names[6] == "frog" and dataset.sha256 == dataset_sha256("cifar10_imagenet")

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from fedauto_core.architectures import ARCHITECTURES
 from fedauto_core.errors import InputError
-from fedauto_core.layers import attention, conv2d, group_norm, layer_norm, max_pool
+from fedauto_core.layers import attention, conv2d, depthwise_conv2d, group_norm, layer_norm, max_pool
 from fedauto_core.mobilenet import POOLED_SCALE, TRUNK_SCALE, MobileNetV2, stage_parameters
 from fedauto_core.models import build_model, nonconvex_softmax_loss
 from fedauto_core.training import local_updates, predict
@@ -35,6 +35,24 @@ def test_convolution_and_its_gradients_equal_torch(models: int, k: int, stride: 
     loss = sum((e * to_nchw(probe[m])).sum() for m, e in enumerate(expected))
     got = torch.autograd.grad((out * probe).sum(), [x, weight])
     for ours, theirs in zip(got, torch.autograd.grad(loss, [x, weight]), strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-12)
+
+
+@pytest.mark.parametrize("models", [1, 3])
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_depthwise_convolution_and_its_gradients_equal_torch(models: int, shared: bool, stride: int) -> None:
+    x = normal(models, 2, 7, 7, 4).requires_grad_()
+    weight, bias = normal(1 if shared else models, 4, 3, 3, seed=1), normal(1 if shared else models, 4, seed=2)
+    leaves = [x, weight.requires_grad_(), bias.requires_grad_()]
+    out = depthwise_conv2d(*leaves, stride=stride)
+    probe = normal(*out.shape, seed=3)
+    kernels, shifts = weight.expand(models, -1, -1, -1)[:, :, None], bias.expand(models, -1)
+    expected = [F.conv2d(to_nchw(x[m]), kernels[m], shifts[m], stride, 1, groups=4) for m in range(models)]
+    assert torch.allclose(out, torch.stack([e.permute(0, 2, 3, 1) for e in expected]), atol=1e-12)
+    loss = sum((e * to_nchw(probe[m])).sum() for m, e in enumerate(expected))
+    got = torch.autograd.grad((out * probe).sum(), leaves)
+    for ours, theirs in zip(got, torch.autograd.grad(loss, leaves), strict=True):
         assert torch.allclose(ours, theirs, atol=1e-12)
 
 
@@ -102,7 +120,7 @@ def test_initial_spread_is_that_of_the_fan_in() -> None:
 
 
 def test_unknown_model_and_bad_arguments_are_refused() -> None:
-    names = "cnn, cnn_small, mlp, mobilenet_stage, resnet20, resnet8, softmax, vit"
+    names = "mlp, mobilenet_stage, mobilenet_v2, resnet20, resnet8, softmax, vit"
     with pytest.raises(InputError, match=rf"unknown model 'lenet'.*{names}"):
         build_model("lenet", (1, 28, 28), 10)
     with pytest.raises(InputError, match=r"multiple of 4.*softmax, mlp, cnn"):

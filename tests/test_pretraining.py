@@ -13,6 +13,7 @@ from fedauto_core import pretraining
 from fedauto_core.data import Dataset
 from fedauto_core.errors import InputError
 from fedauto_core.mobilenet import load_mobilenet_v2, stage_parameters
+from fedauto_core.mobilenet_network import network_parameters
 from fedauto_core.models import build_model
 from fedauto_core.pretraining import (
     IMAGENET,
@@ -147,15 +148,20 @@ def test_an_unknown_source_is_refused() -> None:
         checkpoint_key(TOY)
 
 
-def test_imagenet_weights_start_the_last_stage() -> None:
-    start = Pretraining("mobilenet_stage", IMAGENET, epochs=0)
-    model = build_model("mobilenet_stage", (320, 3, 3), 10)
-    theta, expected = pretrained(start), stage_parameters(load_mobilenet_v2())
+@pytest.mark.parametrize(
+    ("name", "shape", "loader"),
+    [("mobilenet_stage", (320, 3, 3), stage_parameters), ("mobilenet_v2", (3, 32, 32), network_parameters)],
+)
+def test_imagenet_weights_start_the_network_and_its_last_stage(name, shape, loader) -> None:
+    start = Pretraining(name, IMAGENET, epochs=0)
+    model = build_model(name, shape, 10)
+    theta, expected = pretrained(start), loader(load_mobilenet_v2())
+    assert set(expected) == {name for name in model.shapes if not name.startswith("head.")}
     parts = model.unflatten(with_fresh_head(model, theta, np.random.default_rng(0))[None])
     assert all(torch.equal(parts[name][0], value) for name, value in expected.items())
     assert parts["head.weight"].std().item() == pytest.approx(1280**-0.5, rel=0.05)
-    keys = {checkpoint_key(replace(start, model=name)) for name in ("mobilenet_stage", "softmax")}
-    assert len(keys) == 2
+    keys = {checkpoint_key(replace(start, model=other)) for other in ("mobilenet_stage", "mobilenet_v2", "softmax")}
+    assert len(keys) == 3
 
 
 def test_imagenet_weights_leave_a_classifier_nothing_but_its_fresh_head() -> None:
@@ -167,5 +173,5 @@ def test_imagenet_weights_leave_a_classifier_nothing_but_its_fresh_head() -> Non
 
 @pytest.mark.parametrize(("model", "epochs"), [("cnn", 0), ("mobilenet_stage", 3)])
 def test_imagenet_weights_for_other_models_or_epochs_are_refused(model: str, epochs: int) -> None:
-    with pytest.raises(InputError, match=rf"model '{model}' on 'imagenet' for {epochs} epochs.*mobilenet_stage with"):
+    with pytest.raises(InputError, match=rf"model '{model}' on 'imagenet' for {epochs} epochs.*mobilenet_v2 with"):
         pretrained(Pretraining(model, IMAGENET, epochs))

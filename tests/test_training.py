@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fedauto_core.architectures import ARCHITECTURES
 from fedauto_core.errors import InputError
+from fedauto_core.mobilenet import MobileNetV2
 from fedauto_core.models import Model, build_model
 from fedauto_core.training import local_updates, predict
 
@@ -29,12 +30,14 @@ def conv_norm(n_in: int, n_out: int, k: int, **geometry: int) -> list[nn.Module]
     return [nn.Conv2d(n_in, n_out, k, bias=False, **geometry), nn.GroupNorm(n_out // 4, n_out)]
 
 
-class PlainResNet8(nn.Module):
-    def __init__(self) -> None:
+class PlainResNet(nn.Module):
+    def __init__(self, blocks: int) -> None:
         super().__init__()
         self.stem = nn.Sequential(*conv_norm(1, 16, 3, padding=1), nn.ReLU())
         self.bodies, self.skips = nn.ModuleList(), nn.ModuleList()
-        for n_in, n_out, stride in ((16, 16, 1), (16, 32, 2), (32, 64, 2)):
+        stages = [[(n_in, n_out)] + [(n_out, n_out)] * (blocks - 1) for n_in, n_out in ((16, 16), (16, 32), (32, 64))]
+        for n_in, n_out in (widths for stage in stages for widths in stage):
+            stride = n_out // n_in
             first = [*conv_norm(n_in, n_out, 3, stride=stride, padding=1), nn.ReLU()]
             self.bodies.append(nn.Sequential(*first, *conv_norm(n_out, n_out, 3, padding=1)))
             self.skips.append(nn.Conv2d(n_in, n_out, 1, stride=2, bias=False) if stride > 1 else nn.Identity())
@@ -94,6 +97,22 @@ class PlainStage(nn.Module):
         return self.head(F.relu6(positions).mean(dim=1) / 5.0)
 
 
+class PlainMobileNet(nn.Module):
+    """In evaluation mode, with statistics that change nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features, self.head = MobileNetV2().features, nn.Linear(1280, 10)
+        self.features[0][0] = nn.Conv2d(1, 32, 3, stride=2, padding=1, bias=False)
+        for norm in (module for module in self.features.modules() if isinstance(module, nn.BatchNorm2d)):
+            norm.eps = 0.0
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        images = F.interpolate(x, size=(96, 96), mode="bilinear")
+        return self.head(self.features(images).mean(dim=(2, 3)) / 5.0)
+
+
 def plain_cnn(side: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for n_in, n_out in ((1, 16), (16, 32)):
@@ -113,9 +132,11 @@ PLAIN: dict[str, Callable[[int], nn.Module]] = {
     "mlp": lambda side: nn.Sequential(nn.Flatten(), nn.Linear(side**2, 128), nn.ReLU(), nn.Linear(128, 10)),
     "cnn": plain_cnn,
     "cnn_small": plain_cnn_small,
-    "resnet8": lambda side: PlainResNet8(),
+    "resnet8": lambda side: PlainResNet(1),
+    "resnet20": lambda side: PlainResNet(3),
     "vit": PlainViT,
     "mobilenet_stage": lambda side: PlainStage(),
+    "mobilenet_v2": lambda side: PlainMobileNet(),
 }
 
 
@@ -126,14 +147,14 @@ def plain_end(model: Model, theta: Tensor, x: Tensor, y: Tensor, batches: Tensor
     dense = [name.endswith(".weight") and len(shape) == 2 for name, shape in model.shapes.items()]
     with torch.no_grad():
         for is_dense, target, part in zip(dense, parameters, model.unflatten(theta[None]).values(), strict=True):
-            target.copy_(part[0].T if is_dense else part[0])
+            target.copy_((part[0].T if is_dense else part[0]).reshape(target.shape))
     optimiser = torch.optim.SGD(parameters, lr=lr)
     for index in batches:
         optimiser.zero_grad()
         F.cross_entropy(network(x[index]), y[index]).backward()
         optimiser.step()
-    ends = [(p.T if is_dense else p).detach().flatten() for is_dense, p in zip(dense, parameters, strict=True)]
-    return torch.cat(ends)
+    ends = [(p.flatten(1).T if is_dense else p).flatten() for is_dense, p in zip(dense, parameters, strict=True)]
+    return torch.cat(ends).detach()
 
 
 def task(name: str, models: int, steps: int = 3, batch: int = 4, side: int = 8, dtype: torch.dtype = torch.float32):
@@ -148,19 +169,20 @@ def task(name: str, models: int, steps: int = 3, batch: int = 4, side: int = 8, 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_both_backends_equal_torch_modules_with_torch_sgd(name: str) -> None:
-    model, start, x, y, batches = task(name, models=3, side=16)
+    """In double: the rounding of float32 moves units of the deep networks across the kinks of their ReLUs."""
+    model, start, x, y, batches = task(name, models=3, steps=2, dtype=torch.float64, side=16)
     lr = torch.tensor([0.05, 0.1, 0.02])
     ends = [plain_end(model, start[j], x, y, batches[j], float(lr[j])) for j in range(3)]
     expected = torch.stack(ends) - start
     assert expected.abs().max() > 1e-3
     for backend in (*BACKENDS, "auto"):
         deltas = local_updates(model, start, x, y, batches, lr, backend=backend)
-        assert (deltas - expected).abs().max() <= 1e-5, backend
+        assert (deltas - expected).abs().max() <= 1e-10, backend
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_a_row_does_not_depend_on_its_company(name: str) -> None:
-    model, start, x, y, batches = task(name, models=3, dtype=torch.float64, side=16)
+    model, start, x, y, batches = task(name, models=3, steps=2, dtype=torch.float64, side=16)
     together = local_updates(model, start, x, y, batches, 0.1, backend="stacked")
     for j in range(3):
         alone = local_updates(model, start[j, None], x, y, batches[j, None], 0.1, backend="stacked")

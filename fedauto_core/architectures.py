@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fedauto_core import mobilenet_network
+from fedauto_core import minilm, mobilenet_network
 from fedauto_core.layers import Weights, attention, conv2d, dense, distinct, group_norm, layer_norm, max_pool
 from fedauto_core.mobilenet import LAST_CHANNELS, POOLED_SCALE
 
@@ -214,6 +214,17 @@ def _mobilenet_v2(channels: int, side: int, n_classes: int) -> Architecture:
     return parameters | _dense("head", LAST_CHANNELS, n_classes), (*steps, head)
 
 
+def _minilm(channels: int, side: int, n_classes: int) -> Architecture:
+    """MiniLM-L6 for token ids: see `minilm`."""
+    parameters: dict[str, Parameter] = {}
+    for name, shape in minilm.shapes(side).items():
+        std = 0.0 if name.endswith((".bias", ".scale", ".shift")) else minilm.INITIAL_STD
+        parameters[name] = Parameter(shape, std, float(name.endswith(".scale")))
+    steps = (Step((f"{name}.",), apply) for name, apply in minilm.STEPS)
+    head = Step(("head.",), lambda p, x: _apply_dense(p, "head", x))
+    return parameters | _dense("head", minilm.WIDTH, n_classes), (*steps, head)
+
+
 DENSE_CHAINS = {"softmax": ("head",), "mlp": ("hidden", "head")}
 
 
@@ -249,4 +260,5 @@ ARCHITECTURES: dict[str, Entry] = {
     "vit": Entry(_vit, 2 * VIT_GRID, VIT_GRID),
     "mobilenet_stage": Entry(_mobilenet_stage),
     "mobilenet_v2": Entry(_mobilenet_v2),
+    "minilm": Entry(_minilm, 8, text=True),
 }

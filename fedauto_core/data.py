@@ -29,8 +29,9 @@ from fedauto_core.mobilenet import (
     pooled_features,
 )
 from fedauto_core.partition import FederationSpec, class_counts
+from fedauto_core.reviews import REVIEW_CLASSES, REVIEWS_SETTINGS, load_reviews
 from fedauto_core.seeding import stream
-from fedauto_core.sources import CIFAR10, FASHION_MNIST, Collection, cache_folder, load_files
+from fedauto_core.sources import CIFAR10, FASHION_MNIST, MOVIE_REVIEWS, Collection, cache_folder, load_files
 
 # The digits split is part of the dataset, not of an experiment: always drawn from this seed.
 DIGITS_SEED = 0
@@ -43,10 +44,11 @@ FEATURES_TRAIN, FEATURES_TEST = 15_000, 3_000  # the first so many images of CIF
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Images standardised channel by channel (or features of images), and labels 0..C-1.
+    """Images standardised channel by channel (or features of images, or token ids), and labels 0..C-1.
 
-    x_train [n, channels, H, W] and x_test float32, y_train [n] and y_test int64; class_names: C names;
-    sha256: of the content before standardisation.
+    x_train [n, channels, H, W] (text: [n, 1, 1, tokens]) and x_test float32, y_train [n] and y_test int64;
+    class_names: C names; sha256: of the content before standardisation. public: indices of the training samples that
+    only the server may have, the clients having the others; None: all may go to anyone.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Dataset:
     y_test: Tensor
     class_names: tuple[str, ...]
     sha256: str
+    public: np.ndarray | None = None
 
     @property
     def n_classes(self) -> int:
@@ -221,6 +224,12 @@ def _load_cifar10_imagenet(name: str, cache: Path) -> Dataset:
     return Dataset(name, x_train, y_train, x_test, y_test, _CIFAR10, dataset_sha256(name))
 
 
+def _load_movie_reviews(name: str, cache: Path) -> Dataset:
+    reviews = load_reviews(cache)
+    tensors = (torch.from_numpy(array) for array in (reviews.x_train, reviews.y_train, reviews.x_test, reviews.y_test))
+    return Dataset(name, *tensors, REVIEW_CLASSES, dataset_sha256(name), reviews.public)
+
+
 _DIGITS = tuple(str(digit) for digit in range(10))
 _FASHION = (
     "T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
@@ -236,6 +245,7 @@ DATASETS: Mapping[str, Callable[[str, Path], Dataset]] = {
     "cifar10_mobilenetv2": _load_cifar10_mobilenet,
     "cifar10_mobilenetv2_stage": _load_cifar10_mobilenet,
     "cifar10_imagenet": _load_cifar10_imagenet,
+    "movie_reviews": _load_movie_reviews,
 }
 PUBLISHED: Mapping[str, Collection] = {
     "fashion_mnist": FASHION_MNIST,
@@ -244,12 +254,15 @@ PUBLISHED: Mapping[str, Collection] = {
     "cifar10_mobilenetv2": CIFAR10,
     "cifar10_mobilenetv2_stage": CIFAR10,
     "cifar10_imagenet": CIFAR10,
+    "movie_reviews": MOVIE_REVIEWS,
 }
 """Datasets made of published files, whose hashes are pinned."""
 
 
 def _settings(name: str) -> list[str]:
     """What besides the files determines a dataset of published files."""
+    if name == "movie_reviews":
+        return [REVIEWS_SETTINGS]
     if name == "cifar10_imagenet":
         return [f"{FEATURES_TRAIN} {FEATURES_TEST} {IMAGENET_MEAN} {IMAGENET_STD}"]
     return [f"{FEATURES_TRAIN} {FEATURES_TEST} {SETTINGS}"] if "mobilenetv2" in name else []
@@ -257,8 +270,8 @@ def _settings(name: str) -> list[str]:
 
 @functools.cache
 def dataset_sha256(name: str) -> str:
-    """`load_dataset(name).sha256` without reading any image file: from the pinned hashes of published files, which
-    loading verifies, else from the bytes of scikit-learn's digits. InputError for an unknown name."""
+    """`load_dataset(name).sha256` without reading any published file: from the pinned hashes, which loading
+    verifies, else from the bytes of scikit-learn's digits. InputError for an unknown name."""
     require_known("dataset", name, DATASETS)
     if name in PUBLISHED:
         return _sha256(*(part.encode() for part in (name, *PUBLISHED[name].sha256.values(), *_settings(name))))
@@ -277,7 +290,9 @@ def load_dataset(name: str, cache: Path | None = None) -> Dataset:
     `mobilenet.py`. Computed once, in about a minute on two cores, then cached (210 MB).
     "cifar10_imagenet" [n, 3, 32, 32] are the same images, standardised by the channel statistics of ImageNet, for the
     whole MobileNetV2.
-    InputError for an unknown name, or files that are neither cached nor obtainable.
+    "movie_reviews" are token ids [n, 1, 1, 32] for model "minilm": 1,000 IMDB reviews, public, and 4,000 of Rotten
+    Tomatoes for training, 1,500 of the latter for the test; for its tokenizer it needs the extra [text].
+    InputError for an unknown name, files that are neither cached nor obtainable, or a missing extra.
     """
     require_known("dataset", name, DATASETS)
     return DATASETS[name](name, cache_folder(cache))
@@ -317,20 +332,34 @@ class Federation:
 
 
 def build_federation(dataset: Dataset, spec: FederationSpec, seed: int) -> Federation:
-    """Divide the training samples as `spec` says; the same (dataset, spec, seed) gives the same shards.
+    """Divide the training samples as `spec` says; the same (dataset, spec, seed) gives the same shards. Where the
+    dataset has public samples, the server's are drawn from them and the clients' from the others.
 
     InputError for impossible specs (see `fedauto_core.partition`).
     """
     rng = stream(seed, "partition")
     labels = dataset.y_train.cpu().numpy()
-    pools = [rng.permutation(np.flatnonzero(labels == c)) for c in range(dataset.n_classes)]
-    counts = class_counts(spec, np.array([len(pool) for pool in pools]), rng)
-    ends = counts.cumsum(axis=0)
-    shards = [
-        np.concatenate([pool[end - count : end] for pool, count, end in zip(pools, *row, strict=True)])
-        for row in zip(counts, ends, strict=True)
-    ]
+
+    def pools(members: np.ndarray) -> list[np.ndarray]:
+        return [rng.permutation(members[labels[members] == c]) for c in range(dataset.n_classes)]
+
+    everyone = np.arange(len(labels))
+    if dataset.public is None:
+        common = pools(everyone)
+        shards = _dealt(common, class_counts(spec, np.array([*map(len, common)]), rng))
+    else:
+        private, public = pools(np.setdiff1d(everyone, dataset.public)), pools(dataset.public)
+        counts = class_counts(spec, np.array([*map(len, private)]), rng, np.array([*map(len, public)]))
+        shards = _dealt(public, counts[:1]) + _dealt(private, counts[1:])
     return Federation(dataset, tuple(np.sort(shard).astype(np.int64) for shard in shards))
+
+
+def _dealt(pools: list[np.ndarray], counts: np.ndarray) -> list[np.ndarray]:
+    """One shard per row of `counts` [n, C]: so many of each class, taken in turn from the class's pool."""
+    return [
+        np.concatenate([pool[end - count : end] for pool, count, end in zip(pools, *row, strict=True)])
+        for row in zip(counts, counts.cumsum(axis=0), strict=True)
+    ]
 
 
 def share_public(federation: Federation, fraction: float, seed: int) -> Federation:

@@ -31,8 +31,12 @@ class FederationSpec:
     server_missing_classes: tuple[int, ...] = ()
 
 
-def class_counts(spec: FederationSpec, exist: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def class_counts(
+    spec: FederationSpec, exist: np.ndarray, rng: np.random.Generator, public: np.ndarray | None = None
+) -> np.ndarray:
     """Samples of each participant and class, int64 [N+1, C] (row 0 = server), out of `exist` [C] samples of each class.
+
+    public [C]: the server's come out of these instead, and `exist` is the clients' alone.
 
     InputError for an unknown partition, parameters missing or out of range, a client without samples, an empty server
     set, more samples of a class than exist.
@@ -41,9 +45,9 @@ def class_counts(spec: FederationSpec, exist: np.ndarray, rng: np.random.Generat
     server = np.zeros(len(exist), dtype=np.int64)
     present = rng.permutation([c for c in range(len(exist)) if c not in spec.server_missing_classes])
     server[present] = _apportion(np.ones(len(present)), spec.server_samples)
-    _require_supply("the server", server, exist)
+    _require_supply("the server", server, exist if public is None else public)
     sizes = _client_sizes(spec)
-    left = exist - server
+    left = exist - server if public is None else exist
     require(
         sizes.sum() <= left.sum(),
         f"the clients ask for {sizes.sum()} samples, but only {left.sum()} are left beside the server's",

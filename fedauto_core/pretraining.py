@@ -10,8 +10,10 @@ import hashlib
 import json
 import math
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,11 +22,13 @@ from torch import Tensor
 
 from fedauto_core.data import Dataset, cache_folder, dataset_sha256, load_dataset
 from fedauto_core.errors import require
+from fedauto_core.minilm import minilm_parameters
 from fedauto_core.mobilenet import LAST_CHANNELS, TRUNK_SHAPE, load_mobilenet_v2, stage_parameters
 from fedauto_core.mobilenet_network import network_parameters
 from fedauto_core.models import Model, build_model
+from fedauto_core.reviews import REVIEW_CLASSES, TOKENS
 from fedauto_core.seeding import stream
-from fedauto_core.sources import MOBILENET_V2, cached_array
+from fedauto_core.sources import MINILM, MOBILENET_V2, Collection, cached_array
 from fedauto_core.training import predict
 
 SOURCES = (
@@ -33,15 +37,41 @@ SOURCES = (
     "layers.py",
     "mobilenet.py",
     "mobilenet_network.py",
+    "minilm.py",
+    "reviews.py",
     "architectures.py",
     "models.py",
     "training.py",
     "pretraining.py",
 )
-IMAGENET = "imagenet"
-"""The `source` of published weights: MobileNetV2, or the part that follows its frozen trunk, see `mobilenet.py`."""
-IMAGENET_INPUTS = {"softmax": (LAST_CHANNELS, 1, 1), "mobilenet_stage": TRUNK_SHAPE, "mobilenet_v2": (3, 32, 32)}
-IMAGENET_TARGET_CLASSES = 10  # of CIFAR-10, whose features the datasets for these models hold
+IMAGENET, SENTENCE_TRANSFORMERS = "imagenet", "sentence-transformers"
+"""The `source` of published weights: MobileNetV2, or the part that follows its frozen trunk, see `mobilenet.py`; the
+encoder MiniLM-L6, see `minilm.py`."""
+
+
+class Published(NamedTuple):
+    """Published weights as a start for inputs of one shape; load(data folder): parameters by name, but the head's."""
+
+    input_shape: tuple[int, int, int]
+    n_classes: int
+    files: Collection
+    load: Callable[[Path | None], Mapping[str, Tensor]]
+
+
+_CIFAR10_CLASSES = 10
+PUBLISHED: Mapping[str, Mapping[str, Published]] = {
+    IMAGENET: {
+        "softmax": Published((LAST_CHANNELS, 1, 1), _CIFAR10_CLASSES, MOBILENET_V2, lambda cache: {}),
+        "mobilenet_stage": Published(
+            TRUNK_SHAPE, _CIFAR10_CLASSES, MOBILENET_V2, lambda cache: stage_parameters(load_mobilenet_v2(cache))
+        ),
+        "mobilenet_v2": Published(
+            (3, 32, 32), _CIFAR10_CLASSES, MOBILENET_V2, lambda cache: network_parameters(load_mobilenet_v2(cache))
+        ),
+    },
+    SENTENCE_TRANSFORMERS: {"minilm": Published((1, 1, TOKENS), len(REVIEW_CLASSES), MINILM, minilm_parameters)},
+}
+"""Source -> model -> weights."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +80,7 @@ class Pretraining:
 
     Or, with source = IMAGENET and epochs = 0, published weights, untrained here: "mobilenet_v2" for the dataset
     "cifar10_imagenet", "mobilenet_stage" for "cifar10_mobilenetv2_stage", "softmax" (of which nothing but the fresh
-    head is left) for "cifar10_mobilenetv2".
+    head is left) for "cifar10_mobilenetv2". With source = SENTENCE_TRANSFORMERS: "minilm" for "movie_reviews".
     """
 
     model: str
@@ -111,8 +141,8 @@ def pretrained(description: Pretraining, cache: Path | None = None) -> Tensor:
     FEDAUTO_FRESH=1 trains anew. A damaged file is reported on stderr and computed again. InputError for published
     weights of another model, or asked to be trained, or that are neither cached nor obtainable.
     """
-    if description.source == IMAGENET:
-        return _published(description, cache)
+    if description.source in PUBLISHED:
+        return _published_start(description, cache)
     folder = cache_folder(cache) / "checkpoints"
     path = folder / f"{description.model}-{description.source}-{checkpoint_key(description)[:24]}.npy.sha256"
     fresh = os.environ.get("FEDAUTO_FRESH") == "1"
@@ -126,28 +156,34 @@ def _trained(description: Pretraining, cache: Path | None) -> Tensor:
     return pretrain(model, dataset, **settings).cpu()
 
 
-def _published(description: Pretraining, cache: Path | None) -> Tensor:
-    """The official weights under a head of zeros, which `with_fresh_head` replaces."""
+def _published(description: Pretraining) -> Published:
+    known = PUBLISHED[description.source]
     require(
-        description.model in IMAGENET_INPUTS and description.epochs == 0,
-        f"pre-training of model {description.model!r} on {IMAGENET!r} for {description.epochs} epochs",
-        allowed=f"models {', '.join(IMAGENET_INPUTS)} with epochs = 0",
-        remedy="ImageNet weights are published, not trained here: name one of these models, or a dataset to train on",
+        description.model in known and description.epochs == 0,
+        f"pre-training of model {description.model!r} on {description.source!r} for {description.epochs} epochs",
+        allowed=f"models {', '.join(known)} with epochs = 0",
+        remedy="these weights are published, not trained here: name one of these models, or a dataset to train on",
     )
-    model = build_model(description.model, IMAGENET_INPUTS[description.model], IMAGENET_TARGET_CLASSES)
-    network = load_mobilenet_v2(cache)
-    parts = stage_parameters(network) | network_parameters(network)
+    return known[description.model]
+
+
+def _published_start(description: Pretraining, cache: Path | None) -> Tensor:
+    """The official weights under a head of zeros, which `with_fresh_head` replaces."""
+    published = _published(description)
+    model = build_model(description.model, published.input_shape, published.n_classes)
+    parts = published.load(cache)
     return torch.cat([parts.get(name, torch.zeros(shape)).flatten() for name, shape in model.shapes.items()])
 
 
 def checkpoint_key(description: Pretraining) -> str:
     """SHA-256 of all that determines a checkpoint: description, data, the code that trains, the versions of torch and
-    NumPy, and the number of threads, which decides the order of the sums. InputError for an unknown source."""
+    NumPy, and the number of threads, which decides the order of the sums. InputError for an unknown source, or
+    published weights of another model."""
     here = Path(__file__).parent
     sources = [hashlib.sha256((here / name).read_bytes()).hexdigest() for name in SOURCES]
     environment = [torch.__version__, np.__version__, torch.get_num_threads()]
-    published = description.source == IMAGENET
-    content = dict(MOBILENET_V2.sha256) if published else dataset_sha256(description.source)
+    published = description.source in PUBLISHED
+    content = dict(_published(description).files.sha256) if published else dataset_sha256(description.source)
     identity = [asdict(description), content, sources, environment]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 

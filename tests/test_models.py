@@ -83,6 +83,8 @@ def test_layer_norm_and_pooling_equal_torch() -> None:
     x, scale, shift = normal(2, 3, 4, 8), normal(2, 8, seed=1), normal(2, 8, seed=2)
     expected = torch.stack([F.layer_norm(x[m], (8,), scale[m], shift[m]) for m in range(2)])
     assert torch.allclose(layer_norm(x, scale, shift), expected, atol=1e-12)
+    expected = torch.stack([F.layer_norm(x[m], (8,), scale[m], shift[m], 0.5) for m in range(2)])
+    assert torch.allclose(layer_norm(x, scale, shift, 0.5), expected, atol=1e-12)
     images = normal(2, 3, 5, 5, 4).round()  # with ties
     pooled = torch.stack([F.max_pool2d(to_nchw(images[m]), 2).permute(0, 2, 3, 1) for m in range(2)])
     assert torch.equal(max_pool(images), pooled)
@@ -93,13 +95,17 @@ def test_attention_equals_torch() -> None:
     split = [z.view(2, 3, 5, 2, 4).transpose(2, 3) for z in (q, k, v)]
     expected = F.scaled_dot_product_attention(*split).transpose(2, 3).reshape(2, 3, 5, 8)
     assert torch.allclose(attention(q, k, v, heads=2), expected, atol=1e-12)
+    mask = torch.arange(5) < torch.tensor([[5, 3, 1], [4, 2, 5]])[..., None]
+    expected = F.scaled_dot_product_attention(*split, mask[:, :, None, None]).transpose(2, 3).reshape(2, 3, 5, 8)
+    assert torch.allclose(attention(q, k, v, 2, mask), expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 @pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (3, 32, 32)])
 def test_every_model_takes_the_shapes_it_allows(name: str, shape: tuple[int, int, int]) -> None:
-    if name == "cnn" and shape[1] == 8:
-        with pytest.raises(InputError, match=r"side >= 16.*choose a model that takes this shape .*cnn_small"):
+    if name == "minilm" or (name == "cnn" and shape[1] == 8):
+        smallest = {"minilm": 8, "cnn": 16}[name]
+        with pytest.raises(InputError, match=rf"side >= {smallest}.*choose a model that takes this shape .*cnn_small"):
             build_model(name, shape, 10)
         return
     model = build_model(name, shape, 10)
@@ -120,7 +126,7 @@ def test_initial_spread_is_that_of_the_fan_in() -> None:
 
 
 def test_unknown_model_and_bad_arguments_are_refused() -> None:
-    names = "mlp, mobilenet_stage, mobilenet_v2, resnet20, resnet8, softmax, vit"
+    names = "minilm, mlp, mobilenet_stage, mobilenet_v2, resnet20, resnet8, softmax, vit"
     with pytest.raises(InputError, match=rf"unknown model 'lenet'.*{names}"):
         build_model("lenet", (1, 28, 28), 10)
     with pytest.raises(InputError, match=r"multiple of 4.*softmax, mlp, cnn"):

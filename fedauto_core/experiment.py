@@ -27,15 +27,16 @@ from torch import Tensor
 
 from fedauto_core.data import Dataset, FederationSpec, build_federation, dataset_sha256, load_dataset
 from fedauto_core.errors import require
+from fedauto_core.lora import Whole, adapted_way, aggregation, initial_vector
 from fedauto_core.methods.base import Method
-from fedauto_core.models import Model, build_model
+from fedauto_core.models import Adapted, LoRA, Model, adapt, build_model
 from fedauto_core.network import Scenario, draw_trace
 from fedauto_core.pretraining import Pretraining, checkpoint_key, pretrained, with_fresh_head
 from fedauto_core.provenance import core_hash, file_hash, versions
 from fedauto_core.seeding import stream
 from fedauto_core.simulation import Run, Schedule, simulate
-from fedauto_core.sources import cache_folder
-from fedauto_core.training import prepare_worker
+from fedauto_core.sources import cache_folder, cached_array
+from fedauto_core.training import in_chunks, prepare_worker
 
 SCRATCH = None
 """`Experiment.start` for a randomly initialised model."""
@@ -83,6 +84,18 @@ class Experiment:
             allowed="one cell per label, scenario, with_server and tags",
             remedy="give them different labels",
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterExperiment(Experiment):
+    """The same with LoRA on the frozen model, its factors averaged by `aggregation` (`fedauto_core.lora`)."""
+
+    lora: LoRA
+    aggregation: str = "factor"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        aggregation(self.aggregation)
 
 
 @dataclass(frozen=True)
@@ -142,6 +155,11 @@ def _simulate(unit: Experiment, checkpoint: np.ndarray | None) -> list[pd.DataFr
     dataset = _dataset(unit.dataset, unit.device)
     model = build_model(unit.model, tuple(dataset.x_train.shape[1:]), dataset.n_classes)
     w0 = initial_model(checkpoint, model, seed).to(unit.device)
+    way: Whole = Whole(model)
+    if isinstance(unit, AdapterExperiment):
+        adapted = adapt(model, w0, unit.lora, offsets=aggregation(unit.aggregation).offsets)
+        way = adapted_way(unit.aggregation, adapted, unit.lora, seed)
+        w0, dataset = initial_vector(way, w0, model), _behind_trunk(unit, dataset, adapted)
     federations = {spec: build_federation(dataset, spec, seed) for spec in {c.federation for c in unit.cells}}
     traces = {
         spec: draw_trace(scenario, rounds=unit.schedule.rounds, histograms=federation.alpha[1:], seed=seed)
@@ -161,7 +179,7 @@ def _simulate(unit: Experiment, checkpoint: np.ndarray | None) -> list[pd.DataFr
         )
         for c in unit.cells
     ]
-    history = simulate(model, runs, unit.schedule)
+    history = simulate(way, runs, unit.schedule)
     described = pd.DataFrame(
         [_describe(cell, seed, run.trace.sha256) for cell, run in zip(unit.cells, runs, strict=True)]
     )
@@ -169,6 +187,38 @@ def _simulate(unit: Experiment, checkpoint: np.ndarray | None) -> list[pd.DataFr
         described.join(frame.set_index("run"), how="right").reset_index(drop=True)
         for frame in (history.curves, history.rounds)
     ]
+
+
+def _behind_trunk(unit: AdapterExperiment, dataset: Dataset, adapted: Adapted) -> Dataset:
+    """The dataset as the first adapted step sees it. The frozen steps before it run once for all that share their
+    weights; the activations are kept in the cache folder, unless the start is drawn anew for each seed."""
+    if not adapted.n_frozen:
+        return dataset
+    if unit.start is SCRATCH:
+        return _activations(dataset, adapted)
+    key = (unit.dataset, unit.start, unit.device, adapted.n_frozen)
+    if key not in _BEHIND_TRUNK:
+        identity = [dataset_sha256(unit.dataset), checkpoint_key(unit.start), adapted.n_frozen, unit.device]
+        name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:24]
+        path = cache_folder() / "activations" / f"{unit.model}-{name}.npy.sha256"
+
+        def computed() -> np.ndarray:
+            behind = _activations(dataset, adapted)
+            return torch.cat([behind.x_train, behind.x_test]).cpu().numpy()
+
+        x = torch.from_numpy(cached_array(path, computed)).to(unit.device)
+        train = len(dataset.x_train)
+        _BEHIND_TRUNK.clear()  # one at a time: they are large
+        _BEHIND_TRUNK[key] = replace(dataset, x_train=x[:train], x_test=x[train:])
+    return _BEHIND_TRUNK[key]
+
+
+_BEHIND_TRUNK: dict[object, Dataset] = {}
+
+
+def _activations(dataset: Dataset, adapted: Adapted) -> Dataset:
+    parts = {name: in_chunks(adapted.trunk, getattr(dataset, name)) for name in ("x_train", "x_test")}
+    return replace(dataset, **parts)
 
 
 def content_key(experiment: Experiment) -> str:

@@ -24,6 +24,7 @@ PURPOSES = (
     "data sharing",
     "histogram noise",
     "selection",
+    "adapters",
 )
 
 

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from fedauto_core.data import Federation, reported, share_public
 from fedauto_core.errors import require
+from fedauto_core.lora import Whole
 from fedauto_core.methods.base import Arrivals, Context, Method, State
 from fedauto_core.models import Model
 from fedauto_core.network import Trace
@@ -30,7 +31,8 @@ FARTHEST = 100.0  # a model this many times farther from the start than the star
 
 @dataclass(frozen=True)
 class Run:
-    """One method on one federation under one trace. label names it in the results; w0: start, shape [P].
+    """One method on one federation under one trace. label names it in the results; w0: start, shape [P], of the vectors
+    that the rule averages (`lora.Whole`: the weights).
 
     epsilon: privacy of the label histograms that clients report (`fedauto_core.data.reported`); inf: exact.
     """
@@ -98,19 +100,20 @@ class History:
 class PublicData:
     """The server's public data, and nobody else's, and what it can do with them (the `Server` of the contract).
 
-    samples: gradient samples since the start of the round.
+    samples: gradient samples since the start of the round; trained: what the last training of the round returned.
     """
 
-    def __init__(self, model: Model, run: Run, schedule: Schedule) -> None:
+    def __init__(self, way: Whole, run: Run, schedule: Schedule) -> None:
         dataset, shard = run.federation.dataset, run.federation.shards[0]
         self.x, self.labels = dataset.x_train[shard], dataset.y_train[shard]
         self.classes = self.labels.cpu().numpy()
         self.counts_per_class = np.bincount(self.classes, minlength=dataset.n_classes)
-        self.model, self.lr, self.batch, self.seed = model, run.lr, schedule.batch, run.seed
-        self.round = self.calls = self.samples = 0
+        self.way, self.lr, self.batch, self.seed = way, run.lr, schedule.batch, run.seed
+        self.start_round(0)
 
     def start_round(self, round: int) -> None:
         self.round, self.calls, self.samples = round, 0, 0
+        self.trained: Tensor | None = None
 
     def train(self, w: Tensor, steps: int, classes: Sequence[int] | None = None) -> Tensor:
         pool = np.arange(len(self.classes)) if classes is None else np.flatnonzero(np.isin(self.classes, classes))
@@ -121,7 +124,10 @@ class PublicData:
             remedy="ask only for classes with counts_per_class > 0",
         )
         batches = torch.from_numpy(pool[(self._draws(steps) * len(pool)).astype(np.int64)])[None]
-        return local_updates(self.model, w[None], self.x, self.labels, batches, self.lr)[0]
+        theta, held = self.way.start(w[None], self.round), self.way.held(self.round)
+        delta = local_updates(self.way.model, theta, self.x, self.labels, batches, self.lr, frozen=held)
+        self.trained = self.way.lift(theta, delta)[0]
+        return self.trained
 
     def _draws(self, steps: int) -> np.ndarray:
         """Uniform numbers [steps, B], keyed by round and call: every method that asks the same question gets the same
@@ -133,22 +139,23 @@ class PublicData:
     def gradient(self, w: Tensor, targets: Tensor | None = None) -> Tensor:
         rows = torch.from_numpy((self._draws(1)[0] * len(self.classes)).astype(np.int64)).to(w.device)
         leaf = w.detach()[None].requires_grad_()
-        logits = self.model.forward(self.model.unflatten(leaf), self.x[rows][None])[0]
+        model = self.way.model
+        logits = model.forward(model.unflatten(self.way.readable(leaf)), self.x[rows][None])[0]
         loss = functional.cross_entropy(logits, (self.labels if targets is None else targets)[rows])
         return torch.autograd.grad(loss, leaf)[0][0]
 
     def logits(self, w: Tensor) -> Tensor:
-        scores = predict(self.model, w if w.ndim == 2 else w[None], self.x)
+        scores = predict(self.way.model, self.way.readable(w if w.ndim == 2 else w[None]), self.x)
         return scores if w.ndim == 2 else scores[0]
 
 
 class _Lane:
     """A run on its way: current model, method state, and the round in which it diverged (0: none)."""
 
-    def __init__(self, model: Model, run: Run, schedule: Schedule) -> None:
-        self.run, self.w, self.diverged = run, run.w0, 0
+    def __init__(self, way: Whole, run: Run, schedule: Schedule) -> None:
+        self.way, self.run, self.w, self.diverged = way, run, run.w0, 0
         self.server_work = schedule.steps * schedule.batch  # as a participant, per round
-        self.server = PublicData(model, run, schedule)
+        self.server = PublicData(way, run, schedule)
         federation, oracle = run.federation, run.method.needs_network_knowledge
         if run.method.public_share:
             federation = share_public(federation, run.method.public_share, run.seed)
@@ -201,11 +208,21 @@ class _Lane:
             self.server.samples += self.server_work
         w, state = self.run.method.aggregate(self.state, self.w, arrivals, self.server)
         if self.distance(w) <= FARTHEST * (1 + float(self.run.w0.norm())):  # false for nan as well
-            self.w, self.state = w, state
+            log = self._log(state, arrivals)
+            self.w, self.state = self.way.land(self.w, w, round), state
         else:
-            self.diverged = round + 1
+            self.diverged, log = round + 1, {}
         heard = {"arrived": float(np.count_nonzero(ids)), "server_samples": float(self.server.samples)}
-        return heard | state.log
+        return heard | state.log | log
+
+    def _log(self, state: State, arrivals: Arrivals) -> dict[str, float]:
+        """What the way of averaging says of the step, given the weights of all that was averaged in it."""
+        weights, deltas = state.weights, arrivals.deltas
+        if weights is None:
+            return {}
+        if len(weights) > len(deltas):
+            deltas = torch.cat([deltas, self.server.trained[None]])
+        return self.way.log(self.w, weights, deltas)
 
     def distance(self, w: Tensor) -> float:
         return float((w - self.run.w0).norm())
@@ -233,14 +250,14 @@ def _blocks(lanes: Sequence[_Lane], schedule: Schedule, round: int) -> Iterator[
         yield block
 
 
-def _train(model: Model, block: list[_Task], draws: dict[int, np.ndarray]) -> list[Tensor]:
+def _train(way: Whole, round: int, block: list[_Task], draws: dict[int, np.ndarray]) -> list[Tensor]:
     """Deltas [K, P] of each task of the block, all trained as one stack for each number of steps."""
     busy = [task for task in block if len(task.ids)]
     if not busy:
         return [task.lane.w.new_empty((0, task.lane.w.numel())) for task in block]
     work = [task.lane.run.method.local_work(task.lane.state, task.lane.w, task.ids) for task in busy]
     sizes = [len(task.ids) for task in busy]
-    start = torch.cat([part.start for part in work])
+    start = torch.cat([way.start(part.start, round) for part in work])
 
     def per_model(values: list[float]) -> Tensor:
         return torch.tensor(np.repeat(values, sizes), dtype=start.dtype, device=start.device)
@@ -249,16 +266,16 @@ def _train(model: Model, block: list[_Task], draws: dict[int, np.ndarray]) -> li
     if any(part.linear is not None for part in work):
         linear = torch.cat([torch.zeros_like(p.start) if p.linear is None else p.linear for p in work])
     if any(part.prox for part in work):
-        reference = torch.cat([task.lane.w.expand(len(task.ids), -1) for task in busy])
+        reference = way.start(torch.cat([task.lane.w.expand(len(task.ids), -1) for task in busy]), round)
     dataset = busy[0].lane.run.federation.dataset
     batches = np.concatenate([task.lane.batches(task.ids, draws[task.lane.run.seed]) for task in busy])
     lr, prox = per_model([task.lane.run.lr for task in busy]), per_model([part.prox for part in work])
-    steps = np.concatenate([task.steps for task in busy])
+    steps, held = np.concatenate([task.steps for task in busy]), way.held(round)
     deltas = torch.empty_like(start)
     for count in np.unique(steps):
         rows = np.flatnonzero(steps == count) if (steps != count).any() else slice(None)
         deltas[rows] = local_updates(
-            model,
+            way.model,
             start[rows],
             dataset.x_train,
             dataset.y_train,
@@ -267,12 +284,14 @@ def _train(model: Model, block: list[_Task], draws: dict[int, np.ndarray]) -> li
             linear=None if linear is None else linear[rows],
             prox=prox[rows] if reference is not None else 0.0,
             reference=None if reference is None else reference[rows],
+            frozen=held,
         )
+    deltas = way.lift(start, deltas)
     rows_of = iter(deltas.split(sizes))
     return [next(rows_of) if len(task.ids) else deltas[:0] for task in block]
 
 
-def _evaluate(model: Model, lanes: Sequence[_Lane], schedule: Schedule) -> list[dict[str, float]]:
+def _evaluate(way: Whole, lanes: Sequence[_Lane], schedule: Schedule) -> list[dict[str, float]]:
     """Accuracy, recall of the worst class and cross-entropy of every run's current model."""
     dataset = lanes[0].run.federation.dataset
     used = slice(*(schedule.test or (None,)))
@@ -280,7 +299,8 @@ def _evaluate(model: Model, lanes: Sequence[_Lane], schedule: Schedule) -> list[
     one_hot = functional.one_hot(y, dataset.n_classes).to(x.dtype)
     rows = []
     for chunk in range(0, len(lanes), 16):  # bounds the memory of the scores
-        logits = predict(model, torch.stack([lane.w for lane in lanes[chunk : chunk + 16]]), x)
+        theta = way.readable(torch.stack([lane.w for lane in lanes[chunk : chunk + 16]]))
+        logits = predict(way.model, theta, x)
         right = (logits.argmax(dim=-1) == y).to(x.dtype)
         recall = (right @ one_hot) / one_hot.sum(dim=0)
         loss = functional.cross_entropy(logits.transpose(1, 2), y.expand(len(right), -1), reduction="none").mean(dim=1)
@@ -330,14 +350,17 @@ def _check(model: Model, runs: Sequence[Run], schedule: Schedule) -> None:
         )
 
 
-def simulate(model: Model, runs: Sequence[Run], schedule: Schedule) -> History:
+def simulate(way: Model | Whole, runs: Sequence[Run], schedule: Schedule) -> History:
     """Run all `runs` in lockstep through `schedule.rounds` rounds.
+
+    way: the model, all of whose parameters are fine-tuned, or what is averaged instead (`fedauto_core.lora`).
 
     Participant j draws the same minibatches in round r under every method of the same seed (common random numbers).
     Raises InputError for traces, starts or datasets that do not fit together.
     """
-    _check(model, runs, schedule)
-    lanes = [_Lane(model, run, schedule) for run in runs]
+    way = Whole(way) if isinstance(way, Model) else way
+    _check(way.model, runs, schedule)
+    lanes = [_Lane(way, run, schedule) for run in runs]
     participants = max(len(lane.shards) for lane in lanes)
     seeds = sorted({run.seed for run in runs})
     curves, rounds = [], []
@@ -346,11 +369,11 @@ def simulate(model: Model, runs: Sequence[Run], schedule: Schedule) -> History:
         shape = (participants, schedule.steps, schedule.batch)
         draws = {seed: stream(seed, "minibatches", r).random(shape) for seed in seeds}
         for block in _blocks(lanes, schedule, r):
-            for task, deltas in zip(block, _train(model, block, draws), strict=True):
+            for task, deltas in zip(block, _train(way, r, block, draws), strict=True):
                 log = task.lane.step(Arrivals(r, task.ids, deltas, task.steps))
                 rounds.append({"run": position[id(task.lane)], "round": r + 1} | log)
         if schedule.evaluates(r):
-            scores = _evaluate(model, lanes, schedule)
+            scores = _evaluate(way, lanes, schedule)
             curves += [
                 {"run": index, "round": r + 1, **score, "distance": lane.distance(lane.w), "diverged": lane.diverged}
                 for index, (lane, score) in enumerate(zip(lanes, scores, strict=True))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 
 import numpy as np
@@ -156,6 +156,11 @@ def predict(model: Model, theta: Tensor, x: Tensor, chunk: int = 100) -> Tensor:
             part = x[images]
             logits[rows, images] = model.forward(weights, part.expand(len(theta[rows]), *part.shape))
     return logits
+
+
+def in_chunks(function: Callable[[Tensor], Tensor], x: Tensor, chunk: int = 100) -> Tensor:
+    """function(x) for a function of images x [n, ...] that treats each by itself, `chunk` images at a time."""
+    return torch.cat([function(x[rows]) for rows in _chunks(len(x), chunk)])
 
 
 def chunk_size(model: Model, device: torch.device, backend: str = "auto") -> int:

@@ -11,6 +11,7 @@ from reference import Reference, weights_by_slsqp
 
 from fedauto_core import InputError, fedauto_weights
 from fedauto_core.data import FederationSpec, build_federation, load_dataset
+from fedauto_core.lora import Whole
 from fedauto_core.methods import METHODS, make_method, method_card
 from fedauto_core.methods.base import Arrivals, Context
 from fedauto_core.models import build_model
@@ -36,7 +37,7 @@ def lane(world, method, scenario=HALF, with_server=True, seed=SEED):
     federation, model, w0 = world
     trace = draw_trace(scenario, rounds=ROUNDS, histograms=federation.alpha[1:], seed=seed)
     run = Run(method.name, method, federation, trace, w0, SEED, 0.1, with_server)
-    return _Lane(model, run, SCHEDULE)
+    return _Lane(Whole(model), run, SCHEDULE)
 
 
 def advance(world, runner, rounds=ROUNDS, schedule=SCHEDULE):
@@ -46,7 +47,7 @@ def advance(world, runner, rounds=ROUNDS, schedule=SCHEDULE):
         draws = {SEED: stream(SEED, "minibatches", r).random((federation.n_clients + 2, 2, 8))}
         ids = runner.heard(r)
         task = _Task(runner, ids, runner.steps(schedule, r, ids))
-        runner.step(Arrivals(r, ids, _train(model, [task], draws)[0], task.steps))
+        runner.step(Arrivals(r, ids, _train(Whole(model), 0, [task], draws)[0], task.steps))
     return runner.w
 
 
@@ -160,7 +161,7 @@ def test_only_oracles_notice_wrong_probabilities(world, name):
         success_probability=np.full_like(told.trace.success_probability, 0.123),
         stationary=np.full_like(told.trace.stationary, 0.321),
     )
-    runners = [_Lane(world[1], replace(told, trace=trace), SCHEDULE) for trace in (told.trace, wrong)]
+    runners = [_Lane(Whole(world[1]), replace(told, trace=trace), SCHEDULE) for trace in (told.trace, wrong)]
     same = torch.equal(*(advance(world, runner) for runner in runners))
     assert same != METHODS[name].needs_network_knowledge
 

@@ -94,14 +94,23 @@ class LocalWork:
 
 @dataclass(frozen=True)
 class State:
-    """Context, the method's memory between rounds, and what it logs about the last round (name -> number)."""
+    """Context, the method's memory between rounds, and what it logs about the last round (name -> number).
+
+    weights: of the arrived updates in the last step, [K], and one entry more if it held a model that the server trained
+    in that round; None where the step has no such weights. Used for diagnostics only.
+    """
 
     context: Context
     memory: Mapping[str, Any] = field(default_factory=dict)
     log: Mapping[str, float] = field(default_factory=dict)
+    weights: np.ndarray | None = None
 
-    def next(self, *, log: Mapping[str, float], **memory: Any) -> State:
-        return replace(self, memory={**self.memory, **memory}, log=log)
+    def next(self, *, log: Mapping[str, float], weights: np.ndarray | None = None, **memory: Any) -> State:
+        return replace(self, memory={**self.memory, **memory}, log=log, weights=weights)
+
+    def noted(self, log: Mapping[str, float], **memory: Any) -> State:
+        """The state after the same step, with more in its log and other memory."""
+        return self.next(log={**self.log, **log}, weights=self.weights, **memory)
 
 
 class Cost(NamedTuple):

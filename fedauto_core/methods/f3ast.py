@@ -50,4 +50,4 @@ class F3AST(Method):
         # w_{t+1} = w_t + sum_{j arrived} (p_j / r_j) Delta_j
         beta = data_weights(state.context)[arrivals.ids] / r[arrivals.ids]
         w, state = aggregate_with(state, w, arrivals, beta)
-        return w, state.next(log={**state.log, "smallest_rate": float(r[1:].min())}, r=r)
+        return w, state.noted({"smallest_rate": float(r[1:].min())}, r=r)

@@ -65,5 +65,5 @@ class FedAU(Method):
         closed = memory["closed"] + ends
         # omega_j <- omega_j + (length_j - omega_j) / M_j, the running mean of the M_j intervals closed so far.
         omega = np.where(ends, omega + (length - omega) / np.maximum(closed, 1), omega)
-        log = {**state.log, "largest_interval": float(omega[1:].max())}
-        return w, state.next(log=log, omega=omega, closed=closed, misses=np.where(ends, 0, length))
+        log = {"largest_interval": float(omega[1:].max())}
+        return w, state.noted(log, omega=omega, closed=closed, misses=np.where(ends, 0, length))

@@ -112,7 +112,7 @@ class FedAuto(Method):
     def aggregate(self, state: State, w: Tensor, arrivals: Arrivals, server: Server) -> tuple[Tensor, State]:
         context, ids = state.context, arrivals.ids
         target = context.target if self.target == "all" else clients_target(context)
-        alpha, counts, log = context.alpha[ids], context.counts[ids], {}
+        alpha, counts, log, beta = context.alpha[ids], context.counts[ids], {}, None
 
         # Module 1. Participant m: E steps from the same w on the server's samples of the classes to compensate.
         n_m = np.zeros_like(target)
@@ -134,4 +134,4 @@ class FedAuto(Method):
             w = w + (step.add(delta_m, alpha=float(beta[-1])) if n_m.any() else step)
         if self.server_steps:
             w = w + server.train(w, self.server_steps)
-        return w, state.next(log=log)
+        return w, state.next(log=log, weights=beta)

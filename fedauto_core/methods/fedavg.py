@@ -33,7 +33,7 @@ def aggregate_with(state: State, w: Tensor, arrivals: Arrivals, beta: np.ndarray
     if not len(arrivals.ids):
         return w, state.next(log={})
     log = mixture_log(beta, state.context.alpha[arrivals.ids], state.context.target)
-    return w + combine(beta, arrivals.deltas), state.next(log=log)
+    return w + combine(beta, arrivals.deltas), state.next(log=log, weights=beta)
 
 
 @dataclass(frozen=True)

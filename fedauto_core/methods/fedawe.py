@@ -77,4 +77,4 @@ class FedAWE(Method):
         x[ids], tau[ids] = w_next, arrivals.round
         beta = echo / len(ids)
         log = mixture_log(beta, state.context.alpha[ids], state.context.target) | {"largest_echo": float(echo.max())}
-        return w_next, state.next(log=log, x=x, tau=tau)
+        return w_next, state.next(log=log, weights=self.server_lr * beta, x=x, tau=tau)

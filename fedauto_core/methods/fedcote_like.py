@@ -89,4 +89,4 @@ class FedCoteLike(Method):
         # beta_j = n_j / sum_k n_k over the selected that arrived; the others weigh zero.
         counts = np.where(selected, state.context.counts[ids], 0)
         w, state = aggregate_with(state, w, arrivals, counts / counts.sum())
-        return w, state.next(log={**state.log, "kept": float(np.count_nonzero(ids[selected]))})
+        return w, state.noted({"kept": float(np.count_nonzero(ids[selected]))})

@@ -59,4 +59,4 @@ class FedDF(Method):
             student.grad = server.gradient(student, targets)
             adam.step()
         student.grad = None
-        return student, state.next(log={**state.log, "distilled": float((student - average).norm())})
+        return student, state.noted({"distilled": float((student - average).norm())})

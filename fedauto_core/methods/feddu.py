@@ -73,6 +73,6 @@ class FedDU(FedAvg):
         # a_r = (1 - acc(w_{r+1/2})) * n_0 D(P_S) / (n_0 D(P_S) + n_S D(P_0)) * C * decay^r.
         a = (1 - accuracy) * skew_ratio(state.context, arrivals.ids[arrivals.ids > 0])
         a *= self.scale * self.decay**arrivals.round
-        state = state.next(log={**state.log, "server_scale": a})
+        state = state.noted({"server_scale": a})
         # a E eta (mean of the E public gradients) = a (end - start of E public steps).
         return (half + a * server.train(half, state.context.steps) if a else half), state

@@ -71,4 +71,4 @@ class FedDyn(Method):
         h = state.memory["h"] - self.alpha * len(ids) / (context.n_clients + context.with_server) * mean
         # w <- mean_{k in S} w_k - h / alpha
         log = mixture_log(beta, context.alpha[ids], context.target) | {"h_norm": float(h.norm())}
-        return w + mean - h / self.alpha, state.next(log=log, h=h, g=g)
+        return w + mean - h / self.alpha, state.next(log=log, weights=beta, h=h, g=g)

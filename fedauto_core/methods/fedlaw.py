@@ -70,4 +70,4 @@ class FedLAW(Method):
         gamma = float(x.detach().exp())
         learned = gamma * z.detach().softmax(dim=0).double().cpu().numpy()
         log = mixture_log(learned, state.context.alpha[ids], state.context.target) | {"gamma": gamma}
-        return w + combine(learned, deltas), state.next(log=log)
+        return w + combine(learned, deltas), state.next(log=log, weights=learned)

@@ -65,4 +65,5 @@ class FedVARP(Method):
         table = stored(state, arrivals)
         kept[last < 0] = 0.0  # nothing is stored of those never heard before
         kept[ids] += fresh
-        return w + step, state.next(log=table_log(state, kept, table["last"], arrivals.round), **table)
+        log = table_log(state, kept, table["last"], arrivals.round)
+        return w + step, state.next(log=log, weights=fresh, **table)

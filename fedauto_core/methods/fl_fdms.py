@@ -65,5 +65,5 @@ class FLFDMS(Method):
         share = p[ids]
         np.add.at(share, friend[has_friend], p[missing[has_friend]])
         w, state = aggregate_with(state, w, arrivals, self.server_lr * share / share.sum())
-        log = {**state.log, "substituted": float(has_friend.sum()), "left_out": float((~has_friend).sum())}
-        return w, state.next(log=log, similarity=similarity, met=met)
+        log = {"substituted": float(has_friend.sum()), "left_out": float((~has_friend).sum())}
+        return w, state.noted(log, similarity=similarity, met=met)

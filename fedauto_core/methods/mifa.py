@@ -87,4 +87,4 @@ class MIFA(Method):
         # w_{t+1} = w_t + eta_g sum_j p_j G_j
         beta = self.server_lr * p
         log = table_log(state, beta, table["last"], arrivals.round)
-        return w + combine(beta, table["updates"]), state.next(log=log, **table)
+        return w + combine(beta, table["updates"]), state.next(log=log, weights=beta[arrivals.ids], **table)

@@ -69,4 +69,4 @@ class Scaffold(Method):
         # w += eta_g mean_{k in S} (y_k - w)
         beta = np.full(len(ids), self.server_lr / len(ids))
         log = mixture_log(beta, context.alpha[ids], context.target) | {"control_norm": float(c.norm())}
-        return w + combine(beta, arrivals.deltas), state.next(log=log, c=c, c_own=c_own)
+        return w + combine(beta, arrivals.deltas), state.next(log=log, weights=beta, c=c, c_own=c_own)

@@ -57,7 +57,7 @@ class _ServerOptimiser(Method):
         beta = counts / counts.sum()
         step, memory = self.step(state.memory, combine(beta, arrivals.deltas))
         log = mixture_log(beta, state.context.alpha[arrivals.ids], state.context.target)
-        return w + step, state.next(log=log | {"step_norm": float(step.norm())}, **memory)
+        return w + step, state.next(log=log | {"step_norm": float(step.norm())}, weights=beta, **memory)
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,8 @@ class Factor(Whole):
     exact: ClassVar[str] = "no"  # under which condition nothing is lost, for tables
 
     def log(self, v: Tensor, weights: np.ndarray, deltas: Tensor) -> dict[str, float]:
-        """residual: ||R||_F over all layers, as a part of the exact product's norm; residual_step: of the step's."""
+        """residual: ||R||_F over all layers, as a part of the norm of the factors' exact product, and of
+        the exact step (residual_step)."""
         beta = torch.as_tensor(weights, dtype=deltas.dtype, device=deltas.device)
         now, moves = self.model.unflatten(v[None]), self.model.unflatten(deltas)
         lost = product = step = 0.0

@@ -100,7 +100,7 @@ class History:
 class PublicData:
     """The server's public data, and nobody else's, and what it can do with them (the `Server` of the contract).
 
-    samples: gradient samples since the start of the round; trained: what the last training of the round returned.
+    samples: gradient samples since the start of the round; trained: what the first training of the round returned.
     """
 
     def __init__(self, way: Whole, run: Run, schedule: Schedule) -> None:
@@ -126,8 +126,9 @@ class PublicData:
         batches = torch.from_numpy(pool[(self._draws(steps) * len(pool)).astype(np.int64)])[None]
         theta, held = self.way.start(w[None], self.round), self.way.held(self.round)
         delta = local_updates(self.way.model, theta, self.x, self.labels, batches, self.lr, frozen=held)
-        self.trained = self.way.lift(theta, delta)[0]
-        return self.trained
+        uploaded = self.way.lift(theta, delta)[0]
+        self.trained = uploaded if self.trained is None else self.trained
+        return uploaded
 
     def _draws(self, steps: int) -> np.ndarray:
         """Uniform numbers [steps, B], keyed by round and call: every method that asks the same question gets the same

@@ -244,6 +244,16 @@ def test_fedauto_counts_the_model_that_the_server_trained(world: World, name: st
     assert log["residual"] > 1e-4
 
 
+def test_what_is_logged_of_the_average_is_not_changed_by_training_after_it(world: World) -> None:
+    arrived = np.zeros_like(ARRIVED)
+    arrived[0, 1] = True
+    logs = []
+    for steps in (0, 5):
+        _, lane = world.lane("factor", make_method("fedauto", server_steps=steps), arrived=arrived, with_server=False)
+        logs.append(world.advance(lane, 0)["residual"])
+    assert logs[0] == logs[1] > 0
+
+
 def test_a_public_gradient_is_the_slope_along_the_product(world: World) -> None:
     """And zero along the factors, which stand for nothing where a rule reads a vector."""
     way, v = world.way("residual", double=True)

@@ -96,7 +96,7 @@ class LocalWork:
 class State:
     """Context, the method's memory between rounds, and what it logs about the last round (name -> number).
 
-    weights: of the arrived updates in the last step, [K], and one entry more if it held a model that the server trained
+    weights: of the arrived updates in the last step, [K], and one entry more if it held what the server trained first
     in that round; None where the step has no such weights. Used for diagnostics only.
     """
 

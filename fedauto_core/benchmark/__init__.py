@@ -1,0 +1,1 @@
+"""Measurements of the core itself: `python -m fedauto_core.benchmark`."""

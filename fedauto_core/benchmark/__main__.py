@@ -1,0 +1,54 @@
+"""`python -m fedauto_core.benchmark`: the engine against a plain loop, the server's side, and the memory of LoRA.
+
+The server's side is one aggregation of every rule (`costs.measured`) beside a plain weighted mean of the same updates.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import torch
+
+from fedauto_core.benchmark.engine import BATCH, CLIENTS, CORES, REPETITIONS, print_engine
+from fedauto_core.benchmark.memory import print_memory
+from fedauto_core.benchmark.plain import CLASSES
+from fedauto_core.costs import measured
+from fedauto_core.data import load_dataset
+from fedauto_core.errors import InputError
+from fedauto_core.methods import METHODS, make_method
+
+SERVER_CLIENTS, SERVER_PARAMETERS = 100, 1_000_000
+
+
+def server_side() -> None:
+    """One line per rule that the network touches, the cheapest first."""
+    print(
+        f"one aggregation at the server, N = {SERVER_CLIENTS}, P = {SERVER_PARAMETERS:,}, all arrived, {CORES} threads"
+    )
+    methods = {name: make_method(name) for name in METHODS if METHODS[name].participation == "network"}
+    times = measured(methods, SERVER_CLIENTS, SERVER_PARAMETERS, CLASSES)
+    for row in times.sort_values("ratio").itertuples():
+        plain = f"plain weighted mean {1000 * row.plain_seconds:.0f} ms"
+        print(f"{row.label:<20} {1000 * row.seconds:6.0f} ms  {row.ratio:6.2f}x  {plain}")
+
+
+def main() -> None:
+    torch.set_num_threads(CORES)
+    dataset = load_dataset("fashion_mnist")
+    print(
+        f"Fashion-MNIST, {CLIENTS} clients, batch {BATCH}, one epoch; "
+        f"engine: {CORES} processes x 1 thread, loop: {CORES} threads; load before: {os.getloadavg()[0]:.2f}"
+    )
+    used = CLIENTS * max(case.samples for case in REPETITIONS)
+    print_engine(dataset.x_train[:used], dataset.y_train[:used])
+    print_memory()
+    server_side()
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

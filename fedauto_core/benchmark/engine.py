@@ -1,0 +1,150 @@
+"""The engine of `training.py`, two processes with a thread each, against the loop of `plain.py` with two threads.
+
+Both sides train on the very same minibatches and take turns within one run; printed are the medians and the largest
+difference between the resulting parameters. With LoRA the engine works behind the frozen steps, whose activations
+`models.adapt` computes once: what that takes is printed beside the time of a round, the loop passes through all steps.
+
+The float32 difference of the CNN grows with the step size: where two candidates of a maximum agree to the last bits,
+rounding decides which of them gets the gradient. The small step keeps it below MAX_DIFFERENCE; that both sides compute
+the same is checked in float64 as well, to DOUBLE_TOLERANCE. A larger difference ends the program with an error.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.multiprocessing import get_context
+
+from fedauto_core.benchmark.plain import Case, plain_network, plain_round, plain_state
+from fedauto_core.models import LoRA, Model, adapt
+from fedauto_core.seeding import stream
+from fedauto_core.training import in_chunks, local_updates, prepare_worker
+
+CLIENTS, BATCH, LR = 20, 32, 0.005
+CORES = 2
+MAX_DIFFERENCE, DOUBLE_TOLERANCE = 1e-4, 1e-10
+
+REPETITIONS = {
+    Case("mlp", "mlp", 500): 15,
+    Case("cnn", "cnn", 500): 5,
+    Case("vit, LoRA on attention of all layers", "vit", 160, LoRA(4, 8.0, ("layer*.qkv", "layer*.out"))): 3,
+    Case("vit, LoRA on attention of the last", "vit", 160, LoRA(4, 8.0, ("layer3.qkv", "layer3.out"))): 3,
+}
+
+
+class Trained(NamedTuple):
+    """The model that local training trains, behind n_frozen steps: trunk(images) are its inputs."""
+
+    model: Model
+    trunk: Callable[[Tensor], Tensor]
+    n_frozen: int
+
+
+@functools.cache
+def trained(case: Case, dtype: torch.dtype = torch.float32) -> Trained:
+    model, theta = case.base()
+    if case.lora is None:
+        return Trained(model, lambda x: x, 0)
+    adapted = adapt(model, theta.to(dtype), case.lora)
+    return Trained(adapted.model, adapted.trunk, adapted.n_frozen)
+
+
+_shared: tuple[dict[Case, Tensor], Tensor, dict[Case, Tensor]]  # of a worker: inputs, labels, where the deltas go
+
+
+def _start_worker(inputs: dict[Case, Tensor], y: Tensor, deltas: dict[Case, Tensor]) -> None:
+    global _shared
+    prepare_worker()
+    _shared = inputs, y, deltas
+
+
+def _worker_updates(case: Case, theta: np.ndarray, batches: np.ndarray, first: int) -> None:
+    inputs, y, deltas = _shared
+    start = torch.from_numpy(theta).expand(len(batches), -1)
+    rows = slice(first, first + len(batches))
+    deltas[case][rows] = local_updates(trained(case).model, start, inputs[case], y, batches, LR, backend="stacked")
+
+
+def engine_round(pool: ProcessPoolExecutor, case: Case, theta: Tensor, batches: np.ndarray) -> None:
+    """One round, the clients shared out evenly among the worker processes; the deltas end up in shared memory."""
+    share = math.ceil(CLIENTS / CORES)
+    firsts = range(0, CLIENTS, share)
+    jobs = [pool.submit(_worker_updates, case, theta.numpy(), batches[k : k + share], k) for k in firsts]
+    for job in jobs:
+        job.result()
+
+
+def _epoch_of_batches(samples: int) -> np.ndarray:
+    """One epoch per client as full minibatches [M, E, B]; the last is filled up from the beginning of the epoch."""
+    rng = stream(0, "minibatches")
+    steps = math.ceil(samples / BATCH)
+    orders = [client * samples + np.resize(rng.permutation(samples), steps * BATCH) for client in range(CLIENTS)]
+    return np.stack(orders).reshape(CLIENTS, steps, BATCH)
+
+
+def largest_difference(model: Model, network: nn.Module, theta: Tensor, deltas: Tensor, ends: list[Tensor]) -> float:
+    """Largest absolute difference between theta + deltas [M, P] and the plain loop's end weights."""
+    ours = [plain_state(model, network, theta + delta).values() for delta in deltas]
+    flat = [torch.cat([part.flatten() for part in parts]) for parts in ours]
+    return max(float((one - end).abs().max()) for one, end in zip(flat, ends, strict=True))
+
+
+def difference_in_double(case: Case, theta: Tensor, x: Tensor, y: Tensor, batches: Tensor) -> float:
+    """Largest difference in float64, where rounding cannot hide or fake one; x: images, theta [P]: what is trained."""
+    theta, x, network = theta.double(), x.double(), plain_network(case).double()
+    model, trunk, _ = trained(case, torch.float64)
+    ends = plain_round(network, plain_state(model, network, theta), x, y, batches, LR)
+    deltas = local_updates(model, theta.expand(len(batches), -1), trunk(x), y, batches, LR)
+    return largest_difference(model, network, theta, deltas, ends)
+
+
+def compare(case: Case, pool: ProcessPoolExecutor, x: Tensor, y: Tensor, deltas: Tensor) -> str:
+    """Result line of one case; x: images; deltas [M, P] is the shared memory the engine writes to."""
+    model, network = trained(case).model, plain_network(case)
+    theta = model.init(stream(0, "initial model"))
+    state = plain_state(model, network, theta)
+    batches = _epoch_of_batches(case.samples)
+    few = slice(0, CORES * case.samples)
+    difference = difference_in_double(case, theta, x[few], y[few], torch.from_numpy(batches[:CORES]))
+    if difference > DOUBLE_TOLERANCE:
+        raise ArithmeticError(f"{case.label}: engine and plain loop differ by {difference:.0e} in float64")
+    engine_round(pool, case, theta, batches[:, :1])
+    seconds: dict[str, list[float]] = {"engine": [], "loop": []}
+    for _ in range(REPETITIONS[case]):
+        begin = time.perf_counter()
+        engine_round(pool, case, theta, batches)
+        middle = time.perf_counter()
+        ends = plain_round(network, state, x, y, torch.from_numpy(batches), LR)
+        seconds["engine"].append(middle - begin)
+        seconds["loop"].append(time.perf_counter() - middle)
+    difference = largest_difference(model, network, theta, deltas, ends)
+    if difference > MAX_DIFFERENCE:
+        raise ArithmeticError(f"{case.label}: engine and plain loop differ by {difference:.1e} in float32")
+    engine, loop = (1000 * float(np.median(seconds[side])) for side in ("engine", "loop"))
+    label = f"{case.label}, {case.samples} samples"
+    times = f"engine {engine:7.1f} ms  loop {loop:7.1f} ms  {loop / engine:5.2f}x"
+    return f"{label:<49} {times}  max|diff| {difference:.0e}"
+
+
+def print_engine(x: Tensor, y: Tensor) -> None:
+    """One line per case; x, y: images and labels, enough for the largest."""
+    inputs, once = {}, {}
+    for case in REPETITIONS:
+        begin = time.perf_counter()
+        inputs[case] = in_chunks(trained(case).trunk, x[: CLIENTS * case.samples]).share_memory_()
+        once[case] = 1000 * (time.perf_counter() - begin)
+    deltas = {case: torch.empty(CLIENTS, trained(case).model.n_parameters).share_memory_() for case in REPETITIONS}
+    shared = (inputs, y.clone().share_memory_(), deltas)
+    with ProcessPoolExecutor(CORES, get_context("spawn"), _start_worker, shared) as pool:
+        for case in REPETITIONS:
+            steps = trained(case).n_frozen
+            kept = f"  (part of the gain: {steps} frozen step(s) kept, once {once[case]:.0f} ms)" if steps else ""
+            print(compare(case, pool, x, y, deltas[case]) + kept, flush=True)

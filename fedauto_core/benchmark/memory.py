@@ -1,0 +1,110 @@
+"""Peak memory of simulated federated fine-tuning with LoRA, for few and many clients.
+
+Expected is a growth by a few copies of each client's adapter, not of its model: the frozen base is kept once. That the
+measurement would see copies of the model shows the same with all parameters trained.
+
+Every measurement has a process of its own and counts from its resident memory after imports and data. Linux keeps the
+peak per process as VmHWM; ru_maxrss would not do, as it survives fork and exec and so may be the parent's.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedauto_core.data import Dataset, Federation
+from fedauto_core.lora import Whole, adapted_way, initial_vector
+from fedauto_core.methods import make_method
+from fedauto_core.mobilenet import SIDE
+from fedauto_core.mobilenet_network import CHAIN
+from fedauto_core.models import LoRA, adapt, build_model
+from fedauto_core.network import Scenario, draw_trace
+from fedauto_core.seeding import stream
+from fedauto_core.simulation import Run, Schedule, simulate
+
+MODEL, IMAGES, CLASSES = "mobilenet_v2", (3, 32, 32), 10
+ACTIVATIONS = (SIDE // 32, SIDE // 32, CHAIN[-1].n_out)  # of the last convolution's inputs
+ADAPTER = LoRA(4, 8.0, ("last",))
+CASES = (
+    ("LoRA, fedavg", "fedavg", ADAPTER, (10, 100)),
+    ("LoRA, mifa", "mifa", ADAPTER, (10, 100)),
+    ("all parameters, fedavg", "fedavg", None, (10, 30)),  # more would take gigabytes
+)
+SCHEDULE = Schedule(rounds=2, steps=2, batch=2, evaluate_every=2)
+EVERYBODY = Scenario("everybody", "bernoulli", (("probability", 1.0),))
+SAMPLES, BYTES, MB = 5, 4, 1e6
+
+
+def peak_growth(work: Callable[[], object]) -> int:
+    """Bytes by which the process's peak resident memory during `work` exceeds what is resident before (Linux)."""
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is what is resident now
+    before = _status("VmRSS")
+    work()
+    return _status("VmHWM") - before
+
+
+def _status(name: str) -> int:
+    lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
+    return next(1024 * int(words[1]) for words in lines if words[0] == f"{name}:")
+
+
+def made_up(n: int, shape: tuple[int, ...]) -> Federation:
+    """n clients and a server with SAMPLES random inputs each."""
+    x = torch.from_numpy(stream(0, "theory", n).standard_normal(((n + 1) * SAMPLES, *shape), dtype=np.float32))
+    y = torch.arange(len(x)) % CLASSES
+    names = tuple(map(str, range(CLASSES)))
+    data = Dataset("made up", x, y, x[:CLASSES], y[:CLASSES], names, "")
+    return Federation(data, tuple(np.arange(len(x)).reshape(n + 1, SAMPLES)))
+
+
+def way_and_start(lora: LoRA | None) -> tuple[Whole, Tensor]:
+    """What is averaged, and its start."""
+    model = build_model(MODEL, IMAGES, CLASSES)
+    w0 = model.init(stream(0, "initial model"))
+    if lora is None:
+        return Whole(model), w0
+    way = adapted_way("factor", adapt(model, w0, lora), lora, 0)
+    return way, initial_vector(way, w0, model)
+
+
+def simulated(method: str, lora: LoRA | None, n: int) -> int:
+    """`peak_growth` of a run with n clients, all of whom are heard."""
+    torch.set_num_threads(1)
+    federation = made_up(n, IMAGES if lora is None else ACTIVATIONS)
+    trace = draw_trace(EVERYBODY, rounds=SCHEDULE.rounds, histograms=federation.alpha[1:], seed=0)
+
+    def work() -> None:
+        way, w0 = way_and_start(lora)
+        simulate(way, [Run(method, make_method(method), federation, trace, w0, 0, 0.01, False)], SCHEDULE)
+
+    return peak_growth(work)
+
+
+def print_memory() -> None:
+    """One line per case and number of clients, and its growth from the fewest to the most."""
+    if sys.platform != "linux":
+        print("peak memory: measured on Linux alone")
+        return
+    model, adapter = (BYTES * way_and_start(lora)[1].numel() / MB for lora in (None, ADAPTER))
+    print(
+        f"peak memory of a simulated run over its process's own, {MODEL}: model {model:.2f} MB, "
+        f"LoRA of rank {ADAPTER.rank} on {', '.join(ADAPTER.targets)} with head {adapter:.3f} MB"
+    )
+    for label, method, lora, clients in CASES:
+        with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
+            peaks = [pool.submit(simulated, method, lora, n).result() / MB for n in clients]
+        for n, peak in zip(clients, peaks, strict=True):
+            copies = f"N adapters {n * adapter:5.1f} MB, N models {n * model:5.0f} MB"
+            print(f"{label:<23} N = {n:>3} {peak:7.1f} MB   {copies}")
+        each = (peaks[-1] - peaks[0]) / (clients[-1] - clients[0])
+        print(
+            f"{'':<23} each client {each:5.2f} MB = {each / adapter:.1f} adapters = {each / model:.2f} models",
+            flush=True,
+        )

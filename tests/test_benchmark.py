@@ -1,0 +1,57 @@
+"""The benchmark's plain loop computes what the engine computes, and its memory meter sees its own process alone."""
+
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
+
+import numpy as np
+import pytest
+import torch
+
+from fedauto_core.benchmark.engine import DOUBLE_TOLERANCE, REPETITIONS, difference_in_double, trained
+from fedauto_core.benchmark.memory import ACTIVATIONS, ADAPTER, made_up, peak_growth, simulated, way_and_start
+from fedauto_core.benchmark.plain import plain_network, trainable
+from fedauto_core.models import build_model
+
+
+@pytest.mark.parametrize("case", REPETITIONS, ids=lambda case: case.label)
+def test_both_sides_agree_in_double(case):
+    """From factors that are all non-zero, so that each of them has a gradient at once."""
+    rng = np.random.default_rng(0)
+    theta = torch.from_numpy(0.1 * rng.standard_normal(trained(case).model.n_parameters))
+    x, y = torch.from_numpy(rng.standard_normal((9, 1, 28, 28))), torch.from_numpy(rng.integers(0, 10, 9))
+    batches = torch.from_numpy(rng.integers(0, 9, (2, 3, 4)))
+    assert difference_in_double(case, theta, x, y, batches) < DOUBLE_TOLERANCE
+
+
+def test_the_loop_trains_factors_and_head_alone():
+    case = next(case for case in REPETITIONS if case.lora is not None and len(trained(case).model.shapes) == 6)
+    names = ["layer3.qkv.a.weight", "layer3.qkv.b.weight", "layer3.out.a.weight", "layer3.out.b.weight"]
+    assert list(trainable(plain_network(case))) == [*names, "head.weight", "head.bias"]
+    whole = plain_network(replace(case, lora=None))
+    assert len(trainable(whole)) == len(build_model("vit", (1, 28, 28), 10).shapes)
+
+
+def test_made_up_inputs_fit_the_adapted_step():
+    way, start = way_and_start(ADAPTER)
+    data = made_up(2, ACTIVATIONS).dataset
+    logits = way.model.forward(way.model.unflatten(start[None]), data.x_test[None])
+    assert logits.shape == (1, 10, 10) and len(data.x_train) == 15
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_peak_growth_counts_what_is_freed_again():
+    def work():
+        np.ones(5_000_000)
+
+    assert 39e6 < peak_growth(work) < 60e6
+    assert peak_growth(lambda: None) < 5e6
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_run_with_adapters_does_not_hold_a_model_per_client():
+    """Twenty more clients: 2 MB of adapters a copy; as many models would be 178 MB a copy."""
+    with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
+        few, many = (pool.submit(simulated, "fedavg", ADAPTER, n).result() for n in (20, 40))
+    assert many - few < 60e6

@@ -29,7 +29,7 @@ CLAIMS: Mapping[str, str] = {
 TESTED_BY: Mapping[str, tuple[str, ...]] = {
     "C1": ("02_problem",),
     "C2": ("10_full_parameter",),
-    "C3": (),
+    "C3": ("11_lora",),
     "C4": (),
     "C5": ("03_fedauto_by_hand",),
     "C6": ("20_bound_step_by_step",),

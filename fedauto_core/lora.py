@@ -8,11 +8,16 @@ stand for and the one that averaged factors give differ by
 
 which for sum_k beta_k = 1 is their weighted covariance: second order in the local drift. A rule whose weights do not
 sum to one scales the last term by their square, so its factor average is not even a multiple of what it means to do.
-Every way below works with every rule, because the rule sees nothing but vectors; baselines.md 6 has the algebra.
+Every way below runs with every rule, because the rule sees nothing but vectors.
 
-Vectors of the exact ways end with the dense update W [fan_in, n_out] of each layer, in which averaging is linear;
-the factors are a chart around it and what they cannot hold is a frozen offset. FedAWE's clients start from models of
-their own: with it no two clients share a factor, and nothing that relies on a common one is exact.
+Vectors of the ways "residual", "stacked" and "truncated" end with the dense update W [fan_in, n_out] of each layer, in
+which averaging is linear; the factors are a chart around it and what they cannot hold is a frozen offset. Such a run
+needs memory for the adapted layers of each participant, the other ways for their factors only.
+
+"Exact" is meant for sums of fresh uploads from a common start. It does not cover rules with a memory: stored updates of
+a factor (MIFA, FedVARP) belong to older partners; a factor that is held or new in each round uploads nothing, which
+leaves SCAFFOLD's and FedDyn's corrections to the head, and under "alternating" reads as a zero gradient; FedAWE's
+clients start from models of their own, taken before anything is held or cut.
 """
 
 from __future__ import annotations
@@ -77,7 +82,7 @@ class Factor(Whole):
     seed: int
 
     offsets: ClassVar[bool] = False
-    exact: ClassVar[str] = "no"  # under which condition nothing is lost, for tables
+    exact: ClassVar[bool] = False  # whether nothing is lost of fresh uploads from a common start
 
     def log(self, v: Tensor, weights: np.ndarray, deltas: Tensor) -> dict[str, float]:
         """residual: ||R||_F over all layers, as a part of the norm of the factors' exact product, and of
@@ -122,7 +127,7 @@ def _ratio(part: float, whole: float) -> float:
 class OneSided(Factor):
     """A stays at its common random start, B is trained (FFA-LoRA, Sun et al. 2024): exact for any weights."""
 
-    exact: ClassVar[str] = "always"
+    exact: ClassVar[bool] = True
 
     def held(self, round: int) -> frozenset[str]:
         return frozenset(f"{layer}.A" for layer in self.layers)
@@ -158,7 +163,7 @@ class Residual(Factor):
     """
 
     offsets: ClassVar[bool] = True
-    exact: ClassVar[str] = "always"
+    exact: ClassVar[bool] = True
 
     def start(self, v: Tensor, round: int) -> Tensor:
         if len(v) > 1 and v.stride(0) == 0:  # one vector for all
@@ -221,14 +226,12 @@ class Stacked(Residual):
 
 
 @dataclass(frozen=True)
-class Truncated(Stacked):
+class Truncated(Residual):
     """The mean of the products, cut back to rank r by its singular values (FlexLoRA, Bai et al. 2024), split evenly
-    between the factors. What is cut is lost; exact where the mean has rank r already."""
+    between the factors. What is cut is lost, and not logged; exact where the mean has rank r already. The offset is
+    zero but for rules that keep vectors of their own."""
 
-    exact: ClassVar[str] = "no"
-
-    def start(self, v: Tensor, round: int) -> Tensor:
-        return Residual.start(self, v, round)  # the offset is zero but for a rule that keeps vectors of its own
+    exact: ClassVar[bool] = False
 
     def land(self, v: Tensor, v_next: Tensor, round: int) -> Tensor:
         parts = self.model.unflatten(v_next[None])
@@ -243,8 +246,14 @@ class Truncated(Stacked):
                 blocks[_offset(layer)] = self._product(blocks, layer)
         return self._put(v_next[None], blocks)[0]
 
+    def log(self, v: Tensor, weights: np.ndarray, deltas: Tensor) -> dict[str, float]:
+        return {}
+
     def traffic(self, arrived: int) -> tuple[int, int]:
         return Factor.traffic(self, arrived)
+
+    def _unused(self, delta: Tensor) -> dict[str, Tensor]:
+        return self._zero_factors(delta)
 
 
 AGGREGATIONS: Mapping[str, type[Factor]] = {

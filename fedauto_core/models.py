@@ -166,7 +166,8 @@ class Adapted(NamedTuple):
     """A model whose trainable parameters are the factors and the head, and its frozen beginning.
 
     model: parameters "<layer>.A" [fan_in, r], "<layer>.B" [r, n_out] of each adapted layer, then the head's, then,
-    where asked for, "<layer>.offset" [fan_in, n_out], which is never trained. Its inputs are what `trunk` gives.
+    where asked for, "<layer>.offset" [fan_in, n_out], which is never trained. Its inputs are what `trunk` gives, not
+    `input_shape`, that of the images.
     layers: adapted layer -> (fan_in, n_out); n_frozen: steps that `trunk` runs.
     """
 
@@ -212,7 +213,7 @@ def adapt(model: Model, theta: Tensor, lora: LoRA, *, offsets: bool = False) -> 
         }
         return frozen | adapted | {name: p[name] for name in head}
 
-    def first(p: Weights, x: Tensor) -> Tensor:
+    def behind_trunk(p: Weights, x: Tensor) -> Tensor:
         w = weights(p)
         for step in model.steps[n_frozen:]:
             x = step.apply(w, x)
@@ -230,7 +231,7 @@ def adapt(model: Model, theta: Tensor, lora: LoRA, *, offsets: bool = False) -> 
         model.input_shape,
         model.n_classes,
         factors | head | offset,
-        (Step(("",), first),),
+        (Step(("",), behind_trunk),),
         frozen=frozenset(offset),
     )
     return Adapted(network, trunk, layers, n_frozen)

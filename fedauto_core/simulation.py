@@ -217,13 +217,17 @@ class _Lane:
         return heard | state.log | log
 
     def _log(self, state: State, arrivals: Arrivals) -> dict[str, float]:
-        """What the way of averaging says of the step, given the weights of all that was averaged in it."""
+        """What the way of averaging says of the step, given the weights of all that was averaged in it; and, as
+        "plain_...", of the step that weights n_j / n_A would have made of the same uploads."""
         weights, deltas = state.weights, arrivals.deltas
         if weights is None:
             return {}
+        counts = self.run.federation.counts[arrivals.ids]
+        plain = self.way.log(self.w, counts / counts.sum(), deltas)
         if len(weights) > len(deltas):
             deltas = torch.cat([deltas, self.server.trained[None]])
-        return self.way.log(self.w, weights, deltas)
+        own = self.way.log(self.w, weights, deltas)
+        return own | {f"plain_{name}": value for name, value in plain.items()}
 
     def distance(self, w: Tensor) -> float:
         return float((w - self.run.w0).norm())

@@ -40,18 +40,23 @@ def test_made_up_inputs_fit_the_adapted_step():
     assert logits.shape == (1, 10, 10) and len(data.x_train) == 15
 
 
+def hold_40_megabytes():
+    np.ones(5_000_000)
+
+
+def in_a_process_of_its_own(function, *arguments):
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_peak_growth_counts_what_is_freed_again():
-    def work():
-        np.ones(5_000_000)
-
-    assert 39e6 < peak_growth(work) < 60e6
-    assert peak_growth(lambda: None) < 5e6
+    assert 39e6 < in_a_process_of_its_own(peak_growth, hold_40_megabytes) < 60e6
+    assert in_a_process_of_its_own(peak_growth, int) < 5e6
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_run_with_adapters_does_not_hold_a_model_per_client():
     """Twenty more clients: 2 MB of adapters a copy; as many models would be 178 MB a copy."""
-    with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
-        few, many = (pool.submit(simulated, "fedavg", ADAPTER, n).result() for n in (20, 40))
+    few, many = (in_a_process_of_its_own(simulated, "fedavg", ADAPTER, n) for n in (20, 40))
     assert many - few < 60e6

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 
 
 class InputError(ValueError):
@@ -10,6 +11,11 @@ class InputError(ValueError):
 
     def __init__(self, what: str, *, allowed: str, remedy: str) -> None:
         super().__init__(f"{what}. Allowed: {allowed}. Remedy: {remedy}.")
+        self._parts = (what, allowed, remedy)
+
+    def __reduce__(self) -> tuple[Callable[[str], InputError], tuple[str]]:
+        what, allowed, remedy = self._parts  # the default would call InputError(message): no worker could report one
+        return partial(InputError, allowed=allowed, remedy=remedy), (what,)
 
 
 def require(condition: bool, what: str, *, allowed: str, remedy: str) -> None:

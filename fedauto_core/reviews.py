@@ -43,7 +43,8 @@ def read_reviews(cache: Path) -> list[dict[str, str]]:
 
 
 def _selection(reviews: list[dict[str, str]]) -> dict[str, np.ndarray]:
-    """Part -> indices of its reviews, ascending; equally many of each label, no text twice in all."""
+    """Part -> indices of its reviews; equally many of each label, no text twice in all. In random order: the file is
+    sorted by label, and tuning and results take ranges of the test set."""
     texts = np.array([review["text"] for review in reviews], dtype=object)
     _, first = np.unique(texts, return_index=True)
     kinds = np.full(len(reviews), "", dtype=object)
@@ -57,7 +58,7 @@ def _selection(reviews: list[dict[str, str]]) -> dict[str, np.ndarray]:
         chosen["public"].append(imdb[: PUBLIC // 2])
         chosen["private"].append(tomatoes[: PRIVATE // 2])
         chosen["test"].append(tomatoes[PRIVATE // 2 : (PRIVATE + TEST) // 2])
-    return {part: np.sort(np.concatenate(indices)) for part, indices in chosen.items()}
+    return {part: rng.permutation(np.concatenate(indices)) for part, indices in chosen.items()}
 
 
 def load_reviews(cache: Path) -> Reviews:

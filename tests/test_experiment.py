@@ -189,3 +189,10 @@ def test_rows_of_bounds_are_copied_to_every_scenario():
 def test_cells_with_different_tags_all_reach_the_summary():
     plan = replace(PLAN, cells=(replace(cell("fedauto"), tags=(("k", 1),)), cell("fedavg")))
     assert sorted(summarise(run(plan).curves)["label"]) == ["fedauto"] * 2 + ["fedavg"] * 2
+
+
+def test_a_bad_value_found_by_a_worker_process_is_one_input_error(monkeypatch):
+    monkeypatch.setenv("FEDAUTO_PROCESSES", "2")
+    schedule = replace(PLAN.schedule, test=(0, 1))
+    with pytest.raises(InputError, match=r"no test image of classes .* Remedy: use more test images"):
+        run(replace(PLAN, schedule=schedule))

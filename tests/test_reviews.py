@@ -52,6 +52,8 @@ def test_the_selection_is_balanced_disjoint_and_by_domain(table: list[dict[str, 
     assert sources == {"public": {"imdb"}, "private": {"rotten_tomatoes"}, "test": {"rotten_tomatoes"}}
     texts = [table[i]["text"] for rows in selection.values() for i in rows]
     assert len(set(texts)) == len(texts) == 6_500
+    positive = np.array([table[i]["label"] == "1" for i in selection["test"]])
+    assert all(0.3 < share.mean() < 0.7 for share in np.array_split(positive, 10)), "any range holds both classes"
     again = reviews._selection(table)
     assert all(np.array_equal(selection[part], again[part]) for part in selection)
 

@@ -1,7 +1,8 @@
 """An experiment = a frozen spec -> tidy frames, cached by content.
 
-The cache key holds the spec, the source code of every module that can influence a number, the data hashes, the package
-versions and the thread count, so a stale result cannot be served: change anything and the key changes.
+The cache key holds the spec, the source code of every module that can influence a number, the data hashes, the traces,
+the package versions and the thread count, so a stale result cannot be served: change anything and the key changes. The
+network is in the key by what it did, not by its code: a run meets it through the trace alone.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from fedauto_core.data import Dataset, FederationSpec, build_federation, dataset_sha256, load_dataset
+from fedauto_core.data import Dataset, Federation, FederationSpec, build_federation, dataset_sha256, load_dataset
 from fedauto_core.errors import require
 from fedauto_core.lora import Whole, adapted_way, aggregation, initial_vector
 from fedauto_core.methods.base import Method
 from fedauto_core.models import Adapted, LoRA, Model, adapt, build_model
-from fedauto_core.network import Scenario, draw_trace
+from fedauto_core.network import Scenario, Trace, draw_trace
 from fedauto_core.pretraining import Pretraining, checkpoint_key, pretrained, with_fresh_head
 from fedauto_core.provenance import core_hash, file_hash, versions
 from fedauto_core.seeding import stream
@@ -149,9 +150,20 @@ def _units(experiment: Experiment) -> list[Experiment]:
     return [replace(experiment, cells=cells[s], seeds=(seed,)) for seed in experiment.seeds for s in scenarios]
 
 
+def _trace(unit: Experiment, federation: Federation) -> Trace:
+    """The trace that all cells of the unit with this federation share."""
+    (seed,), (scenario,) = unit.seeds, {cell.scenario for cell in unit.cells}
+    return draw_trace(scenario, rounds=unit.schedule.rounds, histograms=federation.alpha[1:], seed=seed)
+
+
+@functools.lru_cache(maxsize=64)
+def _federation(dataset: str, spec: FederationSpec, seed: int) -> Federation:
+    return build_federation(_dataset(dataset, "cpu"), spec, seed)
+
+
 def _simulate(unit: Experiment, checkpoint: np.ndarray | None) -> list[pd.DataFrame]:
     """Curves and rounds of one unit. Federations and traces are shared by the cells that ask for the same one."""
-    (seed,), (scenario,) = unit.seeds, {cell.scenario for cell in unit.cells}
+    (seed,) = unit.seeds
     dataset = _dataset(unit.dataset, unit.device)
     model = build_model(unit.model, tuple(dataset.x_train.shape[1:]), dataset.n_classes)
     w0 = initial_model(checkpoint, model, seed).to(unit.device)
@@ -161,10 +173,7 @@ def _simulate(unit: Experiment, checkpoint: np.ndarray | None) -> list[pd.DataFr
         way = adapted_way(unit.aggregation, adapted, unit.lora, seed)
         w0, dataset = initial_vector(way, w0, model), _behind_trunk(unit, dataset, adapted)
     federations = {spec: build_federation(dataset, spec, seed) for spec in {c.federation for c in unit.cells}}
-    traces = {
-        spec: draw_trace(scenario, rounds=unit.schedule.rounds, histograms=federation.alpha[1:], seed=seed)
-        for spec, federation in federations.items()
-    }
+    traces = {spec: _trace(unit, federation) for spec, federation in federations.items()}
     runs = [
         Run(
             c.label,
@@ -223,12 +232,20 @@ def _activations(dataset: Dataset, adapted: Adapted) -> Dataset:
 
 def content_key(experiment: Experiment) -> str:
     """SHA-256 over everything the numbers depend on."""
-    replays = [dict(c.scenario.options)["path"] for c in experiment.cells if c.scenario.process == "replay"]
+    return _joint_key(_unit_key(unit) for unit in _units(experiment))
+
+
+def _joint_key(keys: Iterable[str]) -> str:
+    return hashlib.sha256(" ".join(keys).encode()).hexdigest()
+
+
+def _unit_key(unit: Experiment) -> str:
+    specs = dict.fromkeys(cell.federation for cell in unit.cells)
     parts = [
-        repr(experiment),
-        dataset_sha256(experiment.dataset),
-        "" if experiment.start is SCRATCH else checkpoint_key(experiment.start),
-        [file_hash(Path(path)) for path in replays],
+        repr(unit),
+        dataset_sha256(unit.dataset),
+        "" if unit.start is SCRATCH else checkpoint_key(unit.start),
+        [_trace(unit, _federation(unit.dataset, spec, *unit.seeds)).identity for spec in specs],
         core_hash("experiment"),
         versions(),
         torch.get_num_threads(),
@@ -242,7 +259,8 @@ def run(experiment: Experiment) -> Result:
     Works in units (one seed of one scenario), each cached as soon as it is done, on FEDAUTO_PROCESSES processes (set by
     the batch; 1 without it). FEDAUTO_FRESH=1 computes all of it again. A damaged entry is reported and recomputed.
     """
-    folders = {unit: cache_folder() / "experiments" / content_key(unit)[:32] for unit in _units(experiment)}
+    keys = {unit: _unit_key(unit) for unit in _units(experiment)}
+    folders = {unit: cache_folder() / "experiments" / key[:32] for unit, key in keys.items()}
     fresh = os.environ.get("FEDAUTO_FRESH") == "1"
     frames = {unit: None if fresh else _cached(folder) for unit, folder in folders.items()}
     todo = [unit for unit, found in frames.items() if found is None]
@@ -258,7 +276,7 @@ def run(experiment: Experiment) -> Result:
             _compute(unit, folder, checkpoint)
     frames |= {unit: _read(folder) for unit, folder in zip(todo, places, strict=True)}
     curves, rounds = zip(*frames.values(), strict=True)
-    return Result(pd.concat(curves, ignore_index=True), pd.concat(rounds, ignore_index=True), content_key(experiment))
+    return Result(pd.concat(curves, ignore_index=True), pd.concat(rounds, ignore_index=True), _joint_key(keys.values()))
 
 
 def _cached(folder: Path) -> tuple[pd.DataFrame, ...] | None:

@@ -28,6 +28,9 @@ DOWNSTREAM = (
     "__main__",
 )
 
+# Rooms that a simulation meets through the traces alone, whose content is part of an experiment's key.
+UPSTREAM = ("network", "traces", "radio")
+
 
 def file_hash(path: Path) -> str:
     """SHA-256 of a file's bytes."""
@@ -40,7 +43,7 @@ def core_hash(scope: str = "all") -> str:
     digest = hashlib.sha256()
     for path in sorted([*PACKAGE.rglob("*.py"), *PACKAGE.rglob("tuned/*.csv")]):
         room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-        if scope == "experiment" and room in DOWNSTREAM:
+        if scope == "experiment" and room in (*DOWNSTREAM, *UPSTREAM):
             continue
         digest.update(f"{path.relative_to(PACKAGE).as_posix()} {file_hash(path)}\n".encode())
     return digest.hexdigest()

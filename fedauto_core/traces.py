@@ -46,6 +46,12 @@ class Trace:
         """Identity of the arrivals (shape and values)."""
         return hashlib.sha256(f"{self.arrived.shape}".encode() + self.arrived.tobytes()).hexdigest()
 
+    @property
+    def identity(self) -> str:
+        """SHA-256 of all that a run can see: the arrivals, and the probabilities that oracles are told."""
+        parts = (self.arrived, self.success_probability, self.stationary)
+        return hashlib.sha256(b"".join(np.ascontiguousarray(part).tobytes() for part in parts)).hexdigest()
+
     def describe(self) -> pd.DataFrame:
         """Per client 1..N: arrival rate, its long-run value, longest gap, mean length of on and off runs (rounds).
 

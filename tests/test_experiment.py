@@ -136,12 +136,26 @@ def test_data_code_and_versions_are_in_the_key(monkeypatch):
     assert len(keys) == 4
 
 
+@pytest.mark.parametrize("part", ["arrived", "success_probability", "stationary"])
+def test_what_the_network_did_is_in_the_key(part, monkeypatch):
+    """Its code is not: a run meets the network through the trace."""
+    before, real = content_key(PLAN), experiment.draw_trace
+
+    def other(*args, **kwargs):
+        trace = real(*args, **kwargs)
+        return replace(trace, **{part: np.zeros_like(getattr(trace, part))})
+
+    monkeypatch.setattr(experiment, "draw_trace", other)
+    assert content_key(PLAN) != before
+
+
 def test_an_edited_recording_changes_the_key(tmp_path):
     path = tmp_path / "trace.csv"
-    path.write_text("round,client,arrived\n0,1,1\n")
+    lines = ["round,client,arrived"] + [f"{t},{k},1" for t in range(4) for k in range(1, 5)]
+    path.write_text("\n".join(lines) + "\n")
     plan = replace(PLAN, cells=(replace(cell("fedavg"), scenario=Scenario("r", "replay", (("path", str(path)),))),))
     before = content_key(plan)
-    path.write_text("round,client,arrived\n0,1,0\n")
+    path.write_text("\n".join([*lines[:-1], "3,4,0"]) + "\n")
     assert content_key(plan) != before
 
 

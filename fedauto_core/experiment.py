@@ -266,10 +266,9 @@ def run(experiment: Experiment) -> Result:
     todo = [unit for unit, found in frames.items() if found is None]
     places = [folders[unit] for unit in todo]
     checkpoint = None if experiment.start is SCRATCH or not todo else _checkpoint(experiment.start).numpy()
-    processes = min(int(os.environ.get("FEDAUTO_PROCESSES", "1")), len(todo))
-    if processes > 1:
-        with ProcessPoolExecutor(processes, get_context("spawn"), prepare_worker, (torch.get_num_threads(),)) as pool:
-            list(pool.map(_compute, todo, places, repeat(checkpoint)))
+    processes = int(os.environ.get("FEDAUTO_PROCESSES", "1"))
+    if min(processes, len(todo)) > 1:
+        _in_pool(processes, todo, places, checkpoint)
     else:
         prepare_worker(torch.get_num_threads())
         for unit, folder in zip(todo, places, strict=True):
@@ -277,6 +276,22 @@ def run(experiment: Experiment) -> Result:
     frames |= {unit: _read(folder) for unit, folder in zip(todo, places, strict=True)}
     curves, rounds = zip(*frames.values(), strict=True)
     return Result(pd.concat(curves, ignore_index=True), pd.concat(rounds, ignore_index=True), _joint_key(keys.values()))
+
+
+@functools.cache
+def _pool(processes: int) -> ProcessPoolExecutor:
+    """Kept for all runs of a notebook: to start a process, import torch and read the data takes seconds."""
+    return ProcessPoolExecutor(processes, get_context("spawn"), prepare_worker, (torch.get_num_threads(),))
+
+
+def _in_pool(processes: int, units: list[Experiment], folders: list[Path], checkpoint: np.ndarray | None) -> None:
+    pool = _pool(processes)
+    try:
+        list(pool.map(_compute, units, folders, repeat(checkpoint)))
+    except BaseException:  # also Ctrl-C: whatever became of the processes, the next run gets new ones
+        _pool.cache_clear()
+        pool.shutdown(cancel_futures=True)
+        raise
 
 
 def _cached(folder: Path) -> tuple[pd.DataFrame, ...] | None:

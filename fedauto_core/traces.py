@@ -22,9 +22,27 @@ class Cause(IntEnum):
     LONG = 2  # disconnected for a number of rounds
     BLACKOUT = 3  # switched off on purpose
     RECORDED = 4  # replayed, cause unknown
+    TIMETABLE = 5  # not its turn
+    AWAY = 6  # has not joined yet, or left for good
+    SHARED = 7  # lost together with others
+    ADVERSARY = 8  # silenced
+    DOWNLINK = 9  # never got the model
+    DEADLINE = 10  # the upload would have got through, had the computing not taken so long
 
 
-CAUSES = ("arrived", "transient failure", "long outage", "class blackout", "recorded failure")  # by code, for legends
+CAUSES = (
+    "arrived",
+    "transient failure",
+    "long outage",
+    "class blackout",
+    "recorded failure",
+    "not its turn",
+    "not a member",
+    "shared failure",
+    "silenced",
+    "downlink failure",
+    "deadline missed",
+)  # by code, for legends
 
 
 @dataclass(frozen=True, eq=False)

@@ -140,7 +140,7 @@ def test_replay_gives_the_recorded_arrivals(tmp_path):
 @pytest.mark.parametrize(
     ("process", "options", "message"),
     [
-        ("weather", {}, "unknown failure process 'weather'. Allowed: bernoulli, class_blackout, gilbert_elliott"),
+        ("weather", {}, "unknown failure process 'weather'. Allowed: access_points, adversary, bernoulli"),
         ("bernoulli", {"q": 0.5}, "unknown option 'q' of failure process 'bernoulli'. Allowed: probability"),
         ("none", {"q": 0.5}, "Allowed: no options"),
         ("long_outage", {"mean_on": 5}, "failure process 'long_outage' lacks mean_off"),
@@ -159,8 +159,12 @@ def test_replay_gives_the_recorded_arrivals(tmp_path):
         ("mixed", {"mean_on": 9, "mean_off": 5, "q_min": 0.1}, "choose one transient part"),
         ("mixed", {"mean_on": 9, "mean_off": 5, "probability": 1, "q_min": 0, "q_max": 1}, "choose one transient part"),
         ("class_blackout", {"label": 5, "start": 0, "length": 1}, "blackout of class 5. Allowed: classes 0..4"),
-        ("class_blackout", {"label": 0, "start": ROUNDS, "length": 1}, "blackout of 1 rounds from round 4000"),
-        ("class_blackout", {"label": 0, "start": 0, "length": 0}, "length >= 1"),
+        (
+            "class_blackout",
+            {"label": 0, "start": ROUNDS, "length": 1},
+            "start is round 4000. Allowed: whole numbers 0..3999",
+        ),
+        ("class_blackout", {"label": 0, "start": 0, "length": 0}, "length is 0. Allowed: mean durations >= 1"),
         ("class_blackout", {"label": 0, "start": 0, "length": 9, "min_share": 1.0}, "no client holds a share >= 1.0"),
         ("replay", {"path": "nowhere.csv"}, "cannot read the recording nowhere.csv"),
     ],

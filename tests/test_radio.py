@@ -2,9 +2,19 @@
 
 import numpy as np
 import pytest
+from scipy.special import exp1
 
 from fedauto_core import InputError
-from fedauto_core.radio import STANDARDS, Wired, outage
+from fedauto_core.radio import (
+    STANDARDS,
+    Fading,
+    Wired,
+    ergodic_efficiency,
+    ergodic_outage,
+    ergodic_snr_db,
+    outage,
+    place,
+)
 
 LORA, RESNET18 = 294_912 * 32, 374e6  # bits: adapters of rank 8 on q and v of ViT-B; 11.7 million parameters
 RADIOS = [name for name, link in STANDARDS.items() if not isinstance(link, Wired)]
@@ -46,21 +56,130 @@ def test_outages_are_those_of_the_table(standard):
 )
 def test_path_loss_by_hand(standard, distance, expected):
     link = STANDARDS[standard]
-    assert link.path_loss_db(distance, link.carrier_ghz) == pytest.approx(expected, abs=1e-3)
+    assert link.nlos.path_loss_db(distance, link.carrier_ghz) == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("standard", [name for name in RADIOS if STANDARDS[name].los])
+def test_line_of_sight_never_loses_more(standard):
+    link, d2 = STANDARDS[standard], np.geomspace(0.1, 2e7, 500)
+    sight, none = (way.path_loss_db(d2, link.carrier_ghz) for way in (link.los, link.nlos))
+    assert (sight <= none).all() and (np.diff(sight) > -0.05).all()  # the two slopes meet, but for the heights
 
 
 @pytest.mark.parametrize(
-    ("standard", "base", "near", "far", "height_gain"), [("nr_umi", 10, 32.4, 21, 9.5), ("nr_uma", 25, 28.0, 22, 9.0)]
+    ("standard", "distance", "expected"),
+    [
+        ("nr_umi", 50.9952, 32.4 + 21 * 1.71350 + 20 * 0.544068),  # before the breakpoint at 210.1 m
+        ("nr_umi", 1000, 32.4 + 40 * 3.0000157 - 9.5 * np.log10(210.145**2 + 8.5**2) + 20 * 0.544068),
+        ("nr_uma", 97.1983, 28 + 22 * 2 + 20 * 0.544068),  # slant 100 m
+        ("nr_uma", 2000, 28 + 40 * 3.30106 - 9 * np.log10(560.387**2 + 23.5**2) + 20 * 0.544068),
+        ("nr_inh", 9.797959, 32.4 + 17.3 * 1 + 20 * 0.544068),  # slant 10 m
+    ],
 )
-def test_line_of_sight_never_loses_more(standard, base, near, far, height_gain):
+def test_path_loss_with_a_line_of_sight_by_hand(standard, distance, expected):
     link = STANDARDS[standard]
-    d2 = np.geomspace(0.1, 2e7, 500)
-    d3 = np.hypot(d2, base - 1.5)
-    turn = 4 * (base - 1) * (1.5 - 1) * link.carrier_ghz * 1e9 / 299_792_458  # d_BP' of TR 38.901
-    before = near + far * np.log10(d3)
-    beyond = near + 40 * np.log10(d3) - height_gain * np.log10(turn**2 + (base - 1.5) ** 2)
-    sight = np.where(d2 <= turn, before, beyond) + 20 * np.log10(link.carrier_ghz)
-    assert (sight < link.path_loss_db(d2, link.carrier_ghz)).all()
+    assert link.los.path_loss_db(distance, link.carrier_ghz) == pytest.approx(expected, abs=1e-3)
+
+
+def test_line_of_sight_is_certain_nearby_and_rarer_further_away():
+    for name, near in (("nr_umi", 18), ("nr_uma", 18), ("nr_inh", 5)):
+        p = STANDARDS[name].sight(np.geomspace(0.1, 5000, 400))
+        assert (p[np.geomspace(0.1, 5000, 400) <= near] == 1).all() and (np.diff(p) <= 0).all() and p[-1] < 0.01
+    assert STANDARDS["nr_umi"].sight(100.0) == pytest.approx(0.18 + np.exp(-100 / 36) * 0.82)
+    assert STANDARDS["nr_inh"].sight(100.0) == pytest.approx(0.54 * np.exp(-51 / 211.7))
+
+
+FADINGS = [Fading(), Fading("rician", 5.0), Fading("rician", 0.0), Fading("nakagami", 2.0), Fading("nakagami", 0.5)]
+
+
+@pytest.mark.parametrize("fading", FADINGS, ids=str)
+def test_distribution_of_the_fading_is_that_of_its_waves(fading):
+    n, power = 400_000, fading.power(np.random.default_rng(3), 400_000)
+    assert abs(power.mean() - 1) <= 4 * power.std() / np.sqrt(n)
+    for x in (0.05, 0.3, 1.0, 2.5):
+        p = fading.outage(np.log(x))
+        assert abs((power < x).mean() - p) <= 4 * np.sqrt(p * (1 - p) / n)
+    assert fading.outage(np.array([-800.0, 800.0])).tolist() == [0, 1]
+
+
+def test_fading_laws_agree_where_they_are_one():
+    log_x = np.log(np.geomspace(1e-8, 20, 50))
+    for same in (Fading("rician", 0.0), Fading("nakagami", 1.0)):
+        np.testing.assert_allclose(same.outage(log_x), Fading().outage(log_x), rtol=1e-10)
+    # Values computed independently for a threshold of x = 0.0732: 0.0706 (Rayleigh), 0.00974 (Nakagami m = 2).
+    assert Fading().outage(np.log(0.0732)) == pytest.approx(0.0706, abs=5e-5)
+    assert Fading("nakagami", 2.0).outage(np.log(0.0732)) == pytest.approx(0.00974, abs=5e-5)
+    assert Fading("rician", 5.0).outage(np.log(0.0732)) == pytest.approx(0.00587, abs=5e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("weibull",), "unknown fading 'weibull'. Allowed: nakagami, rayleigh, rician"),
+        (("rician", -1.0), "rician fading with shape -1.0"),
+        (("nakagami", 0.4), "Allowed: finite numbers >= 0.5"),
+    ],
+)
+def test_unknown_fading_is_refused(arguments, message):
+    with pytest.raises(InputError, match=message.replace(".", r"\.")):
+        Fading(*arguments)
+
+
+def test_shadowing_is_averaged_as_by_monte_carlo():
+    n, sigma = 200_000, 8.0
+    shadow_db = np.random.default_rng(5).normal(scale=sigma, size=n)
+    link = STANDARDS["lte"]
+    noise_w = 10 ** ((-174 + link.noise_figure_db - 30) / 10) * 4e6
+    received = 10 ** ((link.power_dbm - 30 - link.nlos.path_loss_db(300.0, 2.0) - shadow_db) / 10)
+    each = -np.expm1(-(2 ** (2e6 / 4e6) - 1) * noise_w / received)
+    mean = outage("lte", 300.0, 4e6, 2.0, shadowing_db=sigma)
+    assert abs(each.mean() - mean) <= 4 * each.std() / np.sqrt(n) + 1e-4  # 20 nodes are no integral
+
+
+def test_attempts_share_the_window():
+    assert outage("lte", 300.0, 1e6, 2.0, attempts=3) == pytest.approx(outage("lte", 300.0, 1e6, 2 / 3) ** 3)
+    many, one = (outage("lte", 300.0, 1e5, 2.0, attempts=n) for n in (4, 1))
+    assert many < one  # little to send: diversity wins
+    many, one = (outage("lte", 500.0, 4e7, 2.0, attempts=n) for n in (4, 1))
+    assert many > one  # much to send: the haste loses
+
+
+def test_ergodic_efficiency_is_the_mean_rate():
+    snr = np.geomspace(1e-3, 1e6, 12)
+    power = Fading().power(np.random.default_rng(2), 400_000)
+    rates = np.log2(1 + snr[:, None] * power)
+    assert (np.abs(rates.mean(axis=1) - ergodic_efficiency(snr)) <= 4 * rates.std(axis=1) / np.sqrt(400_000)).all()
+    middle = snr[snr > 0.01]
+    np.testing.assert_allclose(ergodic_efficiency(middle), np.exp(1 / middle) * exp1(1 / middle) / np.log(2), rtol=1e-9)
+    np.testing.assert_allclose(ergodic_efficiency(10 ** (ergodic_snr_db(np.array([1e-4, 1, 20.0])) / 10)),
+                               [1e-4, 1, 20], rtol=1e-8)  # fmt: skip
+
+
+def test_ergodic_outage_is_the_frequency_of_shadows_too_deep():
+    n, link = 100_000, STANDARDS["nr_umi"]
+    shadow_db = np.random.default_rng(8).normal(scale=link.nlos.shadowing_db, size=n)
+    snr = 1 / (link.kappa(250.0) * 10 ** (shadow_db / 10) * 20e6)
+    p = ergodic_outage("nr_umi", 250.0, 6e7, 1.0)
+    failed = (20e6 * ergodic_efficiency(snr) < 6e7).mean()
+    assert 0.02 < p < 0.98 and abs(failed - p) <= 4 * np.sqrt(p * (1 - p) / n)
+    assert ergodic_outage("wired", 1.0, 1e6, 1.0) == 0.005
+
+
+def test_clients_are_spread_evenly_over_the_ring_of_their_standard():
+    places = place(np.random.default_rng(1), 6000, ("wired", "lte", "nr_umi"))
+    table = places.frame()
+    assert table["standard"].value_counts().tolist() == [2000] * 3
+    assert (table.loc[table["standard"] == "wired", ["distance_m", "shadowing_db"]] == 0).all(axis=None)
+    cell = table[table["standard"] == "lte"]
+    assert cell["distance_m"].between(35, 500).all() and cell["shadowing_db"].std() == pytest.approx(8, rel=0.05)
+    inner = (cell["distance_m"] < 250).mean()
+    assert abs(inner - (250**2 - 35**2) / (500**2 - 35**2)) <= 3 * np.sqrt(0.25 / 2000)
+    np.testing.assert_allclose(np.hypot(cell["x_m"], cell["y_m"]), cell["distance_m"])
+    assert not cell["sight"].any() and 0 < table.loc[table["standard"] == "nr_umi", "sight"].mean() < 0.5
+    with pytest.raises(InputError, match="no standard"):
+        place(np.random.default_rng(1), 5, ())
+    with pytest.raises(InputError, match="unknown standard 'wimax'"):
+        place(np.random.default_rng(1), 5, ("wimax",))
 
 
 @pytest.mark.parametrize("standard", RADIOS)
@@ -68,7 +187,7 @@ def test_closed_form_is_the_frequency_of_rates_below_the_need(standard):
     link, distance, payload, seconds, sharing, n = STANDARDS[standard], 150.0, 2e7, 2.0, 4, 400_000
     share = link.bandwidth_hz / sharing
     noise_w = 10 ** ((-174 + link.noise_figure_db - 30) / 10) * share
-    gain = 10 ** (-link.path_loss_db(distance, link.carrier_ghz) / 10)
+    gain = 10 ** (-link.nlos.path_loss_db(distance, link.carrier_ghz) / 10)
     snr = 10 ** ((link.power_dbm - 30) / 10) * gain / noise_w
     h = np.random.default_rng(11).normal(scale=np.sqrt(0.5), size=(n, 2))
     failed = share * np.log2(1 + snr * (h**2).sum(axis=1)) < payload / seconds
@@ -115,6 +234,7 @@ def test_a_wired_link_ignores_distance_and_payload():
         ({"upload_s": np.inf}, "upload_s is inf"),
         ({"sharing": 0}, r"sharing is 0\. Allowed: integers >= 1"),
         ({"sharing": 2.5}, r"sharing is 2\.5"),
+        ({"attempts": 0}, r"attempts is 0\. Allowed: integers >= 1"),
     ],
 )
 def test_values_out_of_range_are_refused(standard, change, message):
@@ -123,5 +243,7 @@ def test_values_out_of_range_are_refused(standard, change, message):
 
 
 def test_an_unknown_standard_is_refused_with_the_known_ones():
-    with pytest.raises(InputError, match=r"unknown standard 'wimax'\. Allowed: lte, nr_uma, nr_umi, wifi, wired"):
+    with pytest.raises(
+        InputError, match=r"unknown standard 'wimax'\. Allowed: lte, nr_inh, nr_uma, nr_umi, wifi, wired"
+    ):
         outage("wimax", 100.0, LORA, 1.0)

@@ -1,0 +1,104 @@
+"""Failures that hit several clients at once: a shared access point, a common shock, an adversary; and products."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.signal import lfilter
+from scipy.stats import norm
+
+from fedauto_core.errors import require
+from fedauto_core.network.base import Rate, Scenario, Setting, by_label, drawn, probabilities, process
+from fedauto_core.network.markov import connection
+from fedauto_core.traces import Cause, Trace, make_trace
+
+
+@process("access_points")
+def _access_points(
+    setting: Setting,
+    *,
+    groups: int,
+    mean_on: float,
+    mean_off: float,
+    probability: Rate = 1.0,
+    aligned: bool = False,
+) -> Trace:
+    """A_k = U_g(k) V_k: each group has one access point, on and off like `long_outage`; V_k is Bernoulli.
+
+    aligned: clients with like labels share an access point (`by_label`), else groups are drawn by the seed.
+    Public: q_k and whether the access point was on in round t - 1 (nothing before round 0).
+    """
+    group = by_label(setting, groups)
+    if not aligned:
+        group = setting.rng.permutation(group)
+    q = probabilities("probability", probability, setting)
+    point = setting._replace(histograms=np.ones((groups, 1)))  # access points in the place of clients
+    up, share = connection(point, mean_on, mean_off)
+    arrived = up.on[:, group] & (setting.rng.random(setting.shape) < q)
+    cause = np.where(up.on[:, group], Cause.TRANSIENT, Cause.SHARED)
+    return make_trace(arrived, cause, up.predicted[:, group] * q, share[group] * q)
+
+
+@process("copula")
+def _copula(setting: Setting, *, probability: Rate, rho: float, memory: float = 0.0) -> Trace:
+    """A_k^t = 1{sqrt(rho) Z_t + sqrt(1 - rho) xi_k^t <= Phi^-1(q_k)}: a Gaussian copula with a common shock Z_t.
+
+    Z_t is a stationary AR(1) with coefficient `memory`, Z and xi standard normal, so that every client still has
+    P(A_k^t = 1) = q_k. Public: q_k, not the shock; so oracles are right about each client and blind to the correlation.
+    """
+    q = probabilities("probability", probability, setting)
+    probabilities("rho", rho, setting)
+    require(0 <= memory < 1, f"memory is {memory}", allowed="coefficients in [0, 1)", remedy="bring memory into [0, 1)")
+    noise = setting.rng.normal(size=setting.rounds)
+    noise[1:] *= np.sqrt(1 - memory**2)  # the first is drawn from the stationary law
+    shock = lfilter([1.0], [1.0, -memory], noise)[:, None]
+    own = setting.rng.normal(size=setting.shape)
+    arrived = np.sqrt(rho) * shock + np.sqrt(1 - rho) * own <= norm.ppf(q)
+    return make_trace(arrived, Cause.SHARED, np.broadcast_to(q, setting.shape).copy(), q)
+
+
+@process("adversary")
+def _adversary(setting: Setting, *, budget: float) -> Trace:
+    """An adversary silences the same floor(budget N) clients in every round: one by one those whose loss takes the mean
+    label histogram of the others furthest (2-norm) from that of all. Public: everything."""
+    n_clients = setting.shape[1]
+    probabilities("budget", budget, setting)
+    dropped = int(budget * n_clients + 1e-9)  # 0.3 * 10 is not quite 3
+    require(
+        dropped < n_clients,
+        f"budget {budget} silences all {n_clients} clients",
+        allowed="budgets that leave at least one client",
+        remedy="lower the budget",
+    )
+    kept, target = np.ones(n_clients, dtype=bool), setting.histograms.mean(axis=0)
+    total = setting.histograms.sum(axis=0)
+    for left in range(n_clients - 1, n_clients - dropped - 1, -1):
+        distance = np.linalg.norm((total - setting.histograms) / left - target, axis=1)
+        worst = np.where(kept, distance, -np.inf).argmax()
+        kept[worst] = False
+        total = total - setting.histograms[worst]
+    arrived = np.broadcast_to(kept, setting.shape).copy()
+    return make_trace(arrived, Cause.ADVERSARY, arrived.astype(np.float64), kept.astype(np.float64))
+
+
+@process("product")
+def _product(setting: Setting, *, parts: tuple[Scenario, ...]) -> Trace:
+    """An upload arrives if it survives every one of `parts`, which are drawn independently; the first is what it would
+    be alone. The cause of a loss is that of the first part that lost it.
+
+    Public: what each part makes public. The long-run rate is the product of theirs: exact unless two of the parts
+    follow a timetable.
+    """
+    require(
+        len(parts) >= 1 and all(isinstance(part, Scenario) for part in parts),
+        f"parts is {parts}",
+        allowed="one or more scenarios",
+        remedy="name at least one scenario",
+    )
+    others = setting.rng.spawn(len(parts) - 1)
+    traces = [drawn(part, setting._replace(rng=rng)) for part, rng in zip(parts, (setting.rng, *others), strict=True)]
+    cause = np.zeros(setting.shape, dtype=np.int8)
+    for trace in reversed(traces):
+        cause = np.where(trace.arrived, cause, trace.cause)
+    q = np.prod([trace.success_probability for trace in traces], axis=0)
+    long_run = np.prod([trace.stationary for trace in traces], axis=0)
+    return make_trace(np.all([trace.arrived for trace in traces], axis=0), cause, q, long_run)

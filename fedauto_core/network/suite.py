@@ -1,0 +1,87 @@
+"""The scenarios of the notebooks, by name: a few of our own, and a suite that covers those of the literature.
+
+All values are our choice: the paper's own failure settings are not known to us.
+"""
+
+from __future__ import annotations
+
+from fedauto_core.errors import require_known
+from fedauto_core.network.base import Scenario
+
+SCENARIOS = {
+    found.name: found
+    for found in (
+        Scenario("none", "none"),
+        Scenario("transient", "label_coupled", (("q_min", 0.1), ("q_max", 0.9))),
+        Scenario("bursty", "gilbert_elliott", (("q", 0.5), ("burst", 10.0))),
+        Scenario("long", "long_outage", (("mean_on", 40.0), ("mean_off", 20.0))),
+        # The same failures whatever the labels, for a clean factorial: half of the uploads, times long outages.
+        Scenario("blind", "mixed", (("probability", 0.5), ("mean_on", 40.0), ("mean_off", 20.0))),
+        Scenario("mixed", "mixed", (("q_min", 0.1), ("q_max", 0.9), ("mean_on", 40.0), ("mean_off", 20.0))),
+        # From round 10 on nobody who holds class 0 is heard again.
+        Scenario("blackout", "class_blackout", (("label", 0), ("start", 10), ("length", 10**6), ("probability", 0.8))),
+    )
+}
+
+SUITE = {
+    "F0": "no failure",
+    "F1": "Bernoulli, half of the uploads",
+    "F2": "Bernoulli, coupled to the labels",
+    "F3": "Gilbert-Elliott bursts",
+    "F4": "cyclic availability",
+    "F4b": "turns of groups of classes",
+    "F5": "rates on a sine, coupled to the labels",
+    "F5b": "the same on a staircase",
+    "F5c": "the same on a sine, cut to zero when low",
+    "F6": "wired, Wi-Fi, LTE and NR: fading",
+    "F7": "the same with long outages",
+    "F8": "blackout of a class, for good",
+    "F8b": "the same for half of the run",
+    "F9": "access points shared by like labels",
+    "F10": "adversary, half of the clients",
+    "F11": "recorded sessions",
+}
+"""What the literature's failures are called here: F0 to F11; letters are variants."""
+
+PAYLOAD_BITS, WINDOW_S = 9.4e6, 1.0  # of the radio: LoRA factors of rank 8 on q and v of ViT-B
+
+
+def scenario(name: str, rounds: int = 200) -> Scenario:
+    """The scenario called `name`, one of `SCENARIOS` or of `SUITE`; InputError lists those that exist.
+
+    The suite is stated for 200 rounds; durations grow and shrink with `rounds`, down to one round, so that a short run
+    sees the same share of each. (F5's period is fixed: 20 rounds.)
+    """
+    require_known("scenario", name, [*SCENARIOS, *SUITE])
+    if name in SCENARIOS:
+        return SCENARIOS[name]
+
+    def lasting(of_200: int) -> int:
+        return max(round(of_200 * rounds / 200), 1)
+
+    coupled = (("q_min", 0.1), ("q_max", 0.9))
+    radio = ("radio", (("payload_bits", PAYLOAD_BITS), ("window_s", WINDOW_S)))
+    outages = ("long_outage", (("mean_on", float(lasting(40))), ("mean_off", float(lasting(20)))))
+    blackout = (("label", 0), ("start", rounds // 10), ("probability", 0.8))
+    processes = {
+        "F0": ("none", ()),
+        "F1": ("bernoulli", (("probability", 0.5),)),
+        "F2": ("label_coupled", coupled),
+        "F3": ("gilbert_elliott", (("q", 0.7), ("burst", float(lasting(20))))),
+        "F4": ("cyclic", (("probability", 0.5), ("period", lasting(100)))),
+        "F4b": ("block_cyclic", (("groups", 5), ("turn", lasting(10)))),
+        "F5": ("modulated", (("shape", "sine"), *coupled)),
+        "F5b": ("modulated", (("shape", "staircase"), *coupled)),
+        "F5c": ("modulated", (("shape", "interleaved_sine"), *coupled)),
+        "F6": radio,
+        "F7": ("product", (("parts", (Scenario("radio", *radio), Scenario("outages", *outages))),)),
+        "F8": ("class_blackout", (*blackout, ("length", rounds))),
+        "F8b": ("class_blackout", (*blackout, ("length", lasting(100)))),
+        "F9": (
+            "access_points",
+            (("groups", 5), ("mean_on", float(lasting(190))), ("mean_off", float(lasting(10))), ("aligned", True)),
+        ),
+        "F10": ("adversary", (("budget", 0.5),)),
+        "F11": ("sessions", (("round_s", 600.0 * 200 / rounds),)),
+    }
+    return Scenario(name, *processes[name])

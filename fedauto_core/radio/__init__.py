@@ -1,0 +1,36 @@
+"""Radio links: link budgets and path loss of each standard, fading, outage of an upload, and the sharing of a band."""
+
+from fedauto_core.radio.allocation import ALLOCATIONS, allocate, match_blocks
+from fedauto_core.radio.fading import RAYLEIGH, Fading, ergodic_efficiency
+from fedauto_core.radio.links import (
+    STANDARDS,
+    Radio,
+    Wired,
+    ergodic_outage,
+    ergodic_snr_db,
+    inh_los,
+    inh_nlos,
+    log_threshold,
+    outage,
+)
+from fedauto_core.radio.places import Placement, place
+
+__all__ = [
+    "ALLOCATIONS",
+    "RAYLEIGH",
+    "STANDARDS",
+    "Fading",
+    "Placement",
+    "Radio",
+    "Wired",
+    "allocate",
+    "ergodic_efficiency",
+    "ergodic_outage",
+    "ergodic_snr_db",
+    "inh_los",
+    "inh_nlos",
+    "log_threshold",
+    "match_blocks",
+    "outage",
+    "place",
+]

@@ -1,0 +1,65 @@
+"""Fast fading: how often the power gain of a channel, of unit mean, falls below a threshold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import special, stats
+
+from fedauto_core.errors import require, require_known
+
+Numbers = float | np.ndarray
+
+KINDS = ("rayleigh", "rician", "nakagami")
+
+
+@dataclass(frozen=True)
+class Fading:
+    """Law of |h|^2, E|h|^2 = 1. shape: Rician K (power of the direct path over that of all others, linear) or
+    Nakagami m; unused for Rayleigh. InputError for an unknown kind, K < 0 or m < 1/2."""
+
+    kind: str = "rayleigh"
+    shape: float = 0.0
+
+    def __post_init__(self) -> None:
+        require_known("fading", self.kind, KINDS)
+        least = {"rayleigh": 0.0, "rician": 0.0, "nakagami": 0.5}[self.kind]
+        require(
+            np.isfinite(self.shape) and self.shape >= least,
+            f"{self.kind} fading with shape {self.shape}",
+            allowed=f"finite numbers >= {least}",
+            remedy="K of Rician fading is >= 0, m of Nakagami fading >= 0.5",
+        )
+
+    def outage(self, log_x: Numbers) -> Numbers:
+        """P(|h|^2 < x) for ln x (any shape; a logarithm, because x itself over- and underflows).
+
+        Rayleigh 1 - e^-x; Rician 1 - Q_1(sqrt(2K), sqrt(2(K+1)x)), a noncentral chi-square law; Nakagami P(m, m x), the
+        regularised lower incomplete gamma function (Simon and Alouini 2005, table 2.2).
+        """
+        with np.errstate(over="ignore"):
+            x = np.exp(log_x)
+        if self.kind == "rician":
+            k = self.shape
+            return stats.ncx2.cdf(np.minimum(2 * (k + 1) * x, np.finfo(float).max), df=2, nc=2 * k)
+        return special.gammainc(self.shape, self.shape * x) if self.kind == "nakagami" else -np.expm1(-x)
+
+    def power(self, rng: np.random.Generator, size: int) -> np.ndarray:
+        """`size` draws of |h|^2, from the definition of the channel rather than from its distribution function."""
+        if self.kind == "nakagami":
+            return rng.gamma(self.shape, 1 / self.shape, size)
+        direct, scattered = self.shape / (self.shape + 1), 1 / (self.shape + 1)
+        waves = rng.normal(scale=np.sqrt(scattered / 2), size=(2, size))
+        return (np.sqrt(direct) + waves[0]) ** 2 + waves[1] ** 2
+
+
+RAYLEIGH = Fading()
+
+
+def ergodic_efficiency(snr: Numbers) -> Numbers:
+    """E log2(1 + snr |h|^2) under Rayleigh fading, bit/s/Hz: e^{1/snr} E_1(1/snr) / ln 2 (Alouini and Goldsmith 1999).
+
+    What an upload gets that is long compared with the coherence time, so that the fading averages out.
+    """
+    return special.hyperu(1, 1, 1 / np.asarray(snr)) / np.log(2)

@@ -1,0 +1,138 @@
+"""Exact worst cases of one round over *all* L-smooth losses, by performance estimation (Drori and Teboulle 2014; Taylor,
+Hendrickx and Glineur 2017), with PEPit (Goujaud et al. 2022) and the solver Clarabel. Needs the extra [certificates].
+
+For given weights, step size and number of steps the ratio measured / bound of the per-round inequality has a largest
+value over all dimensions and all losses that satisfy A1: maximise (gamma E/2) ||grad F(w)||^2 subject to bound <= 1, a
+semidefinite program, because everything is quadratic in gradients and points and the conditions for L-smooth
+interpolation are exact. The improved bound is the least of the bounds with (1 + theta) b_r + (1 + 1/theta) L^2 D_r, so its
+worst ratio is the largest over theta of worst ratios. Minibatch noise is left out (sigma = 0): it enters both bounds as a
+separate term.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+
+from fedauto_core.errors import InputError, require
+from fedauto_core.theory.bounds import coefficients, step_limit
+from fedauto_core.theory.improved import drift_factors
+
+MOST_SIZE = 60  # rows of the Gram matrix: seconds per case on one core
+
+
+@dataclass(frozen=True)
+class WorstCase:
+    """ratio: largest measured / bound (inf: the inequality fails for some losses). smoothness_used: sum of the dual
+    multipliers of each participant's interpolation conditions, [K]; 0: its smoothness plays no part in the proof.
+    points, slopes, values: F at w and at w_r in the worst case found, along the line between them."""
+
+    ratio: float
+    smoothness_used: tuple[float, ...]
+    points: tuple[float, float]
+    slopes: tuple[float, float]
+    values: tuple[float, float]
+
+
+def available() -> bool:
+    """Whether the extra is installed."""
+    try:
+        import cvxpy  # noqa: F401
+        import PEPit  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def worst_case(
+    beta: Sequence[float], shares: Sequence[float], theta_or_first: float | None, gamma: float, steps: int, bend: float = 1.0
+) -> WorstCase:
+    """The exact worst case of one round, L = 1.
+
+    beta, shares: weights and n_j/n of the participants, [K]; those with shares 0 (participant m) are no part of F.
+    theta_or_first: None for the first theorem's error terms, else theta of the improved one's. bend: multiplies the error
+    terms, for falsification. InputError without the extra or for a program that is too large.
+    """
+    if not available():
+        raise InputError(
+            "exact worst cases need PEPit and cvxpy",
+            allowed="an environment with the extra [certificates]",
+            remedy="pip install -e '.[certificates]'",
+        )
+    from PEPit import PEP, null_expression, null_point
+    from PEPit.functions import SmoothFunction
+
+    size = 2 + sum(steps + 1 if b > 0 else 2 for b in beta)
+    require(
+        size <= MOST_SIZE,
+        f"{len(beta)} participants with {steps} steps make a Gram matrix of {size} rows",
+        allowed=f"at most {MOST_SIZE} rows",
+        remedy="use fewer participants or steps",
+    )
+    problem = PEP()
+    losses = [problem.declare_function(SmoothFunction, L=1.0) for _ in beta]
+    w = problem.set_initial_point()
+    at_w = [loss.oracle(w) for loss in losses]
+    after = w
+    for loss, b, (gradient, _) in zip(losses, beta, at_w, strict=True):
+        if b > 0:
+            local = w - gamma * gradient
+            for _ in range(steps - 1):
+                local = local - gamma * loss.gradient(local)
+            after = after + b * (local - w)
+    at_end = [loss.oracle(after) if p > 0 else (null_point, null_expression) for loss, p in zip(losses, shares, strict=True)]
+    slope = sum((p * g for p, (g, _) in zip(shares, at_w, strict=True)), null_point)
+    slope_after = sum((p * g for p, (g, _) in zip(shares, at_end, strict=True)), null_point)
+    value = sum((p * f for p, (_, f) in zip(shares, at_w, strict=True)), null_expression)
+    value_after = sum((p * f for p, (_, f) in zip(shares, at_end, strict=True)), null_expression)
+    bias = (slope - sum((b * g for b, (g, _) in zip(beta, at_w, strict=True)), null_point)) ** 2
+    gradients2 = sum((b * g**2 for b, (g, _) in zip(beta, at_w, strict=True)), null_expression)
+    error = _error(bias, gradients2, theta_or_first, gamma, steps)
+    problem.add_constraint(value - value_after + bend * gamma * steps / 2 * error <= 1)
+    problem.set_performance_metric(gamma * steps / 2 * slope**2)
+    ratio = problem.solve(wrapper="cvxpy", solver="CLARABEL", verbose=0)
+    if ratio is None or not np.isfinite(ratio):
+        return WorstCase(float("inf"), (float("nan"),) * len(beta), *((float("nan"),) * 2,) * 3)
+    used = tuple(sum(abs(c.eval_dual()) for c in loss.list_of_class_constraints) for loss in losses)
+    direction = (after - w).eval()
+    length = float(np.linalg.norm(direction))
+    along = direction / length if length > 0 else direction
+    return WorstCase(
+        float(ratio),
+        used,
+        (0.0, length),
+        (float(slope.eval() @ along), float(slope_after.eval() @ along)),
+        (float(value.eval()), float(value_after.eval())),
+    )
+
+
+def _error(bias: object, gradients2: object, theta: float | None, gamma: float, steps: int) -> object:
+    """The error terms of either theorem without noise, over gamma E / 2; bias and gradients2 = sum_j beta_j
+    ||grad F_j||^2 may be numbers or PEPit expressions."""
+    if theta is None or steps == 1:
+        numbers = coefficients(steps)
+        drift = float(numbers.drift_gradient) * gamma**2 * (steps - 1) * (2 * steps - 1)
+        return float(numbers.bias) * bias + float(numbers.drift) * drift * gradients2
+    a, _ = drift_factors(gamma, 1.0, steps)
+    return (1 + theta) * bias + (1 + 1 / theta) * float(np.mean(a**2)) * gradients2
+
+
+def exact_ratio(beta: Sequence[float], shares: Sequence[float], gamma: float, steps: int, improved: bool) -> WorstCase:
+    """The exact worst ratio of the first theorem or of the improved one (a search over theta on a logarithmic scale)."""
+    if not improved or steps == 1:
+        return worst_case(beta, shares, None, gamma, steps)
+    found = minimize_scalar(
+        lambda log_theta: -worst_case(beta, shares, float(np.exp(log_theta)), gamma, steps).ratio,
+        bounds=(-4.0, 4.0),
+        method="bounded",
+        options={"xatol": 0.05, "maxiter": 14},
+    )
+    return worst_case(beta, shares, float(np.exp(found.x)), gamma, steps)
+
+
+def full_step(steps: int) -> float:
+    """The first theorem's largest step size for L = 1."""
+    return step_limit(1.0, steps)

@@ -1,0 +1,205 @@
+"""The improved theorem (ours): the assumptions of `bounds`, steps up to twice as long, and never a larger bound.
+
+For gamma < 1/(L E) (E = 1: gamma <= 1/L), with b_r as before and expectation over the minibatch noise,
+
+    (gamma E/2) ||grad F(w)||^2 <= F(w) - E F(w_r) + (gamma E/2) (sqrt(b_r) + L sqrt(D_r))^2
+                                   + c_r L gamma^2 E sigma^2 sum_j beta_j^2,
+
+    c_r = 1 / (2 (1 - L gamma E)) for E > 1, 1/2 for E = 1,
+    D_r = sum_j beta_j (1/E) sum_{e<E} (a_e ||grad F_j(w)|| + c_e sigma)^2,
+    a_e = ((1 + gamma L)^e - 1) / L,   c_e = gamma sum_{k=1..e} (sqrt(k) - sqrt(k-1)) (1 + gamma L)^{e-k}.
+
+Proof. **Bias and drift (I1).** grad F - H = (grad F - sum_j beta_j grad F_j(w)) + sum_j beta_j mean_e (grad F_j(w) -
+grad F_j(w_j^e)). In L2 over the noise the norm of a sum is at most the sum of the norms: at most sqrt(b_r) + L sqrt(D_r),
+the second by Jensen and smoothness. Squared, that is never more than 2 b_r + 2 L^2 D_r: the slack is
+(sqrt(b_r) - L sqrt(D_r))^2.
+**Noise (I2).** |G|^2 <= (1 + h)|H|^2 + (1 + 1/h)|G - H|^2 for every h > 0. With h = 1/(L gamma E) - 1 the descent lemma
+leaves no |H|^2 at all, and 1 + 1/h = 1/(1 - L gamma E). The first theorem fixes h = 1, which costs a factor up to two.
+**Drift (I3).** w_j^e - w = -gamma sum_{k<e} (grad F_j(w_j^k) + noise_k). In L2 the noises add like sqrt(e) sigma, and
+||grad F_j(w_j^k)|| <= ||grad F_j(w)|| + L ||w_j^k - w||, so s_e = ||w_j^e - w|| in L2 obeys s_e <= gamma (sqrt(e) sigma +
+e ||grad F_j(w)|| + L sum_{k<e} s_k). Its largest solution, by induction, is the one with equality, a_e ||grad F_j(w)|| +
+c_e sigma: no crude bound on the feedback, no factor for separating noise and gradient, and no limit on gamma.
+Then S6 as before. Where w is random, E of both square roots is at most the square root of E (Jensen), and all of the
+above stands with E b_r and E ||grad F_j(w)||^2.
+
+**S5 (I4).** b_r <= (kappa sqrt(chi2_r) + sqrt(sum_j beta_j delta_j^2))^2, by the same triangle inequality.
+**Polyak-Lojasiewicz (I5).** If ||grad F||^2 >= 2 mu (F - F_inf), one round gives E F(w_r) - F_inf <= (1 - gamma E mu)
+(F(w) - F_inf) + e_r, e_r the two error terms above; over rounds, a linear rate down to a floor.
+**Convex F (I6).** With a minimiser w*, R_r = ||w_r - w*|| and gamma <= 1/(8 L E): expanding R_r^2, <H, w - w*> >= F - F_inf -
+||grad F - H|| R and |G|^2 <= 4 |grad F|^2 + 4 |grad F - H|^2 + 2 |G - H|^2 <= 8 L (F - F_inf) + ... leave
+gamma E (F(w) - F_inf) <= R_{r-1}^2 - E R_r^2 + 2 gamma E R_{r-1} d_r + 4 gamma^2 E^2 d_r^2 + 2 gamma^2 E sigma^2 sum beta_j^2,
+d_r = sqrt(b_r) + L sqrt(D_r).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from fedauto_core.errors import require
+from fedauto_core.methods.base import chi2_divergence
+from fedauto_core.theory.aggregation import Aggregation
+from fedauto_core.theory.bounds import Check, admissible, round_terms
+from fedauto_core.theory.constants import Constants, delta2, kappa2
+from fedauto_core.theory.instances import Point, Problem, Quadratics, Round, require_gamma, require_steps
+
+CONVEX_LIMIT = 8  # I6: gamma <= 1/(8 L E)
+
+
+def improved_limit(smoothness: float, steps: int) -> float:
+    """Supremum of the admissible gamma, 1/(L E); it is itself admissible for E = 1 only."""
+    require_steps(steps)
+    return 1 / (smoothness * steps)
+
+
+def improved_admissible(gamma: float, smoothness: float, steps: int) -> bool:
+    """Whether the improved theorem covers this step size."""
+    require_gamma(gamma)
+    limit = improved_limit(smoothness, steps)
+    return gamma < limit or (steps == 1 and admissible(gamma, smoothness, 1))
+
+
+def drift_factors(gamma: float, smoothness: float, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """I3: a_e and c_e for e = 0..E-1; the root mean square drift is at most a_e ||grad F_j(w)|| + c_e sigma."""
+    growth, e = 1 + gamma * smoothness, np.arange(steps)
+    a, c = (growth**e - 1) / smoothness, np.zeros(steps)
+    for k in range(1, steps):
+        c[k] = growth * c[k - 1] + gamma * (np.sqrt(k) - np.sqrt(k - 1))
+    return a, c
+
+
+def improved_drift(
+    sigma2: float, gradient2: np.ndarray, gamma: float, smoothness: float, steps: int
+) -> np.ndarray:
+    """I3: bound on mean_e E||w_j^e - w||^2 from ||grad F_j(w)||^2, elementwise."""
+    a, c = drift_factors(gamma, smoothness, steps)
+    return np.mean((a * np.sqrt(gradient2)[..., None] + c * np.sqrt(sigma2)) ** 2, axis=-1)
+
+
+def noise_factor(gamma: float, smoothness: float, steps: int) -> float:
+    """I2: c_r; infinite at and beyond the limit."""
+    if steps == 1:
+        return 0.5
+    left = 1 - smoothness * gamma * steps
+    return 1 / (2 * left) if left > 0 else float("inf")
+
+
+def improved_terms(
+    outcome: Round, aggregation: Aggregation, known: Constants, gamma: float, steps: int
+) -> dict[str, np.ndarray]:
+    """The improved per-round inequality for S aggregations: measured <= bound = progress + error + noise, each [S]."""
+    beta, smoothness, sigma2 = aggregation.beta, known.smoothness.value, known.sigma2.value
+    half = gamma * steps / 2
+    drift = beta @ improved_drift(sigma2, outcome.participant_gradient2, gamma, smoothness, steps)
+    noise = 0.0 if sigma2 == 0 else noise_factor(gamma, smoothness, steps) * sigma2
+    terms = {
+        "progress": outcome.value - outcome.value_after,
+        "error": half * (np.sqrt(outcome.bias2) + smoothness * np.sqrt(drift)) ** 2,
+        "noise": smoothness * gamma**2 * steps * noise * np.sum(beta**2, axis=1),
+    }
+    return {"measured": np.full(len(beta), half * outcome.gradient2), **terms, "bound": sum(terms.values())}
+
+
+def improved_checks(
+    problem: Problem, aggregation: Aggregation, known: Constants, point: Point, gamma: float, steps: int
+) -> list[Check]:
+    """The improved per-round inequality for every aggregation from `point`."""
+    outcome = problem.round(point, aggregation.rows, aggregation.beta, gamma, steps)
+    terms = improved_terms(outcome, aggregation, known, gamma, steps)
+    applicable = improved_admissible(gamma, known.smoothness.value, steps)
+    equation = "(gE/2)|grad F|^2 <= F(w) - E F(w_r) + (gE/2)(sqrt b_r + L sqrt D_r)^2 + c_r L g^2 E s^2 sum beta^2"
+    return [
+        Check.of(f"improved round, E = {steps}", equation, measured, bound, applicable, abs(outcome.value))
+        for measured, bound in zip(terms["measured"], terms["bound"], strict=True)
+    ]
+
+
+def improved_drift_checks(
+    problem: Problem, aggregation: Aggregation, known: Constants, point: Point, gamma: float, steps: int
+) -> list[Check]:
+    """I3 for each participant, at any step size."""
+    outcome = problem.round(point, aggregation.rows, aggregation.beta[:1], gamma, steps)
+    smoothness = known.smoothness.value
+    bounds = improved_drift(known.sigma2.value, outcome.participant_gradient2, gamma, smoothness, steps)
+    equation = "mean_e E|w_j^e - w|^2 <= mean_e (a_e |grad F_j| + c_e s)^2"
+    return [
+        Check.of("I3 drift", equation, measured, bound) for measured, bound in zip(outcome.drift, bounds, strict=True)
+    ]
+
+
+def improved_bias_checks(problem: Problem, aggregation: Aggregation, w: np.ndarray) -> list[Check]:
+    """I4 at w: b_r <= (kappa sqrt(chi2_r) + sqrt(sum_j beta_j delta_j^2))^2, with or without feature shift."""
+    pooled, gradients = problem.gradients(problem.split.pooled, w), problem.gradients(aggregation.rows, w)
+    measured = np.sum((pooled - aggregation.beta @ gradients) ** 2, axis=1)
+    chi2 = chi2_divergence(aggregation.beta @ aggregation.alpha, problem.split.target)
+    shift = aggregation.beta @ delta2(problem, aggregation, w)
+    bounds = (np.sqrt(kappa2(problem, w).value * chi2) + np.sqrt(shift)) ** 2
+    scale = float(np.max(np.sum(gradients**2, axis=1)))
+    equation = "b_r <= (kappa sqrt chi2_r + sqrt(sum_j beta_j delta_j^2))^2"
+    return [Check.of("I4 bias", equation, b, bound, scale=scale) for b, bound in zip(measured, bounds, strict=True)]
+
+
+def improvement(
+    outcome: Round, aggregation: Aggregation, known: Constants, gamma: float, steps: int
+) -> np.ndarray:
+    """How many times larger the error and noise terms of the first theorem are, [S]; NaN where both vanish."""
+    first = round_terms(outcome, aggregation, known, gamma, steps)
+    second = improved_terms(outcome, aggregation, known, gamma, steps)
+    old, new = first["bias"] + first["drift"] + first["noise"], second["error"] + second["noise"]
+    return np.divide(old, new, out=np.full(len(old), np.nan), where=new > 0)
+
+
+def rate_checks(
+    problem: Quadratics, aggregation: Aggregation, known: Constants, start: Point, gamma: float, steps: int
+) -> list[Check]:
+    """I5 and I6 at every horizon T of a run, round r with aggregation r, on quadratics with strongly convex F.
+
+    mu is the lowest eigenvalue of F's Hessian, which makes F both Polyak-Lojasiewicz (I5) and convex (I6).
+    """
+    (hessian,), (linear,), _ = problem.mix(problem.split.pooled)
+    strength, best = float(np.linalg.eigvalsh(hessian)[0]), np.linalg.solve(hessian, linear)
+    require(
+        strength > 0,
+        f"lowest curvature of F is {strength}",
+        allowed="numbers > 0",
+        remedy="raise the lowest curvature of the instance",
+    )
+    smoothness, infimum, sigma2 = known.smoothness.value, known.infimum.value, known.sigma2.value
+    covered = improved_admissible(gamma, smoothness, steps)
+    convex = covered and gamma * CONVEX_LIMIT * smoothness * steps <= 1 + 1e-12
+    point, floor, gap0, gaps, errors, checks = start, 0.0, None, 0.0, 0.0, []
+    for index in range(len(aggregation)):
+        now = aggregation.pick(index)
+        outcome = problem.round(point, now.rows, now.beta, gamma, steps)
+        terms = improved_terms(outcome, now, known, gamma, steps)
+        gap, after = outcome.value - infimum, float(outcome.value_after[0]) - infimum
+        away2 = _squared_distance(point, best)
+        gap0, start2 = (gap, away2) if gap0 is None else (gap0, start2)
+        error = float(terms["error"][0] + terms["noise"][0])
+        contraction = 1 - gamma * steps * strength
+        floor = contraction * floor + error
+        rate = contraction ** (index + 1) * gap0 + floor
+        checks.append(Check.of("I5 PL", "E F(w_T) - F_inf <= (1 - g E mu)^T gap_0 + floor", after, rate, covered))
+        d2 = 2 * float(terms["error"][0]) / (gamma * steps)
+        spread = 2 * gamma * sigma2 * float(np.sum(now.beta**2))
+        gaps, errors = gaps + gap, errors + 2 * np.sqrt(away2 * d2) + 4 * gamma * steps * d2 + spread
+        rounds = index + 1
+        bound = start2 / (gamma * steps * rounds) + errors / rounds
+        equation = "mean_r F(w_r) - F_inf <= R_0^2/(g E T) + mean_r (2 R d + 4 g E d^2 + 2 g s^2 sum beta^2)"
+        checks.append(Check.of("I6 convex", equation, gaps / rounds, bound, convex))
+        (point,) = outcome.after
+    return checks
+
+
+def _squared_distance(point: Point, target: np.ndarray) -> float:
+    spread = 0.0 if point.cov is None else float(np.trace(point.cov))
+    return float(np.sum((point.mean - target) ** 2)) + spread
+
+
+def improved_summed(terms: pd.DataFrame, known: Constants, gamma: float, steps: int) -> pd.DataFrame:
+    """S6 of the improved terms (columns value, measured, error, noise) at every horizon T."""
+    rounds = np.arange(1, len(terms) + 1)
+    scale = gamma * steps / 2
+    frame = terms[["measured", "error", "noise"]].cumsum().div(scale * rounds, axis=0)
+    frame.insert(1, "start", (terms["value"].iloc[0] - known.infimum.value) / (scale * rounds))
+    return frame.assign(bound=frame[["start", "error", "noise"]].sum(axis=1), round=rounds)

@@ -1,0 +1,175 @@
+"""One-dimensional quadratics in bulk: the smallest world in which the theorem can be attacked, thousands at a time.
+
+F_j(x) = h_j/2 (x - u_j)^2 for J participants, F = sum_j p_j F_j, from w = 0, minibatch gradients with additive noise of
+variance sigma^2. L = 1 requires |h_j| <= 1. All expectations are exact. The attacks of `theory.falsification` bend one
+assumption each through the fields of `World`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+
+import numpy as np
+from scipy.optimize import differential_evolution
+
+from fedauto_core.errors import require, require_known
+from fedauto_core.theory.bounds import coefficients, drift_bound, noise_bound, step_limit
+from fedauto_core.theory.improved import improved_drift, noise_factor
+
+THEOREMS = ("first", "improved")
+
+
+@dataclass(frozen=True, eq=False)
+class Scalars:
+    """M instances: curvature h, centre u, share p and weight beta [M, J], noise sigma [M]; p and beta sum to one."""
+
+    curvature: np.ndarray
+    centre: np.ndarray
+    share: np.ndarray
+    beta: np.ndarray
+    noise: np.ndarray
+
+    def pick(self, index: int) -> dict[str, object]:
+        """Instance `index` as plain numbers, for a file."""
+        return {field.name: np.asarray(getattr(self, field.name)[index]).tolist() for field in fields(self)}
+
+
+@dataclass(frozen=True)
+class World:
+    """What may be bent. step: gamma over the theorem's limit; smoothness, variance, bias: claimed over true value;
+    common_noise: all participants share their noise; noise_mean: mean of the noise in units of sigma; mass: sum of the
+    weights."""
+
+    step: float = 1.0
+    smoothness: float = 1.0
+    variance: float = 1.0
+    bias: float = 1.0
+    common_noise: bool = False
+    noise_mean: float = 0.0
+    mass: float = 1.0
+
+
+def step_size(theorem: str, steps: int, world: World = World()) -> float:  # noqa: B008  (frozen)
+    """gamma at `world.step` of the theorem's limit for the claimed L; the improved theorem's is approached to 3/4."""
+    require_known("theorem", theorem, THEOREMS)
+    limit = step_limit(world.smoothness, steps)
+    return world.step * (limit if theorem == "first" or steps == 1 else 1.5 * limit)
+
+
+def sides(
+    some: Scalars, theorem: str, steps: int, world: World = World()  # noqa: B008
+) -> tuple[np.ndarray, np.ndarray]:
+    """measured and bound of the per-round inequality [M], as the theorem states it for the claimed constants."""
+    gamma, smoothness = step_size(theorem, steps, world), world.smoothness
+    h, u, p, beta = some.curvature, some.centre, some.share, some.beta * world.mass
+    gradient = -h * u
+    slope = np.sum(p * gradient, axis=1)
+    shrink = 1 - gamma * h
+    kicks = np.sum([shrink**e for e in range(steps)], axis=0)  # what one unit of noise per step adds up to
+    mean = np.sum(beta * (u - u * shrink**steps - gamma * kicks * world.noise_mean * some.noise[:, None]), axis=1)
+    powers = np.sum([shrink ** (2 * e) for e in range(steps)], axis=0)
+    if world.common_noise:
+        spread = np.sum([np.sum(beta * shrink**e, axis=1) ** 2 for e in range(steps)], axis=0)
+    else:
+        spread = np.sum(beta**2 * powers, axis=1)
+    variance = (gamma * some.noise) ** 2 * spread
+    before = np.sum(p * h / 2 * u**2, axis=1)
+    after = np.sum(p * h / 2 * (mean[:, None] - u) ** 2, axis=1) + np.sum(p * h, axis=1) / 2 * variance
+    wrong = world.bias * (slope - np.sum(beta * gradient, axis=1)) ** 2
+    sigma2 = world.variance * some.noise**2
+    half, beta2 = gamma * steps / 2, np.sum(beta**2, axis=1)
+    if theorem == "first":
+        numbers = coefficients(steps)
+        drift = np.sum(beta * drift_bound(sigma2[:, None], gradient**2, gamma, steps, numbers), axis=1)
+        error = float(numbers.bias) * wrong + float(numbers.drift) * smoothness**2 * drift
+        factor = float(numbers.noise)
+    else:
+        drift = np.sum(beta * _improved_drift(sigma2, gradient**2, gamma, smoothness, steps), axis=1)
+        error = (np.sqrt(wrong) + smoothness * np.sqrt(drift)) ** 2
+        factor = noise_factor(gamma, smoothness, steps)
+    noise = factor * smoothness * gamma**2 * steps**2 * noise_bound(1.0, np.sqrt(beta2)[:, None], steps) * sigma2
+    return half * slope**2, before - after + half * error + noise
+
+
+def _improved_drift(sigma2: np.ndarray, gradient2: np.ndarray, gamma: float, smoothness: float, steps: int) -> np.ndarray:
+    rows = [improved_drift(s, g, gamma, smoothness, steps) for s, g in zip(sigma2, gradient2, strict=True)]
+    return np.array(rows)
+
+
+def draw(rng: np.random.Generator, count: int, participants: int = 3) -> Scalars:
+    """Random instances with L = 1: curvatures in [-1, 1], many at the ends, where worst cases live."""
+    h = np.clip(rng.uniform(-1.5, 1.5, (count, participants)), -1, 1)
+    u = rng.normal(size=(count, participants))
+    p, beta = rng.dirichlet(np.ones(participants), count), rng.dirichlet(0.5 * np.ones(participants), count)
+    return Scalars(h, u, p, beta, np.where(rng.random(count) < 0.5, 0.0, rng.exponential(2.0, count)))
+
+
+def _decode(x: np.ndarray, participants: int) -> Scalars:
+    """One instance from a point of the unit cube, [4 J + 1]."""
+    h, u, p, beta = x[:-1].reshape(4, 1, participants)
+    p, beta = (np.maximum(v, 1e-9) / np.maximum(v, 1e-9).sum() for v in (p, beta))
+    return Scalars(2 * h - 1, 4 * u - 2, p, beta, 3 * x[-1:])
+
+
+@dataclass(frozen=True)
+class Worst:
+    """The largest measured / bound found, the instance, and the number of instances tried."""
+
+    ratio: float
+    measured: float
+    bound: float
+    instance: Mapping[str, object]
+    tried: int
+
+    def as_dict(self) -> dict[str, object]:
+        return asdict(self)
+
+
+def adversary(
+    theorem: str, steps: int, seed: int, world: World = World(), participants: int = 3, generations: int = 60  # noqa: B008
+) -> Worst:
+    """Differential evolution over instances for the largest measured / bound, from a random population."""
+    require(
+        participants >= 1 and generations >= 1,
+        f"{participants} participants, {generations} generations",
+        allowed="at least one of each",
+        remedy="raise the smaller of the two",
+    )
+
+    def loss(x: np.ndarray) -> float:
+        measured, bound = (float(side[0]) for side in sides(_decode(x, participants), theorem, steps, world))
+        return -_ratio(measured, bound)
+
+    found = differential_evolution(
+        loss, [(0.0, 1.0)] * (4 * participants + 1), rng=seed, maxiter=generations, popsize=8, polish=False, tol=0
+    )
+    best = _decode(found.x, participants)
+    measured, bound = (float(side[0]) for side in sides(best, theorem, steps, world))
+    return Worst(_ratio(measured, bound), measured, bound, best.pick(0), int(found.nfev))
+
+
+def _ratio(measured: float, bound: float) -> float:
+    """measured / bound; where the bound is negative or zero against something positive, how far below, from 2 on."""
+    if measured <= 1e-9:  # nothing to bound: no attack
+        return 0.0 if bound >= -1e-9 else 2 - bound
+    return measured / bound if bound > measured / 1e3 else 1e3 - bound / measured
+
+
+
+
+def counterexample(
+    theorem: str, steps: int, world: World, seed: int, tries: int = 20_000
+) -> Worst | None:
+    """The clearest violation among random instances and an adversary's; None if neither finds one."""
+    some = draw(np.random.default_rng(seed), tries)
+    measured, bound = sides(some, theorem, steps, world)
+    excess = (measured - bound) / (np.abs(measured) + np.abs(bound) + 1e-12)
+    worst = int(np.argmax(excess))
+    attacked = adversary(theorem, steps, seed, world)
+    if attacked.measured - attacked.bound > 1e-7 * (abs(attacked.measured) + abs(attacked.bound)):
+        return replace(attacked, tried=attacked.tried + tries)
+    if excess[worst] > 1e-7:
+        m, b = float(measured[worst]), float(bound[worst])
+        return Worst(_ratio(m, b), m, b, some.pick(worst), tries + attacked.tried)
+    return None

@@ -138,28 +138,27 @@ def _read_recording(path: Path, n_clients: int | None) -> np.ndarray:
 
     recorded: dict[tuple[int, int], tuple[int, int]] = {}  # (round, client) -> (line, arrived)
     try:
-        file = path.open(newline="")
-    except OSError as error:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
         raise InputError(
-            f"cannot read the recording {path}: {error}", allowed=_CSV_RULE, remedy="check the path"
+            f"cannot read the recording {path}: {error}", allowed=_CSV_RULE, remedy="check the file"
         ) from error
-    with file:
-        reader = csv.reader(file)
-        header = next(reader, [])
-        if tuple(header) != CSV_COLUMNS:
-            raise refuse(1, f"columns are {','.join(header)!r}")
-        for row in reader:
-            line = reader.line_num
-            if len(row) != 3:
-                raise refuse(line, f"{len(row)} values instead of 3")
-            t, client, arrived = (number(text, line) for text in row)
-            if client < 1 or client > (n_clients or client):
-                raise refuse(line, f"unknown client {client}" + (f" (there are {n_clients})" if n_clients else ""))
-            if arrived > 1:
-                raise refuse(line, f"arrived is {arrived}")
-            if (t, client) in recorded:
-                raise refuse(line, f"round {t}, client {client} was already on line {recorded[t, client][0]}")
-            recorded[t, client] = (line, arrived)
+    reader = csv.reader(lines)
+    header = next(reader, [])
+    if tuple(header) != CSV_COLUMNS:
+        raise refuse(1, f"columns are {','.join(header)!r}")
+    for row in reader:
+        line = reader.line_num
+        if len(row) != 3:
+            raise refuse(line, f"{len(row)} values instead of 3")
+        t, client, arrived = (number(text, line) for text in row)
+        if client < 1 or client > (n_clients or client):
+            raise refuse(line, f"unknown client {client}" + (f" (there are {n_clients})" if n_clients else ""))
+        if arrived > 1:
+            raise refuse(line, f"arrived is {arrived}")
+        if (t, client) in recorded:
+            raise refuse(line, f"round {t}, client {client} was already on line {recorded[t, client][0]}")
+        recorded[t, client] = (line, arrived)
     width = n_clients or max((client for _, client in recorded), default=1)
     previous_line = 1
     for place, (key, (line, _)) in enumerate(sorted(recorded.items())):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -104,6 +105,9 @@ class Kernel(AsyncKernelManager):
         if self.opened is not None:
             self.opened.stop_channels()
         if self.has_kernel:
+            with contextlib.suppress(psutil.NoSuchProcess):  # idle processes would report the interrupt that comes now
+                for child in psutil.Process(self.provisioner.pid).children(recursive=True):
+                    child.kill()
             run_sync(self.shutdown_kernel)(now=True)
 
     @property

@@ -4,7 +4,7 @@ from itertools import permutations
 
 import numpy as np
 import pytest
-from scipy.optimize import minimize
+from scipy.optimize import differential_evolution, minimize
 
 from fedauto_core import InputError
 from fedauto_core.radio import ALLOCATIONS, allocate, match_blocks
@@ -83,12 +83,42 @@ def test_min_max_helps_the_worst_and_costs_the_mean():
     assert outage["weighted_sum"].mean() < outage["equal"].mean() < outage["min_max"].mean()
 
 
-@pytest.mark.parametrize("rule", ["resource_blocks", "scheduled"])
-def test_rules_with_a_choice_leave_the_weakest_out(rule):
-    kappa = np.array([1e-9, 5e-8, 2e-9, 1e-7, 3e-9])
-    assert (allocate(rule, kappa, 1e6, BAND) > 0).tolist() == [True, False, True, False, True]
-    heavy = allocate("resource_blocks", kappa, 1e6, BAND, np.array([1, 1, 1, 50.0, 1]))
-    assert heavy[3] > 0  # a weight can make up for a channel
+def test_rules_with_a_choice_leave_the_weakest_out_unless_they_weigh_more():
+    kappa = np.array([1e-9, 5e-5, 2e-9, 1e-4, 3e-9])
+    for rule in ("resource_blocks", "scheduled"):
+        assert (allocate(rule, kappa, 1e7, BAND) > 0).tolist() == [True, False, True, False, True]
+    assert allocate("resource_blocks", np.sqrt(kappa * 1e-9), 1e6, BAND, np.array([1, 1, 1, 50.0, 1]))[3] > 0
+    first, second = allocate("scheduled", np.full(2, 1e-7), 4e7, BAND, np.array([1.0, 10.0]))
+    assert second > 2 * first
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_scheduling_finds_the_most_arrivals(seed):
+    """Against a global search over all shares, with clients of whom some are hopeless."""
+    rng = np.random.default_rng(seed)
+    kappa, rate = 10 ** rng.uniform(-8, -5.5, 4), 10 ** rng.uniform(6, 7, 4)
+
+    def arrivals(bandwidth):
+        with np.errstate(over="ignore"):
+            return np.exp(-exponent(kappa, rate, np.maximum(bandwidth, 1.0))).sum()
+
+    found = differential_evolution(
+        lambda z: -arrivals(BAND * z / z.sum()), [(1e-6, 1)] * 4, rng=seed, tol=1e-10, maxiter=300
+    )
+    own = arrivals(allocate("scheduled", kappa, rate, BAND))
+    assert own >= -found.fun * (1 - 1e-3)
+    assert own >= max(arrivals(allocate(rule, kappa, rate, BAND)) for rule in ALLOCATIONS) - 1e-9
+
+
+@pytest.mark.parametrize("efficiency", [2e-4, 1.0, 100.0])
+def test_closed_forms_keep_their_digits_at_light_and_heavy_load(efficiency):
+    kappa, rate = np.array([1e-9, 3e-9, 1e-8]), np.array([1.0, 0.5, 0.8]) * efficiency * BAND / 3
+    share = allocate("weighted_sum", kappa, rate, BAND)
+    y = rate * np.log(2) / share
+    multiplier = kappa * (np.expm1(y) * (y - 1) + y)
+    np.testing.assert_allclose(multiplier, multiplier[0], rtol=1e-5)
+    at = exponent(kappa, rate, allocate("min_max", kappa, rate, BAND))
+    np.testing.assert_allclose(at, at[0], rtol=1e-4)
 
 
 @pytest.mark.parametrize("blocks", [2, 4])
@@ -116,7 +146,8 @@ def test_matching_is_the_best_of_all_matchings(blocks):
         ({"rate_bps": np.array([1e6, 0.0])}, "rate_bps is [1000000.       0.]"),
         ({"weights": np.ones(3)}, "2 clients and weights of shape (3,)"),
         ({"weights": np.array([1.0, 0.0])}, "weights is [1. 0.]"),
-        ({"rate_bps": 1e12}, "infeasible allocation 'min_max': 2 clients, 1e+12 bit/s each, in 2e+07 Hz"),
+        ({"rate_bps": 1e12}, "infeasible allocation 'min_max': 2 clients, 1e+12 to 1e+12 bit/s, in 2e+07 Hz"),
+        ({"rate_bps": 0.1}, "Allowed: 0.0001 to 500 bit/s/Hz in equal shares, not 1e-08 to 1e-08"),
         ({"rate_bps": 1e12}, "Remedy: give the uploads more time, send less"),
     ],
 )

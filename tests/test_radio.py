@@ -9,7 +9,6 @@ from fedauto_core.radio import (
     STANDARDS,
     Fading,
     Wired,
-    ergodic_efficiency,
     ergodic_outage,
     ergodic_snr_db,
     outage,
@@ -148,10 +147,12 @@ def test_ergodic_efficiency_is_the_mean_rate():
     snr = np.geomspace(1e-3, 1e6, 12)
     power = Fading().power(np.random.default_rng(2), 400_000)
     rates = np.log2(1 + snr[:, None] * power)
-    assert (np.abs(rates.mean(axis=1) - ergodic_efficiency(snr)) <= 4 * rates.std(axis=1) / np.sqrt(400_000)).all()
+    assert (np.abs(rates.mean(axis=1) - Fading().efficiency(snr)) <= 4 * rates.std(axis=1) / np.sqrt(400_000)).all()
     middle = snr[snr > 0.01]
-    np.testing.assert_allclose(ergodic_efficiency(middle), np.exp(1 / middle) * exp1(1 / middle) / np.log(2), rtol=1e-9)
-    np.testing.assert_allclose(ergodic_efficiency(10 ** (ergodic_snr_db(np.array([1e-4, 1, 20.0])) / 10)),
+    np.testing.assert_allclose(
+        Fading().efficiency(middle), np.exp(1 / middle) * exp1(1 / middle) / np.log(2), rtol=1e-9
+    )
+    np.testing.assert_allclose(Fading().efficiency(10 ** (ergodic_snr_db(np.array([1e-4, 1, 20.0])) / 10)),
                                [1e-4, 1, 20], rtol=1e-8)  # fmt: skip
 
 
@@ -160,7 +161,7 @@ def test_ergodic_outage_is_the_frequency_of_shadows_too_deep():
     shadow_db = np.random.default_rng(8).normal(scale=link.nlos.shadowing_db, size=n)
     snr = 1 / (link.kappa(250.0) * 10 ** (shadow_db / 10) * 20e6)
     p = ergodic_outage("nr_umi", 250.0, 6e7, 1.0)
-    failed = (20e6 * ergodic_efficiency(snr) < 6e7).mean()
+    failed = (20e6 * Fading().efficiency(snr) < 6e7).mean()
     assert 0.02 < p < 0.98 and abs(failed - p) <= 4 * np.sqrt(p * (1 - p) / n)
     assert ergodic_outage("wired", 1.0, 1e6, 1.0) == 0.005
 

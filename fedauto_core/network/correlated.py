@@ -7,7 +7,7 @@ from scipy.signal import lfilter
 from scipy.stats import norm
 
 from fedauto_core.errors import require
-from fedauto_core.network.base import Rate, Scenario, Setting, by_label, drawn, probabilities, process
+from fedauto_core.network.base import Rate, Scenario, Setting, by_label, drawn, probabilities, process, scalar
 from fedauto_core.network.markov import connection
 from fedauto_core.traces import Cause, Trace, make_trace
 
@@ -44,16 +44,18 @@ def _copula(setting: Setting, *, probability: Rate, rho: float, memory: float = 
 
     Z_t is a stationary AR(1) with coefficient `memory`, Z and xi standard normal, so that every client still has
     P(A_k^t = 1) = q_k. Public: q_k, not the shock; so oracles are right about each client and blind to the correlation.
+    A loss counts as shared if the shock had the larger part in it.
     """
     q = probabilities("probability", probability, setting)
-    probabilities("rho", rho, setting)
-    require(0 <= memory < 1, f"memory is {memory}", allowed="coefficients in [0, 1)", remedy="bring memory into [0, 1)")
+    scalar("rho", rho, 0, 1)
+    scalar("memory", memory, 0, np.nextafter(1, 0))
     noise = setting.rng.normal(size=setting.rounds)
     noise[1:] *= np.sqrt(1 - memory**2)  # the first is drawn from the stationary law
     shock = lfilter([1.0], [1.0, -memory], noise)[:, None]
-    own = setting.rng.normal(size=setting.shape)
-    arrived = np.sqrt(rho) * shock + np.sqrt(1 - rho) * own <= norm.ppf(q)
-    return make_trace(arrived, Cause.SHARED, np.broadcast_to(q, setting.shape).copy(), q)
+    shared, own = np.sqrt(rho) * shock, np.sqrt(1 - rho) * setting.rng.normal(size=setting.shape)
+    arrived = shared + own <= norm.ppf(q)
+    cause = np.where(shared > np.maximum(own, 0), Cause.SHARED, Cause.TRANSIENT)
+    return make_trace(arrived, cause, np.broadcast_to(q, setting.shape).copy(), q)
 
 
 @process("adversary")
@@ -61,7 +63,7 @@ def _adversary(setting: Setting, *, budget: float) -> Trace:
     """An adversary silences the same floor(budget N) clients in every round: one by one those whose loss takes the mean
     label histogram of the others furthest (2-norm) from that of all. Public: everything."""
     n_clients = setting.shape[1]
-    probabilities("budget", budget, setting)
+    scalar("budget", budget, 0, 1)
     dropped = int(budget * n_clients + 1e-9)  # 0.3 * 10 is not quite 3
     require(
         dropped < n_clients,
@@ -89,9 +91,9 @@ def _product(setting: Setting, *, parts: tuple[Scenario, ...]) -> Trace:
     follow a timetable.
     """
     require(
-        len(parts) >= 1 and all(isinstance(part, Scenario) for part in parts),
+        isinstance(parts, tuple) and len(parts) >= 1 and all(isinstance(part, Scenario) for part in parts),
         f"parts is {parts}",
-        allowed="one or more scenarios",
+        allowed="a tuple of one or more scenarios",
         remedy="name at least one scenario",
     )
     others = setting.rng.spawn(len(parts) - 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fedauto_core.errors import require, require_known
-from fedauto_core.network.base import Rate, Setting, probabilities, process
+from fedauto_core.network.base import Rate, Setting, probabilities, process, scalar
 from fedauto_core.traces import Cause, Trace, make_trace
 
 
@@ -46,14 +46,9 @@ def _modulated(
     while. Public: q_k^t.
     """
     require_known("shape", shape, ("sine", "staircase", "interleaved_sine"))
-    require(
-        isinstance(period, int) and period >= 2,
-        f"period is {period}",
-        allowed="integers >= 2, in rounds",
-        remedy="lengthen the period",
-    )
-    for name, value in (("depth", depth), ("cut", cut)):
-        probabilities(name, value, setting)
+    scalar("period", period, 2, whole=True)
+    scalar("depth", depth, 0, 1)
+    scalar("cut", cut, 0, 1)
     base = coupled(setting, q_min, q_max)
     t = np.arange(max(setting.rounds, period))[:, None]
     sine = depth * np.sin(2 * np.pi * t / period) + 1 - depth
@@ -68,7 +63,8 @@ def _modulated(
 
 def coupled(setting: Setting, q_min: float, q_max: float) -> np.ndarray:
     """q_k = q_min + (q_max - q_min) <pi_k, phi>, phi evenly spread over [0, 1] in an order drawn by the seed; [N]."""
-    low, high = probabilities("q_min", q_min, setting), probabilities("q_max", q_max, setting)
+    for name, value in (("q_min", q_min), ("q_max", q_max)):
+        scalar(name, value, 0, 1)
     require(
         q_min <= q_max,
         f"q_min = {q_min} exceeds q_max = {q_max}",
@@ -76,7 +72,9 @@ def coupled(setting: Setting, q_min: float, q_max: float) -> np.ndarray:
         remedy="swap the two",
     )
     phi = setting.rng.permutation(np.linspace(0, 1, setting.histograms.shape[1]))
-    return np.clip(low + (high - low) * (setting.histograms @ phi), low, high)  # rounding could leave the interval
+    return np.clip(
+        q_min + (q_max - q_min) * (setting.histograms @ phi), q_min, q_max
+    )  # rounding could leave the interval
 
 
 def independent(setting: Setting, q: np.ndarray) -> Trace:

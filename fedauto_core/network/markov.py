@@ -36,7 +36,8 @@ def _gilbert_elliott(setting: Setting, *, q: Rate, burst: Rate, h_good: float = 
     success = np.where(state.on, h_good, h_bad)
     predicted = state.predicted * h_good + (1 - state.predicted) * h_bad
     arrived = setting.rng.random(setting.shape) < success
-    return make_trace(arrived, Cause.TRANSIENT, predicted, good_share * h_good + (1 - good_share) * h_bad)
+    cause = np.where(state.on, Cause.TRANSIENT, Cause.LONG)  # lost in the good state, or in the bad one, which lasts
+    return make_trace(arrived, cause, predicted, good_share * h_good + (1 - good_share) * h_bad)
 
 
 @process("long_outage")

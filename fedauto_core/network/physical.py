@@ -8,13 +8,12 @@ import numpy as np
 from scipy.signal import lfilter
 
 from fedauto_core.errors import require
-from fedauto_core.network.base import Setting, probabilities, process
+from fedauto_core.network.base import Setting, process, scalar
 from fedauto_core.radio import (
     STANDARDS,
     Placement,
     Wired,
     allocate,
-    ergodic_efficiency,
     log_threshold,
     place,
 )
@@ -50,27 +49,19 @@ def _radio(
     Public: shadowing and computing time of the round; not the fading. The long-run rate is the mean of
     success_probability over the T rounds.
     """
-    for name, value in (("payload_bits", payload_bits), ("window_s", window_s)):
-        require(
-            0 < value < float("inf"),
-            f"{name} is {value}",
-            allowed="finite numbers > 0",
-            remedy=f"give {name} as a positive number",
-        )
-    for name, value in (("moved_m", moved_m), ("compute_s", compute_s)):
-        require(
-            0 <= value < float("inf"),
-            f"{name} is {value}",
-            allowed="finite numbers >= 0",
-            remedy=f"give {name} as a number >= 0",
-        )
+    positive = np.finfo(float).tiny
+    scalar("payload_bits", payload_bits, positive)
+    scalar("window_s", window_s, positive)
+    scalar("moved_m", moved_m, 0)
+    scalar("compute_s", compute_s, 0)
+    scalar("attempts", attempts, 1, whole=True)
+    scalar("downlink", downlink, 0, 1)
     require(
-        isinstance(attempts, int) and attempts >= 1,
-        f"attempts is {attempts}",
-        allowed="integers >= 1",
-        remedy="count the first try",
+        isinstance(ergodic, bool) and not (ergodic and attempts > 1),
+        f"ergodic is {ergodic} with {attempts} attempts",
+        allowed="true or false; with averaged fading one attempt, as others would fail alike",
+        remedy="leave out one of the two",
     )
-    probabilities("downlink", downlink, setting)
     require(
         compute_s < window_s,
         f"computing takes {compute_s} s (median) of a window of {window_s} s",
@@ -133,7 +124,7 @@ class _Upload(NamedTuple):
             alike = [k for k in range(n_clients) if self.bandwidth_hz[k] > 0 and self.places.fading[k] == fading]
             kappa, share = self.places.kappa[alike], self.bandwidth_hz[alike]
             if self.ergodic:
-                carried = share * ergodic_efficiency(np.exp(-loss[:, alike]) / (kappa * share))
+                carried = share * fading.efficiency(np.exp(-loss[:, alike]) / (kappa * share))
                 result[:, alike] = rate[:, alike] <= carried
             else:
                 outage = fading.outage(log_threshold(kappa, rate[:, alike], share) + loss[:, alike])

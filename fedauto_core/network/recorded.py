@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from fedauto_core.errors import InputError, require
-from fedauto_core.network.base import Setting, process
+from fedauto_core.network.base import Setting, process, scalar
 from fedauto_core.traces import Cause, Trace, make_trace
 
 EXAMPLE = Path(__file__).parent / "example_sessions.csv"
@@ -43,12 +43,7 @@ def _sessions(setting: Setting, *, round_s: float, path: str = "") -> Trace:
     uniform phase, and is heard in a round if the device is on when the round of `round_s` seconds ends. The recording
     repeats itself. Public: the device's share of time on, no more; so it is also the long-run rate.
     """
-    require(
-        0 < round_s < float("inf"),
-        f"round_s is {round_s}",
-        allowed="finite numbers of seconds > 0",
-        remedy="give the length of a round in seconds",
-    )
+    scalar("round_s", round_s, np.finfo(float).tiny)
     recorded = list(read_sessions(Path(path or EXAMPLE)).values())
     span = max(times[-1, 1] for times in recorded)
     arrived = np.empty(setting.shape, dtype=bool)
@@ -72,28 +67,27 @@ def read_sessions(path: Path) -> Sessions:
 
     found: dict[str, list[tuple[float, float]]] = {}
     try:
-        file = path.open(newline="", encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot read the recording {path}: {error}", allowed=rule, remedy="check the path") from error
-    with file:
-        reader = csv.reader(file)
-        header = next(reader, [])
-        if tuple(header) != COLUMNS:
-            raise refuse(1, f"columns are {','.join(header)!r}")
-        for row in reader:
-            line = reader.line_num
-            if len(row) != len(COLUMNS):
-                raise refuse(line, f"{len(row)} values instead of {len(COLUMNS)}")
-            try:
-                on, off = float(row[1]), float(row[2])
-            except ValueError:
-                raise refuse(line, f"{row[1]!r} and {row[2]!r} are not both numbers") from None
-            if not 0 <= on < off < float("inf"):
-                raise refuse(line, f"a session from {on} to {off}")
-            before = found.setdefault(row[0], [])
-            if before and on < before[-1][1]:
-                raise refuse(line, f"device {row[0]!r} is on again at {on}, before {before[-1][1]}, when it went off")
-            before.append((on, off))
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the recording {path}: {error}", allowed=rule, remedy="check the file") from error
+    reader = csv.reader(lines)
+    header = next(reader, [])
+    if tuple(header) != COLUMNS:
+        raise refuse(1, f"columns are {','.join(header)!r}")
+    for row in reader:
+        line = reader.line_num
+        if len(row) != len(COLUMNS):
+            raise refuse(line, f"{len(row)} values instead of {len(COLUMNS)}")
+        try:
+            on, off = float(row[1]), float(row[2])
+        except ValueError:
+            raise refuse(line, f"{row[1]!r} and {row[2]!r} are not both numbers") from None
+        if not 0 <= on < off < float("inf"):
+            raise refuse(line, f"a session from {on} to {off}")
+        before = found.setdefault(row[0], [])
+        if before and on < before[-1][1]:
+            raise refuse(line, f"device {row[0]!r} is on again at {on}, before {before[-1][1]}, when it went off")
+        before.append((on, off))
     if not found:
         raise refuse(1, "no session")
     return {device: np.array(times) for device, times in found.items()}

@@ -35,8 +35,8 @@ SUITE = {
     "F5c": "the same on a sine, cut to zero when low",
     "F6": "wired, Wi-Fi, LTE and NR: fading",
     "F7": "the same with long outages",
-    "F8": "blackout of a class, for good",
-    "F8b": "the same for half of the run",
+    "F8": "blackout of a class for good, else 4 of 5",
+    "F8b": "blackout for half of the run, else 4 of 5",
     "F9": "access points shared by like labels",
     "F10": "adversary, half of the clients",
     "F11": "recorded sessions",
@@ -49,11 +49,12 @@ WINDOW_S = (
 )
 
 
-def scenario(name: str, rounds: int = 200) -> Scenario:
+def scenario(name: str, rounds: int = 200, payload_bits: float = PAYLOAD_BITS, window_s: float = WINDOW_S) -> Scenario:
     """The scenario called `name`, one of `SCENARIOS` or of `SUITE`; InputError lists those that exist.
 
-    The suite is stated for 200 rounds; durations grow and shrink with `rounds`, down to one round, so that a short run
-    sees the same share of each. (F5's period is fixed: 20 rounds.)
+    The suite's timetables (periods, turns, blackouts, the pace of a recording) are stated for 200 rounds; they grow and
+    shrink with `rounds`, so that a short run sees the same share of each. Durations of random failures are in rounds,
+    whatever `rounds` is, so is F5's period of 20, and so is all of `SCENARIOS`. payload_bits, window_s: of F6 and F7.
     """
     require_known("scenario", name, [*SCENARIOS, *SUITE])
     if name in SCENARIOS:
@@ -63,14 +64,14 @@ def scenario(name: str, rounds: int = 200) -> Scenario:
         return max(round(of_200 * rounds / 200), 1)
 
     coupled = (("q_min", 0.1), ("q_max", 0.9))
-    radio = ("radio", (("payload_bits", PAYLOAD_BITS), ("window_s", WINDOW_S)))
-    outages = ("long_outage", (("mean_on", float(lasting(40))), ("mean_off", float(lasting(20)))))
+    radio = ("radio", (("payload_bits", payload_bits), ("window_s", window_s)))
+    outages = ("long_outage", (("mean_on", 40.0), ("mean_off", 20.0)))
     blackout = (("label", 0), ("start", rounds // 10), ("probability", 0.8))
     processes = {
         "F0": ("none", ()),
         "F1": ("bernoulli", (("probability", 0.5),)),
         "F2": ("label_coupled", coupled),
-        "F3": ("gilbert_elliott", (("q", 0.7), ("burst", float(lasting(20))))),
+        "F3": ("gilbert_elliott", (("q", 0.7), ("burst", 20.0))),
         "F4": ("cyclic", (("probability", 0.5), ("period", lasting(100)))),
         "F4b": ("block_cyclic", (("groups", 5), ("turn", lasting(10)))),
         "F5": ("modulated", (("shape", "sine"), *coupled)),
@@ -82,7 +83,7 @@ def scenario(name: str, rounds: int = 200) -> Scenario:
         "F8b": ("class_blackout", (*blackout, ("length", lasting(100)))),
         "F9": (
             "access_points",
-            (("groups", 5), ("mean_on", float(lasting(190))), ("mean_off", float(lasting(10))), ("aligned", True)),
+            (("groups", 5), ("mean_on", 190.0), ("mean_off", 10.0), ("aligned", True)),
         ),
         "F10": ("adversary", (("budget", 0.5),)),
         "F11": ("sessions", (("round_s", 600.0 * 200 / rounds),)),

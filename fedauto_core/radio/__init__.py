@@ -1,7 +1,7 @@
 """Radio links: link budgets and path loss of each standard, fading, outage of an upload, and the sharing of a band."""
 
 from fedauto_core.radio.allocation import ALLOCATIONS, allocate, match_blocks
-from fedauto_core.radio.fading import RAYLEIGH, Fading, ergodic_efficiency
+from fedauto_core.radio.fading import RAYLEIGH, Fading
 from fedauto_core.radio.links import (
     STANDARDS,
     Radio,
@@ -24,7 +24,6 @@ __all__ = [
     "Radio",
     "Wired",
     "allocate",
-    "ergodic_efficiency",
     "ergodic_outage",
     "ergodic_snr_db",
     "inh_los",

@@ -12,15 +12,17 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from scipy.optimize import brentq, linear_sum_assignment
+from scipy.optimize import brentq, linear_sum_assignment, minimize
 from scipy.special import lambertw
 
 from fedauto_core.errors import require, require_known
 from fedauto_core.radio.fading import RAYLEIGH
 from fedauto_core.radio.links import log_threshold
 
-SERVED = 0.6  # share of the clients that the rules with a choice serve (Chen et al. 2020: 6 or 9 blocks for 9 users)
-MAX_EFFICIENCY = 500.0  # bit/s/Hz; beyond it the powers needed overflow, and no radio is near
+BLOCKS = 0.6  # blocks per client of `resource_blocks` (Chen et al. 2020: 6 or 9 blocks for 9 users)
+# bit/s/Hz in equal shares. Below, every share will do and the closed forms lose their digits; beyond, the powers needed
+# overflow, and no radio is near.
+EFFICIENCY = 1e-4, 500.0
 
 Rule = Callable[[np.ndarray, np.ndarray, float, np.ndarray], np.ndarray]
 
@@ -50,33 +52,57 @@ def min_max(kappa: np.ndarray, rate: np.ndarray, bandwidth: float, weights: np.n
 def weighted_sum(kappa: np.ndarray, rate: np.ndarray, bandwidth: float, weights: np.ndarray) -> np.ndarray:
     """Least sum_k v_k kappa_k phi(b_k), so the largest product of success probabilities to the powers v_k.
 
-    The multiplier is lambda = v_k kappa_k (e^y (y - 1) + 1), hence y = 1 + W_0((lambda / (v_k kappa_k) - 1) / e).
+    The multiplier is lambda = v_k kappa_k (e^y (y - 1) + 1), hence y = 1 + W_0((m - 1) / e) with m = lambda / (v_k
+    kappa_k); near its branch point, y = s - s^2 / 3 with s = sqrt(2 m).
     """
     price = weights * kappa
 
     def shares(log_lambda: float) -> np.ndarray:
-        y = 1 + lambertw((np.exp(log_lambda) / price - 1) / np.e).real
+        m = np.exp(log_lambda) / price
+        s = np.sqrt(2 * m)
+        y = np.where(m < 1e-7, s - s**2 / 3, 1 + lambertw((m - 1) / np.e).real)
         return rate * np.log(2) / y
 
     y = rate * np.log(2) * len(kappa) / bandwidth  # of equal shares, whose multipliers lie on both sides of the optimum
-    at_equal = np.log(price) + np.log(np.exp(y) * (y - 1) + 1)
+    at_equal = np.log(price) + np.log(np.expm1(y) * (y - 1) + y)
     return _root(shares, at_equal.min(), at_equal.max(), bandwidth)
 
 
 def resource_blocks(kappa: np.ndarray, rate: np.ndarray, bandwidth: float, weights: np.ndarray) -> np.ndarray:
-    """ceil(0.6 n) equal blocks, one client each, matched as in Chen et al. (2020): the others do not take part."""
-    blocks = int(np.ceil(SERVED * len(kappa)))
+    """ceil(0.6 n) equal blocks, one client each, by the matching of Chen et al. (2020): the others do not take part.
+
+    Without interference, which makes the blocks of a band differ there, it serves the largest v_k (1 - eps_k).
+    """
+    blocks = int(np.ceil(BLOCKS * len(kappa)))
     block = bandwidth / blocks
     outage = RAYLEIGH.outage(log_threshold(kappa, rate, block))
     return np.where(match_blocks(np.tile(outage[:, None], blocks), weights) >= 0, block, 0.0)
 
 
 def scheduled(kappa: np.ndarray, rate: np.ndarray, bandwidth: float, weights: np.ndarray) -> np.ndarray:
-    """The ceil(0.6 n) clients with the smallest v_k kappa_k R_k share the band by `weighted_sum`; the others wait."""
-    served = np.argsort(weights * kappa * rate, kind="stable")[: int(np.ceil(SERVED * len(kappa)))]
-    share = np.zeros(len(kappa))
-    share[served] = weighted_sum(kappa[served], rate[served], bandwidth, weights[served])
-    return share
+    """The most expected arrivals, sum_k v_k (1 - eps_k): the K clients with the smallest kappa_k R_k / v_k share the
+    band, K and the shares being the best found.
+
+    For every K from the shares of `weighted_sum` a local search (SLSQP) on the objective itself, which is not concave.
+    """
+    order, best = np.argsort(kappa * rate / weights, kind="stable"), (-1.0, np.zeros(len(kappa)))
+    for served in (order[:count] for count in range(1, len(kappa) + 1)):
+        k, r, v = kappa[served], rate[served], weights[served]
+
+        def arrivals(part: np.ndarray, k: np.ndarray = k, r: np.ndarray = r, v: np.ndarray = v) -> float:
+            return float(v @ (1 - RAYLEIGH.outage(log_threshold(k, r, np.maximum(part, 1e-6) * bandwidth))))
+
+        start = weighted_sum(k, r, bandwidth, v) / bandwidth
+        found = minimize(
+            lambda part: -arrivals(part), start, method="SLSQP", bounds=[(1e-6, 1.0)] * len(k),
+            constraints={"type": "eq", "fun": lambda part: part.sum() - 1},
+        )  # fmt: skip
+        for part in (start, found.x / found.x.sum()):
+            if arrivals(part) > best[0] + 1e-12:
+                share = np.zeros(len(kappa))
+                share[served] = part * bandwidth
+                best = arrivals(part), share
+    return best[1]
 
 
 ALLOCATIONS: dict[str, Rule] = {
@@ -109,12 +135,13 @@ def allocate(
             allowed="finite numbers > 0",
             remedy=f"correct {name}",
         )
-    efficiency = len(kappa) * rate.max() / bandwidth_hz
+    efficiency, (least, most) = len(kappa) * rate / bandwidth_hz, EFFICIENCY
     require(
-        rule == "equal" or efficiency <= MAX_EFFICIENCY,
-        f"infeasible allocation {rule!r}: {len(kappa)} clients, {rate.max():.3g} bit/s each, in {bandwidth_hz:.3g} Hz",
-        allowed=f"up to {MAX_EFFICIENCY:.0f} bit/s/Hz in equal shares, here {efficiency:.3g}",
-        remedy="give the uploads more time, send less, or share the band among fewer clients",
+        rule == "equal" or bool(((efficiency >= least) & (efficiency <= most)).all()),
+        f"infeasible allocation {rule!r}: {len(kappa)} clients, {rate.min():.3g} to {rate.max():.3g} bit/s, "
+        f"in {bandwidth_hz:.3g} Hz",
+        allowed=f"{least:g} to {most:g} bit/s/Hz in equal shares, not {efficiency.min():.3g} to {efficiency.max():.3g}",
+        remedy="give the uploads more time, send less, or share the band among fewer clients; for less use 'equal'",
     )
     return ALLOCATIONS[rule](kappa, rate, bandwidth_hz, v)
 

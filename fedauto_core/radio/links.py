@@ -16,7 +16,7 @@ from scipy.optimize import elementwise
 from scipy.stats import norm
 
 from fedauto_core.errors import require, require_known
-from fedauto_core.radio.fading import RAYLEIGH, Fading, Numbers, ergodic_efficiency
+from fedauto_core.radio.fading import RAYLEIGH, Fading, Numbers
 
 NOISE_DBM_HZ = -174.0  # thermal noise density k T at 290 K
 TERMINAL_M = 1.5  # h_UT, height of the client's antenna (TR 38.901, table 7.4.1-1)
@@ -128,7 +128,7 @@ class Wired:
 
 
 # K of a line of sight: means of TR 38.901, table 7.5-6, 9 dB outdoors, 7 dB in an office. The same table has the
-# decorrelation distances of NR; 50 m for LTE is TR 36.942's, and 5 m for Wi-Fi is ours, in the manner of the office.
+# decorrelation distances of NR; 50 m is usual in studies of LTE macro cells; 5 m for Wi-Fi is ours, as in an office.
 _K_OUTDOORS, _K_OFFICE = 10**0.9, 10**0.7
 
 # Our choice of typical values (the paper's own are not known to us). Power: the usual 15 dBm of a station in IEEE TGax
@@ -185,6 +185,12 @@ def outage(
     distance = _positive("distance_m", distance_m, "m")
     payload = _positive("payload_bits", payload_bits, "bits")
     time = _positive("upload_s", upload_s, "seconds")
+    require(
+        0 <= shadowing_db < np.inf,
+        f"shadowing_db is {shadowing_db}",
+        allowed="finite numbers of dB >= 0",
+        remedy="give the standard deviation, or 0 for none",
+    )
     for name, value in (("sharing", sharing), ("attempts", attempts)):
         require(
             isinstance(value, int | np.integer) and value >= 1,
@@ -224,14 +230,14 @@ def ergodic_outage(
 
 
 def ergodic_snr_db(efficiency: Numbers) -> Numbers:
-    """Mean SNR in dB at which `ergodic_efficiency` is `efficiency` bit/s/Hz (up to some 100)."""
+    """Mean SNR in dB at which Rayleigh fading carries `efficiency` bit/s/Hz on average; infinite beyond 100."""
     wanted = np.asarray(efficiency, dtype=np.float64)
 
     def excess(snr_db: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-        return np.log(ergodic_efficiency(10 ** (snr_db / 10))) - np.log(wanted)
+        return np.log(RAYLEIGH.efficiency(10 ** (snr_db / 10))) - np.log(wanted)
 
-    found = elementwise.find_root(excess, (-100.0, 400.0), args=(wanted,))
-    return found.x
+    found = elementwise.find_root(excess, (-100.0, 400.0), args=(np.minimum(wanted, 100.0),))
+    return np.where(wanted <= 100, found.x, np.inf)
 
 
 def _two_slopes(

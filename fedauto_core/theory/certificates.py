@@ -1,12 +1,12 @@
-"""Exact worst cases of one round over *all* L-smooth losses, by performance estimation (Drori and Teboulle 2014; Taylor,
-Hendrickx and Glineur 2017), with PEPit (Goujaud et al. 2022) and the solver Clarabel. Needs the extra [certificates].
+"""Exact worst cases of one round over *all* L-smooth losses, by performance estimation (Drori and Teboulle 2014;
+Taylor, Hendrickx and Glineur 2017), with PEPit (Goujaud et al. 2022) and Clarabel. Needs the extra [certificates].
 
 For given weights, step size and number of steps the ratio measured / bound of the per-round inequality has a largest
 value over all dimensions and all losses that satisfy A1: maximise (gamma E/2) ||grad F(w)||^2 subject to bound <= 1, a
 semidefinite program, because everything is quadratic in gradients and points and the conditions for L-smooth
-interpolation are exact. The improved bound is the least of the bounds with (1 + theta) b_r + (1 + 1/theta) L^2 D_r, so its
-worst ratio is the largest over theta of worst ratios. Minibatch noise is left out (sigma = 0): it enters both bounds as a
-separate term.
+interpolation are exact. The improved bound is the least of the bounds with (1 + theta) b_r + (1 + 1/theta) L^2 D_r, so
+its worst ratio is the largest over theta of worst ratios. Minibatch noise is left out (sigma = 0): it enters both
+bounds as a separate term.
 """
 
 from __future__ import annotations
@@ -48,13 +48,18 @@ def available() -> bool:
 
 
 def worst_case(
-    beta: Sequence[float], shares: Sequence[float], theta_or_first: float | None, gamma: float, steps: int, bend: float = 1.0
+    beta: Sequence[float],
+    shares: Sequence[float],
+    theta_or_first: float | None,
+    gamma: float,
+    steps: int,
+    bend: float = 1.0,
 ) -> WorstCase:
     """The exact worst case of one round, L = 1.
 
     beta, shares: weights and n_j/n of the participants, [K]; those with shares 0 (participant m) are no part of F.
-    theta_or_first: None for the first theorem's error terms, else theta of the improved one's. bend: multiplies the error
-    terms, for falsification. InputError without the extra or for a program that is too large.
+    theta_or_first: None for the first theorem's error terms, else theta of the improved one's. bend: multiplies the
+    error terms, for falsification. InputError without the extra or for a program that is too large.
     """
     if not available():
         raise InputError(
@@ -83,7 +88,9 @@ def worst_case(
             for _ in range(steps - 1):
                 local = local - gamma * loss.gradient(local)
             after = after + b * (local - w)
-    at_end = [loss.oracle(after) if p > 0 else (null_point, null_expression) for loss, p in zip(losses, shares, strict=True)]
+    at_end = [
+        loss.oracle(after) if p > 0 else (null_point, null_expression) for loss, p in zip(losses, shares, strict=True)
+    ]
     slope = sum((p * g for p, (g, _) in zip(shares, at_w, strict=True)), null_point)
     slope_after = sum((p * g for p, (g, _) in zip(shares, at_end, strict=True)), null_point)
     value = sum((p * f for p, (_, f) in zip(shares, at_w, strict=True)), null_expression)
@@ -121,7 +128,7 @@ def _error(bias: object, gradients2: object, theta: float | None, gamma: float, 
 
 
 def exact_ratio(beta: Sequence[float], shares: Sequence[float], gamma: float, steps: int, improved: bool) -> WorstCase:
-    """The exact worst ratio of the first theorem or of the improved one (a search over theta on a logarithmic scale)."""
+    """The exact worst ratio of the first theorem or of the improved one (a search over theta, on a log scale)."""
     if not improved or steps == 1:
         return worst_case(beta, shares, None, gamma, steps)
     found = minimize_scalar(

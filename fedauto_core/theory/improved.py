@@ -10,24 +10,26 @@ For gamma < 1/(L E) (E = 1: gamma <= 1/L), with b_r as before and expectation ov
     a_e = ((1 + gamma L)^e - 1) / L,   c_e = gamma sum_{k=1..e} (sqrt(k) - sqrt(k-1)) (1 + gamma L)^{e-k}.
 
 Proof. **Bias and drift (I1).** grad F - H = (grad F - sum_j beta_j grad F_j(w)) + sum_j beta_j mean_e (grad F_j(w) -
-grad F_j(w_j^e)). In L2 over the noise the norm of a sum is at most the sum of the norms: at most sqrt(b_r) + L sqrt(D_r),
-the second by Jensen and smoothness. Squared, that is never more than 2 b_r + 2 L^2 D_r: the slack is
+grad F_j(w_j^e)). In L2 over the noise the norm of a sum is at most the sum of the norms: at most sqrt(b_r) + L
+sqrt(D_r), the second by Jensen and smoothness. Squared, that is never more than 2 b_r + 2 L^2 D_r: the slack is
 (sqrt(b_r) - L sqrt(D_r))^2.
 **Noise (I2).** |G|^2 <= (1 + h)|H|^2 + (1 + 1/h)|G - H|^2 for every h > 0. With h = 1/(L gamma E) - 1 the descent lemma
 leaves no |H|^2 at all, and 1 + 1/h = 1/(1 - L gamma E). The first theorem fixes h = 1, which costs a factor up to two.
 **Drift (I3).** w_j^e - w = -gamma sum_{k<e} (grad F_j(w_j^k) + noise_k). In L2 the noises add like sqrt(e) sigma, and
-||grad F_j(w_j^k)|| <= ||grad F_j(w)|| + L ||w_j^k - w||, so s_e = ||w_j^e - w|| in L2 obeys s_e <= gamma (sqrt(e) sigma +
-e ||grad F_j(w)|| + L sum_{k<e} s_k). Its largest solution, by induction, is the one with equality, a_e ||grad F_j(w)|| +
-c_e sigma: no crude bound on the feedback, no factor for separating noise and gradient, and no limit on gamma.
+||grad F_j(w_j^k)|| <= ||grad F_j(w)|| + L ||w_j^k - w||, so s_e = ||w_j^e - w|| in L2 obeys s_e <= gamma (sqrt(e)
+sigma + e ||grad F_j(w)|| + L sum_{k<e} s_k). Its largest solution, by induction, is the one with equality,
+a_e ||grad F_j(w)|| + c_e sigma: no crude bound on the feedback, no factor for separating noise and gradient, and no
+limit on gamma.
 Then S6 as before. Where w is random, E of both square roots is at most the square root of E (Jensen), and all of the
 above stands with E b_r and E ||grad F_j(w)||^2.
 
 **S5 (I4).** b_r <= (kappa sqrt(chi2_r) + sqrt(sum_j beta_j delta_j^2))^2, by the same triangle inequality.
 **Polyak-Lojasiewicz (I5).** If ||grad F||^2 >= 2 mu (F - F_inf), one round gives E F(w_r) - F_inf <= (1 - gamma E mu)
 (F(w) - F_inf) + e_r, e_r the two error terms above; over rounds, a linear rate down to a floor.
-**Convex F (I6).** With a minimiser w*, R_r = ||w_r - w*|| and gamma <= 1/(8 L E): expanding R_r^2, <H, w - w*> >= F - F_inf -
-||grad F - H|| R and |G|^2 <= 4 |grad F|^2 + 4 |grad F - H|^2 + 2 |G - H|^2 <= 8 L (F - F_inf) + ... leave
-gamma E (F(w) - F_inf) <= R_{r-1}^2 - E R_r^2 + 2 gamma E R_{r-1} d_r + 4 gamma^2 E^2 d_r^2 + 2 gamma^2 E sigma^2 sum beta_j^2,
+**Convex F (I6).** With a minimiser w*, R_r = ||w_r - w*|| and gamma <= 1/(8 L E): expanding R_r^2, <H, w - w*> >= F
+- F_inf - ||grad F - H|| R and |G|^2 <= 4 |grad F|^2 + 4 |grad F - H|^2 + 2 |G - H|^2 <= 8 L (F - F_inf) + ... leave
+gamma E (F(w) - F_inf) <= R_{r-1}^2 - E R_r^2 + 2 gamma E R_{r-1} d_r + 4 gamma^2 E^2 d_r^2
+                          + 2 gamma^2 E sigma^2 sum_j beta_j^2,
 d_r = sqrt(b_r) + L sqrt(D_r).
 """
 
@@ -68,9 +70,7 @@ def drift_factors(gamma: float, smoothness: float, steps: int) -> tuple[np.ndarr
     return a, c
 
 
-def improved_drift(
-    sigma2: float, gradient2: np.ndarray, gamma: float, smoothness: float, steps: int
-) -> np.ndarray:
+def improved_drift(sigma2: float, gradient2: np.ndarray, gamma: float, smoothness: float, steps: int) -> np.ndarray:
     """I3: bound on mean_e E||w_j^e - w||^2 from ||grad F_j(w)||^2, elementwise."""
     a, c = drift_factors(gamma, smoothness, steps)
     return np.mean((a * np.sqrt(gradient2)[..., None] + c * np.sqrt(sigma2)) ** 2, axis=-1)
@@ -139,9 +139,7 @@ def improved_bias_checks(problem: Problem, aggregation: Aggregation, w: np.ndarr
     return [Check.of("I4 bias", equation, b, bound, scale=scale) for b, bound in zip(measured, bounds, strict=True)]
 
 
-def improvement(
-    outcome: Round, aggregation: Aggregation, known: Constants, gamma: float, steps: int
-) -> np.ndarray:
+def improvement(outcome: Round, aggregation: Aggregation, known: Constants, gamma: float, steps: int) -> np.ndarray:
     """How many times larger the error and noise terms of the first theorem are, [S]; NaN where both vanish."""
     first = round_terms(outcome, aggregation, known, gamma, steps)
     second = improved_terms(outcome, aggregation, known, gamma, steps)
@@ -167,14 +165,15 @@ def rate_checks(
     smoothness, infimum, sigma2 = known.smoothness.value, known.infimum.value, known.sigma2.value
     covered = improved_admissible(gamma, smoothness, steps)
     convex = covered and gamma * CONVEX_LIMIT * smoothness * steps <= 1 + 1e-12
-    point, floor, gap0, gaps, errors, checks = start, 0.0, None, 0.0, 0.0, []
+    point, floor, gaps, errors, checks = start, 0.0, 0.0, 0.0, []
+    start2 = _squared_distance(start, best)
+    gap0 = problem.round(start, aggregation.rows, aggregation.beta[:1], gamma, steps).value - infimum
     for index in range(len(aggregation)):
         now = aggregation.pick(index)
         outcome = problem.round(point, now.rows, now.beta, gamma, steps)
         terms = improved_terms(outcome, now, known, gamma, steps)
         gap, after = outcome.value - infimum, float(outcome.value_after[0]) - infimum
         away2 = _squared_distance(point, best)
-        gap0, start2 = (gap, away2) if gap0 is None else (gap0, start2)
         error = float(terms["error"][0] + terms["noise"][0])
         contraction = 1 - gamma * steps * strength
         floor = contraction * floor + error

@@ -50,16 +50,14 @@ class World:
     mass: float = 1.0
 
 
-def step_size(theorem: str, steps: int, world: World = World()) -> float:  # noqa: B008  (frozen)
+def step_size(theorem: str, steps: int, world: World = World()) -> float:
     """gamma at `world.step` of the theorem's limit for the claimed L; the improved theorem's is approached to 3/4."""
     require_known("theorem", theorem, THEOREMS)
     limit = step_limit(world.smoothness, steps)
     return world.step * (limit if theorem == "first" or steps == 1 else 1.5 * limit)
 
 
-def sides(
-    some: Scalars, theorem: str, steps: int, world: World = World()  # noqa: B008
-) -> tuple[np.ndarray, np.ndarray]:
+def sides(some: Scalars, theorem: str, steps: int, world: World = World()) -> tuple[np.ndarray, np.ndarray]:
     """measured and bound of the per-round inequality [M], as the theorem states it for the claimed constants."""
     gamma, smoothness = step_size(theorem, steps, world), world.smoothness
     h, u, p, beta = some.curvature, some.centre, some.share, some.beta * world.mass
@@ -92,7 +90,9 @@ def sides(
     return half * slope**2, before - after + half * error + noise
 
 
-def _improved_drift(sigma2: np.ndarray, gradient2: np.ndarray, gamma: float, smoothness: float, steps: int) -> np.ndarray:
+def _improved_drift(
+    sigma2: np.ndarray, gradient2: np.ndarray, gamma: float, smoothness: float, steps: int
+) -> np.ndarray:
     rows = [improved_drift(s, g, gamma, smoothness, steps) for s, g in zip(sigma2, gradient2, strict=True)]
     return np.array(rows)
 
@@ -127,7 +127,7 @@ class Worst:
 
 
 def adversary(
-    theorem: str, steps: int, seed: int, world: World = World(), participants: int = 3, generations: int = 60  # noqa: B008
+    theorem: str, steps: int, seed: int, world: World = World(), participants: int = 3, generations: int = 60
 ) -> Worst:
     """Differential evolution over instances for the largest measured / bound, from a random population."""
     require(
@@ -156,11 +156,7 @@ def _ratio(measured: float, bound: float) -> float:
     return measured / bound if bound > measured / 1e3 else 1e3 - bound / measured
 
 
-
-
-def counterexample(
-    theorem: str, steps: int, world: World, seed: int, tries: int = 20_000
-) -> Worst | None:
+def counterexample(theorem: str, steps: int, world: World, seed: int, tries: int = 20_000) -> Worst | None:
     """The clearest violation among random instances and an adversary's; None if neither finds one."""
     some = draw(np.random.default_rng(seed), tries)
     measured, bound = sides(some, theorem, steps, world)

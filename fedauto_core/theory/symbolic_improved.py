@@ -13,8 +13,8 @@ X = sp.Symbol("x", positive=True)  # L gamma E, below 1
 
 
 def error_split() -> Certificate:
-    """I1. |x + y|^2 <= (|x| + |y|)^2: the slack is 2(|x||y| - <x, y>), >= 0 by Cauchy-Schwarz, here in two dimensions by
-    Lagrange's identity. It never exceeds 2|x|^2 + 2|y|^2: the slack is (|x| - |y|)^2."""
+    """I1. |x + y|^2 <= (|x| + |y|)^2: the slack is 2(|x||y| - <x, y>), >= 0 by Cauchy-Schwarz, here in two dimensions
+    by Lagrange's identity. It never exceeds 2|x|^2 + 2|y|^2: the slack is (|x| - |y|)^2."""
     x1, x2, y1, y2 = sp.symbols("x1 x2 y1 y2", real=True)
     p, q = sp.symbols("p q", nonnegative=True)  # |x|, |y|
     inner = x1 * y1 + x2 * y2
@@ -38,7 +38,9 @@ def noise_split() -> Certificate:
 
 def noise_never_worse() -> Certificate:
     """I2 up to the first theorem's limit, L gamma E = x <= 1/2: 1 - 1/(2(1 - x)) = (1/2 - x)/(1 - x) >= 0."""
-    return Certificate("I2", "c_r <= 1 for gamma <= 1/(2 L E)", (1 - 1 / (2 * (1 - X)) - (sp.Rational(1, 2) - X) / (1 - X),))
+    return Certificate(
+        "I2", "c_r <= 1 for gamma <= 1/(2 L E)", (1 - 1 / (2 * (1 - X)) - (sp.Rational(1, 2) - X) / (1 - X),)
+    )
 
 
 def drift_recursion() -> Certificate:
@@ -49,7 +51,10 @@ def drift_recursion() -> Certificate:
         return ((1 + GAMMA * L) ** index - 1) / L
 
     gradient = a(e) - GAMMA * (e + L * sp.summation(a(k), (k, 0, e - 1)))
-    c = [sum(GAMMA * (sp.sqrt(j) - sp.sqrt(j - 1)) * (1 + GAMMA * L) ** (n - j) for j in range(1, n + 1)) for n in range(5)]
+    c = [
+        sum(GAMMA * (sp.sqrt(j) - sp.sqrt(j - 1)) * (1 + GAMMA * L) ** (n - j) for j in range(1, n + 1))
+        for n in range(5)
+    ]
     noise = [sp.expand(c[n] - GAMMA * (sp.sqrt(n) + L * sum(c[:n]))) for n in range(5)]
     return Certificate("I3", "the largest solution of the recursion", (sp.simplify(gradient), *noise))
 
@@ -65,11 +70,13 @@ def drift_never_worse(most: int = 8) -> Certificate:
         mean = sum(((1 + gamma) ** e - 1) ** 2 for e in range(steps)) / steps
         stated = sp.Rational(4, 3) * gamma**2 * (steps - 1) * (2 * steps - 1)
         residuals.append(sp.Integer(0) if 0 <= mean <= stated else mean - stated)
-    return Certificate("I3", f"gradient part at most that of S4 for E = 2..{most}, in rational numbers", tuple(residuals))
+    return Certificate(
+        "I3", f"gradient part at most that of S4 for E = 2..{most}, in rational numbers", tuple(residuals)
+    )
 
 
 def polyak() -> Certificate:
-    """I5. (gamma E/2) |grad F|^2 <= gap - gap_r + e_r and |grad F|^2 = 2 mu gap + s, s >= 0: the slack is gamma E s/2."""
+    """I5. (gamma E/2) |grad F|^2 <= gap - gap_r + e_r and |grad F|^2 = 2 mu gap + s, s >= 0; slack gamma E s/2."""
     mu, gap, error, s = sp.symbols("mu gap e_r s", nonnegative=True)
     allowed = gap + error - GAMMA * LOCAL / 2 * (2 * mu * gap + s)  # an upper bound on gap_r
     claimed = (1 - GAMMA * LOCAL * mu) * gap + error
@@ -85,14 +92,17 @@ def convex() -> Certificate:
     change = -2 * gamma * LOCAL * (gap - d * radius) + gamma**2 * LOCAL**2 * size_of_g
     stated = -gamma * LOCAL * gap + 2 * gamma * LOCAL * radius * d + 4 * gamma**2 * LOCAL**2 * d**2
     stated += 2 * gamma**2 * LOCAL * noise
-    squares = (2 * H**2 + 2 * (G - H) ** 2 - G**2 - (2 * H - G) ** 2, 2 * F**2 + 2 * (H - F) ** 2 - H**2 - (2 * F - H) ** 2)
+    squares = (
+        2 * H**2 + 2 * (G - H) ** 2 - G**2 - (2 * H - G) ** 2,
+        2 * F**2 + 2 * (H - F) ** 2 - H**2 - (2 * F - H) ** 2,
+    )
     leftover = -(1 - theta) * gamma * LOCAL * gap
     return Certificate("I6", "what is left is -(1 - theta) gamma E gap", (change - stated - leftover, *squares))
 
 
 def bilinear() -> Certificate:
-    """LoRA. d^2/dt^2 f(W_0 + s (A + tU)(B + tV)) at t = 0 is s^2 l''[UB + AV] + 2 s <grad l, UV>, here for rank 2, 1 x 1
-    matrices and a quadratic l; then (p u + q v)^2 <= (p^2 + q^2)(u^2 + v^2) and 2uv <= u^2 + v^2."""
+    """LoRA. d^2/dt^2 f(W_0 + s (A + tU)(B + tV)) at t = 0 is s^2 l''[UB + AV] + 2 s <grad l, UV>, here for rank 2,
+    1 x 1 matrices and a quadratic l; then (p u + q v)^2 <= (p^2 + q^2)(u^2 + v^2) and 2uv <= u^2 + v^2."""
     t, s, w0, slope, curve = sp.symbols("t s w0 slope curve", real=True)
     a, b, u, v = (sp.symbols(f"{name}1:3", real=True) for name in "abuv")
     moved = w0 + s * sum((ai + t * ui) * (bi + t * vi) for ai, bi, ui, vi in zip(a, b, u, v, strict=True))
@@ -103,9 +113,8 @@ def bilinear() -> Certificate:
     stated = s**2 * curve * first**2 + 2 * s * at * sum(ui * vi for ui, vi in zip(u, v, strict=True))
     p, q, x, y = sp.symbols("p q x y", real=True)
     cauchy = (p**2 + q**2) * (x**2 + y**2) - (p * x + q * y) ** 2 - (p * y - q * x) ** 2
-    return Certificate(
-        "LoRA", "second derivative of the product, and its bound", (second - stated, cauchy, x**2 + y**2 - 2 * x * y - (x - y) ** 2)
-    )
+    young = x**2 + y**2 - 2 * x * y - (x - y) ** 2
+    return Certificate("LoRA", "second derivative of the product, and its bound", (second - stated, cauchy, young))
 
 
 IMPROVED_STEPS: dict[str, Callable[[], Certificate]] = {

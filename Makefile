@@ -35,5 +35,5 @@ clean:
 $(STAMP): pyproject.toml
 	rm -f $@
 	$(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev,text]'
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[certificates,dev,text]'
 	touch $@

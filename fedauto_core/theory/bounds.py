@@ -6,7 +6,7 @@ only: the symbolic proof (`theory.symbolic`) reads the same values, so changing 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Literal
@@ -206,9 +206,15 @@ def missing_class_check(mixture: np.ndarray, target: np.ndarray) -> Check:
 
 
 def trajectory(
-    problem: Problem, aggregation: Aggregation, known: Constants, start: Point, gamma: float, steps: int
+    problem: Problem,
+    aggregation: Aggregation,
+    known: Constants,
+    start: Point,
+    gamma: float,
+    steps: int,
+    terms_of: Callable[..., dict[str, np.ndarray]] = round_terms,
 ) -> tuple[pd.DataFrame, Point]:
-    """`round_terms` along a run, round r with aggregation r, and the last point.
+    """`round_terms` (or those of the improved theorem) along a run, round r with aggregation r, and the last point.
 
     Further columns: round, value = F(w_{r-1}), value_after = F(w_r). Expectations are over the minibatch noise of all
     rounds so far; the arrivals are a fixed (deterministic) trace.
@@ -217,7 +223,7 @@ def trajectory(
     for index in range(len(aggregation)):
         now = aggregation.pick(index)
         outcome = problem.round(point, now.rows, now.beta, gamma, steps)
-        terms = {name: float(value[0]) for name, value in round_terms(outcome, now, known, gamma, steps).items()}
+        terms = {name: float(value[0]) for name, value in terms_of(outcome, now, known, gamma, steps).items()}
         rows.append({"round": index + 1, "value": outcome.value, "value_after": float(outcome.value_after[0])} | terms)
         (point,) = outcome.after
     return pd.DataFrame(rows), point
@@ -230,9 +236,10 @@ def summed(terms: pd.DataFrame, known: Constants, gamma: float, steps: int) -> p
     """
     rounds = np.arange(1, len(terms) + 1)
     scale = gamma * steps / 2
-    frame = terms[["measured", "bias", "drift", "noise"]].cumsum().div(scale * rounds, axis=0)
+    errors = [name for name in ("bias", "drift", "error", "noise") if name in terms]
+    frame = terms[["measured", *errors]].cumsum().div(scale * rounds, axis=0)
     frame.insert(1, "start", (terms["value"].iloc[0] - known.infimum.value) / (scale * rounds))
-    bound = frame[["start", "bias", "drift", "noise"]].sum(axis=1)
+    bound = frame[["start", *errors]].sum(axis=1)
     return frame.assign(bound=bound, round=rounds)
 
 

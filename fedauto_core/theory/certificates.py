@@ -1,4 +1,4 @@
-"""Exact worst cases of one round over *all* L-smooth losses, by performance estimation (Drori and Teboulle 2014;
+"""Exact worst cases of a round over *all* L-smooth losses, by performance estimation (Drori and Teboulle 2014;
 Taylor, Hendrickx and Glineur 2017), with PEPit (Goujaud et al. 2022) and Clarabel. Needs the extra [certificates].
 
 For given weights, step size and number of steps the ratio measured / bound of the per-round inequality has a largest
@@ -11,6 +11,7 @@ bounds as a separate term.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,7 +19,7 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 
 from fedauto_core.errors import InputError, require
-from fedauto_core.theory.bounds import coefficients, step_limit
+from fedauto_core.theory.bounds import coefficients
 from fedauto_core.theory.improved import drift_factors
 
 MOST_SIZE = 60  # rows of the Gram matrix: seconds per case on one core
@@ -28,7 +29,7 @@ MOST_SIZE = 60  # rows of the Gram matrix: seconds per case on one core
 class WorstCase:
     """ratio: largest measured / bound (inf: the inequality fails for some losses). smoothness_used: sum of the dual
     multipliers of each participant's interpolation conditions, [K]; 0: its smoothness plays no part in the proof.
-    points, slopes, values: F at w and at w_r in the worst case found, along the line between them."""
+    points, slopes, values: F at w_0 and at w_T in the worst case found, along the line between them."""
 
     ratio: float
     smoothness_used: tuple[float, ...]
@@ -48,18 +49,18 @@ def available() -> bool:
 
 
 def worst_case(
-    beta: Sequence[float],
+    rounds: Sequence[Sequence[float]],
     shares: Sequence[float],
-    theta_or_first: float | None,
     gamma: float,
     steps: int,
+    theta: float | None = None,
     bend: float = 1.0,
 ) -> WorstCase:
-    """The exact worst case of one round, L = 1.
+    """The exact worst case of sum_r measured_r / bound over T successive rounds, L = 1.
 
-    beta, shares: weights and n_j/n of the participants, [K]; those with shares 0 (participant m) are no part of F.
-    theta_or_first: None for the first theorem's error terms, else theta of the improved one's. bend: multiplies the
-    error terms, for falsification. InputError without the extra or for a program that is too large.
+    rounds [T, K]: weights of the participants in each round; shares [K]: n_j/n (0: no part of F, as m). theta:
+    None for the first theorem's error terms, else that of the improved one's. bend: multiplies the error terms, for
+    falsification. InputError without the extra or for a program that is too large.
     """
     if not available():
         raise InputError(
@@ -70,49 +71,57 @@ def worst_case(
     from PEPit import PEP, null_expression, null_point
     from PEPit.functions import SmoothFunction
 
-    size = 2 + sum(steps + 1 if b > 0 else 2 for b in beta)
+    size = 1 + sum(len(beta) + (steps - 1) * sum(b > 0 for b in beta) for beta in rounds) + len(shares)
     require(
         size <= MOST_SIZE,
-        f"{len(beta)} participants with {steps} steps make a Gram matrix of {size} rows",
+        f"{len(shares)} participants with {steps} steps in {len(rounds)} rounds make a Gram matrix of {size} rows",
         allowed=f"at most {MOST_SIZE} rows",
-        remedy="use fewer participants or steps",
+        remedy="use fewer participants, steps or rounds",
     )
     problem = PEP()
-    losses = [problem.declare_function(SmoothFunction, L=1.0) for _ in beta]
-    w = problem.set_initial_point()
-    at_w = [loss.oracle(w) for loss in losses]
-    after = w
-    for loss, b, (gradient, _) in zip(losses, beta, at_w, strict=True):
-        if b > 0:
-            local = w - gamma * gradient
-            for _ in range(steps - 1):
-                local = local - gamma * loss.gradient(local)
-            after = after + b * (local - w)
-    at_end = [
-        loss.oracle(after) if p > 0 else (null_point, null_expression) for loss, p in zip(losses, shares, strict=True)
-    ]
-    slope = sum((p * g for p, (g, _) in zip(shares, at_w, strict=True)), null_point)
-    slope_after = sum((p * g for p, (g, _) in zip(shares, at_end, strict=True)), null_point)
-    value = sum((p * f for p, (_, f) in zip(shares, at_w, strict=True)), null_expression)
-    value_after = sum((p * f for p, (_, f) in zip(shares, at_end, strict=True)), null_expression)
-    bias = (slope - sum((b * g for b, (g, _) in zip(beta, at_w, strict=True)), null_point)) ** 2
-    gradients2 = sum((b * g**2 for b, (g, _) in zip(beta, at_w, strict=True)), null_expression)
-    error = _error(bias, gradients2, theta_or_first, gamma, steps)
-    problem.add_constraint(value - value_after + bend * gamma * steps / 2 * error <= 1)
-    problem.set_performance_metric(gamma * steps / 2 * slope**2)
-    ratio = problem.solve(wrapper="cvxpy", solver="CLARABEL", verbose=0)
+    losses = [problem.declare_function(SmoothFunction, L=1.0) for _ in shares]
+    start = w = problem.set_initial_point()
+
+    def pooled(point: object) -> tuple[object, object, list[object]]:
+        """grad F, F and all gradients at a point."""
+        seen = [loss.oracle(point) for loss in losses]
+        slope = sum((p * g for p, (g, _) in zip(shares, seen, strict=True)), null_point)
+        value = sum((p * f for p, (_, f) in zip(shares, seen, strict=True)), null_expression)
+        return slope, value, [g for g, _ in seen]
+
+    first = here = pooled(w)
+    measured = bound = null_expression
+    for beta in rounds:
+        slope, _, gradients = here
+        moved = w
+        for loss, b, gradient in zip(losses, beta, gradients, strict=True):
+            if b > 0:
+                local = w - gamma * gradient
+                for _ in range(steps - 1):
+                    local = local - gamma * loss.gradient(local)
+                moved = moved + b * (local - w)
+        bias = (slope - sum((b * g for b, g in zip(beta, gradients, strict=True)), null_point)) ** 2
+        gradients2 = sum((b * g**2 for b, g in zip(beta, gradients, strict=True)), null_expression)
+        w, here = moved, pooled(moved)
+        measured = measured + gamma * steps / 2 * slope**2
+        bound = bound + bend * gamma * steps / 2 * _error(bias, gradients2, theta, gamma, steps)
+    problem.add_constraint(first[1] - here[1] + bound <= 1)
+    problem.set_performance_metric(measured)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Solution may be inaccurate")
+        ratio = problem.solve(wrapper="cvxpy", solver="CLARABEL", verbose=0)
     if ratio is None or not np.isfinite(ratio):
-        return WorstCase(float("inf"), (float("nan"),) * len(beta), *((float("nan"),) * 2,) * 3)
+        return WorstCase(float("inf"), (float("nan"),) * len(shares), *((float("nan"),) * 2,) * 3)
     used = tuple(sum(abs(c.eval_dual()) for c in loss.list_of_class_constraints) for loss in losses)
-    direction = (after - w).eval()
+    direction = (w - start).eval()
     length = float(np.linalg.norm(direction))
     along = direction / length if length > 0 else direction
     return WorstCase(
         float(ratio),
         used,
         (0.0, length),
-        (float(slope.eval() @ along), float(slope_after.eval() @ along)),
-        (float(value.eval()), float(value_after.eval())),
+        tuple(float(slope.eval() @ along) for slope, *_ in (first, here)),
+        tuple(float(value.eval()) for _, value, _ in (first, here)),
     )
 
 
@@ -127,19 +136,19 @@ def _error(bias: object, gradients2: object, theta: float | None, gamma: float, 
     return (1 + theta) * bias + (1 + 1 / theta) * float(np.mean(a**2)) * gradients2
 
 
-def exact_ratio(beta: Sequence[float], shares: Sequence[float], gamma: float, steps: int, improved: bool) -> WorstCase:
-    """The exact worst ratio of the first theorem or of the improved one (a search over theta, on a log scale)."""
+def exact_ratio(
+    rounds: Sequence[Sequence[float]], shares: Sequence[float], gamma: float, steps: int, improved: bool
+) -> WorstCase:
+    """The exact worst ratio of the first theorem or of the improved one (a search over theta, on a log scale).
+
+    Over several rounds the improved bound has one theta per round; with a common one the ratio is a lower bound.
+    """
     if not improved or steps == 1:
-        return worst_case(beta, shares, None, gamma, steps)
+        return worst_case(rounds, shares, gamma, steps)
     found = minimize_scalar(
-        lambda log_theta: -worst_case(beta, shares, float(np.exp(log_theta)), gamma, steps).ratio,
-        bounds=(-4.0, 4.0),
+        lambda log_theta: -worst_case(rounds, shares, gamma, steps, float(np.exp(log_theta))).ratio,
+        bounds=(-3.0, 3.0),
         method="bounded",
-        options={"xatol": 0.05, "maxiter": 14},
+        options={"xatol": 0.05, "maxiter": 13},
     )
-    return worst_case(beta, shares, float(np.exp(found.x)), gamma, steps)
-
-
-def full_step(steps: int) -> float:
-    """The first theorem's largest step size for L = 1."""
-    return step_limit(1.0, steps)
+    return worst_case(rounds, shares, gamma, steps, float(np.exp(found.x)))

@@ -36,7 +36,6 @@ d_r = sqrt(b_r) + L sqrt(D_r).
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 
 from fedauto_core.errors import require
 from fedauto_core.methods.base import chi2_divergence
@@ -193,12 +192,3 @@ def rate_checks(
 def _squared_distance(point: Point, target: np.ndarray) -> float:
     spread = 0.0 if point.cov is None else float(np.trace(point.cov))
     return float(np.sum((point.mean - target) ** 2)) + spread
-
-
-def improved_summed(terms: pd.DataFrame, known: Constants, gamma: float, steps: int) -> pd.DataFrame:
-    """S6 of the improved terms (columns value, measured, error, noise) at every horizon T."""
-    rounds = np.arange(1, len(terms) + 1)
-    scale = gamma * steps / 2
-    frame = terms[["measured", "error", "noise"]].cumsum().div(scale * rounds, axis=0)
-    frame.insert(1, "start", (terms["value"].iloc[0] - known.infimum.value) / (scale * rounds))
-    return frame.assign(bound=frame[["start", "error", "noise"]].sum(axis=1), round=rounds)

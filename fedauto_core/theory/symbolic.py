@@ -7,7 +7,7 @@ a, b, ... that is quadratic in them holds for vectors as well. Each step reads i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations, product
@@ -212,12 +212,12 @@ STEPS: dict[str, Callable[[], Certificate]] = {
 }
 
 
-def prove(*steps: str) -> pd.DataFrame:
-    """Columns step, certified, remainders for `steps` (keys of STEPS). ArithmeticError if one does not hold."""
+def prove(*steps: str, table: Mapping[str, Callable[[], Certificate]] = STEPS) -> pd.DataFrame:
+    """Columns step, certified, remainders for `steps` (keys of `table`). ArithmeticError if one does not hold."""
     proofs = []
     for step in steps:
-        require_known("proof step", step, STEPS)
-        proofs.append(STEPS[step]())
+        require_known("proof step", step, table)
+        proofs.append(table[step]())
         if not proofs[-1].holds:
             raise ArithmeticError(f"{step} is not certified: the remainders are {proofs[-1].remainders}")
     remainders = [", ".join(map(str, proof.remainders)) for proof in proofs]

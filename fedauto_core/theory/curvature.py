@@ -1,0 +1,52 @@
+"""Curvature of losses that have no closed form, and LoRA's: the product of two factors is smooth on bounded sets only.
+
+f(A, B) = l(W_0 + s A B) has the second derivative s^2 l''[UB + AV] + 2 s <grad l, UV> in the direction (U, V). With l
+L-smooth, spectral norms of A, B and of grad l, and ||UB + AV||_F <= ||B|| ||U||_F + ||A|| ||V||_F, it is at most
+
+    s^2 L (||A||^2 + ||B||^2) + s ||grad l||     times ||U||_F^2 + ||V||_F^2.
+
+So on the set ||A||, ||B|| <= rho, ||grad l|| <= G the loss is (2 s^2 L rho^2 + s G)-smooth, and the theorem applies to
+runs that stay there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from scipy.sparse.linalg import LinearOperator, eigsh
+from torch import Tensor
+
+from fedauto_core.errors import require
+
+
+def lora_smoothness(scale: float, smoothness: float, gradient: float, a: float, b: float) -> float:
+    """Bound on |second derivative| at a point: s = scale, L = smoothness of l, spectral norms of grad l, A and B."""
+    for name, value in (("scale", scale), ("smoothness", smoothness), ("gradient", gradient), ("a", a), ("b", b)):
+        require(
+            bool(np.isfinite(value) and value >= 0),
+            f"{name} is {value}",
+            allowed="finite numbers >= 0",
+            remedy=f"give {name} as a norm or a constant",
+        )
+    return scale**2 * smoothness * (a**2 + b**2) + scale * gradient
+
+
+def largest_curvature(loss: Callable[[Tensor], Tensor], w: Tensor, tolerance: float = 1e-3) -> float:
+    """Largest |eigenvalue| of the Hessian of `loss` at w [P], by Lanczos iterations on Hessian-vector products.
+
+    An estimate from below, to the relative tolerance; P >= 2.
+    """
+    point = w.detach().requires_grad_()
+    (slope,) = torch.autograd.grad(loss(point), point, create_graph=True)
+
+    def product(vector: np.ndarray) -> np.ndarray:
+        direction = torch.as_tensor(vector.reshape(-1), dtype=point.dtype, device=point.device)
+        (result,) = torch.autograd.grad(slope @ direction, point, retain_graph=True)
+        return result.cpu().numpy().astype(np.float64)
+
+    operator = LinearOperator((len(point), len(point)), matvec=product, dtype=np.float64)
+    start = np.random.default_rng(0).standard_normal(len(point))  # the library's own start is random in another way
+    found = eigsh(operator, k=1, which="LM", tol=tolerance, v0=start, return_eigenvectors=False)
+    return float(np.abs(found[0]))

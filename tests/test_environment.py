@@ -33,7 +33,7 @@ def test_conda_lines_are_python_and_pip_as_valid_match_specs(dependencies):
 def test_pip_list_equals_the_pins_of_pyproject(pins):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    assert pins == project["dependencies"] + extras["dev"] + extras["text"]
+    assert pins == project["dependencies"] + extras["certificates"] + extras["dev"] + extras["text"]
 
 
 def test_every_pin_is_what_is_installed(pins):

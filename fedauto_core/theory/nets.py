@@ -1,7 +1,7 @@
 """The theorem's constants along real training runs: estimates, for networks have no certified ones.
 
-A run is recorded by a method that does what it did and remembers each round. At a recorded round everything follows from
-the mean gradient of each cell (participant, class): F_j, f_c, F and participant m are mixtures of cells.
+A run is recorded by a method that does what it did and remembers each round. At a recorded round everything follows
+from the mean gradient of each cell (participant, class): F_j, f_c, F and participant m are mixtures of cells.
 """
 
 from __future__ import annotations
@@ -123,8 +123,8 @@ def _noise(
 
 
 def round_bound(found: dict[str, float], gamma: float, steps: int) -> dict[str, float]:
-    """Error terms of both theorems over gamma E / 2 from `estimates` (so in the units of |grad F|^2), and gamma over the
-    first theorem's limit. drift: as if all participants had the root mean square gradient."""
+    """Error terms of both theorems over gamma E / 2 from `estimates` (so in the units of |grad F|^2), and gamma over
+    the first theorem's limit. drift: as if all participants had the root mean square gradient."""
     smoothness, sigma2 = found["L"], found["sigma2"]
     size = np.array([found["gradients2"]])
     first = float(drift_bound(sigma2, size, gamma, steps)[0])

@@ -177,13 +177,14 @@ def dots(summary: pd.DataFrame, column: str = "scenario", x: str = "points", wra
         legend=False,
         **BAND,
     )
-    grid.map_dataframe(sns.stripplot, x=x, y="label", color="0.35", size=2.5, jitter=False, order=labels)
     grid.set_titles("{col_name}")
     # Few seeds give wide t intervals, and one broken method would squeeze all others into a corner.
     grid.set(xlim=(max(summary[x].quantile(CUT) - 4, 0), min(summary[x].max() + 4, 100)))
     grid.set_axis_labels("final test accuracy (points)", "")
     for value, axes in grid.axes_dict.items():
-        means = summary[summary[column] == value].groupby("label")[x].mean().reindex(labels)
+        here = summary[summary[column] == value]
+        axes.scatter(here[x], here["label"].map(labels.index), s=6, color="0.35", zorder=3)  # one collection: small SVG
+        means = here.groupby("label")[x].mean().reindex(labels)
         for place, mean in enumerate(means):
             if mean < axes.get_xlim()[0]:  # the mean lies outside: an arrow at the edge
                 axes.plot(axes.get_xlim()[0], place, marker="<", color=colours[labels[place]], ms=7, clip_on=False)

@@ -27,7 +27,7 @@ from fedauto_core.errors import require, require_known
 from fedauto_core.provenance import core_hash, versions
 
 REPORTS = Path(__file__).resolve().parents[1] / "reports"
-FLOAT_FORMAT = "%.10g"
+FLOAT_FORMAT = "%.7g"
 DOTS_PER_INCH = 110
 PARAMETER_TYPES = (bool, int, float, str)
 

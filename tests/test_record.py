@@ -44,7 +44,7 @@ def test_figure_leaves_svg_png_csv_and_is_closed(page, shown):
     drawn = figure()
     page.figure(drawn, "line", FRAME, "A line.")
     assert {path.name for path in page.folder.iterdir()} == {"line.svg", "line.png", "line.csv", "products.json"}
-    assert (page.folder / "line.csv").read_text() == "x,y\n1,0.1\n2,0.3333333333\n"
+    assert (page.folder / "line.csv").read_text() == "x,y\n1,0.1\n2,0.3333333\n"
     assert not plt.fignum_exists(drawn.number)
     (image, metadata), (caption, _) = shown
     assert image.data == (page.folder / "line.png").read_bytes()
@@ -55,7 +55,7 @@ def test_figure_leaves_svg_png_csv_and_is_closed(page, shown):
 def test_table_renders_markdown_and_latex_from_the_csv(page, shown):
     frame = pd.DataFrame({"a_b": ["x|y", "50 %"], "value": [1 / 3, math.nan], "n": [123456, 2]})
     page.table(frame, "table", "Numbers.")
-    assert (page.folder / "table.csv").read_text() == "a_b,value,n\nx|y,0.3333333333,123456\n50 %,,2\n"
+    assert (page.folder / "table.csv").read_text() == "a_b,value,n\nx|y,0.3333333,123456\n50 %,,2\n"
     assert (page.folder / "table.md").read_text() == (
         "| a_b | value | n |\n| --- | --- | --- |\n| x\\|y | 0.3333 | 123456 |\n| 50 % |  | 2 |\n\nNumbers.\n"
     )

@@ -1,0 +1,83 @@
+"""Constants along real runs: recording changes nothing, and the estimates are what direct computation gives."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from fedauto_core import InputError
+from fedauto_core.data import FederationSpec, build_federation, load_dataset
+from fedauto_core.lora import Whole
+from fedauto_core.methods import make_method
+from fedauto_core.models import build_model
+from fedauto_core.network import draw_trace, scenario
+from fedauto_core.seeding import stream
+from fedauto_core.simulation import Run, Schedule, simulate
+from fedauto_core.theory.nets import estimates, recorded, round_bound
+
+DIGITS = load_dataset("digits")
+NETWORK = build_model("softmax", tuple(DIGITS.x_train.shape[1:]), DIGITS.n_classes)
+FEDERATION = build_federation(DIGITS, FederationSpec(5, 60, 40, "classes", classes_per_client=2), 0)
+START = NETWORK.init(stream(0, "initial model"))
+
+
+def runs(name, failures, visits, rounds=4):
+    trace = draw_trace(scenario(failures, rounds), rounds=rounds, histograms=FEDERATION.alpha[1:], seed=0)
+    plain = Run(name, make_method(name), FEDERATION, trace, START, 0, 0.1, True)
+    both = [plain, replace(plain, method=recorded(plain.method, visits))]
+    return simulate(Whole(NETWORK), both, Schedule(rounds, 3, 10, evaluate_every=1)).curves
+
+
+def gradient_of(images, w):
+    point = w.clone().requires_grad_()
+    logits = NETWORK.forward(NETWORK.unflatten(point[None]), DIGITS.x_train[images][None])[0]
+    loss = functional.cross_entropy(logits, DIGITS.y_train[images])
+    return loss.item(), torch.autograd.grad(loss, point)[0].numpy().astype(float)
+
+
+@pytest.mark.parametrize("name", ["fedavg", "fedauto"])
+def test_recording_changes_nothing(name):
+    visits = []
+    curves = runs(name, "F2", visits)
+    first, second = (curves[curves["run"] == run].drop(columns="run").reset_index(drop=True) for run in (0, 1))
+    assert first.equals(second)
+    assert [visit.round for visit in visits] == [0, 1, 2, 3] and torch.equal(visits[0].w, START)
+
+
+def test_estimates_by_direct_computation():
+    visits = []
+    runs("fedauto", "F10", visits)
+    visit, rng = visits[2], np.random.default_rng(0)
+    found = estimates(NETWORK, FEDERATION, visit, 10, rng, images=10**6)
+    everyone = np.concatenate(FEDERATION.shards)
+    value, pooled = gradient_of(everyone, visit.w)
+    assert found["F"] == pytest.approx(value, rel=1e-5)
+    assert found["gradient2"] == pytest.approx(pooled @ pooled, rel=1e-4)
+    labels, own = DIGITS.y_train.numpy(), [gradient_of(FEDERATION.shards[j], visit.w)[1] for j in visit.ids]
+    assert len(visit.weights) == len(visit.ids) + 1  # half of the clients are silenced: a participant m
+    heard = np.unique(np.concatenate([labels[FEDERATION.shards[j]] for j in visit.ids if j > 0]))
+    public = FEDERATION.shards[0]
+    own.append(gradient_of(public[~np.isin(labels[public], heard)], visit.w)[1])
+    wrong = pooled - visit.weights @ np.array(own)
+    assert found["b"] == pytest.approx(wrong @ wrong, rel=1e-3)
+    assert found["sigma2"] > 0 and found["L"] > 0
+    assert found["b"] <= (np.sqrt(found["kappa2"] * found["chi2"]) + np.sqrt(found["delta2"])) ** 2 * (1 + 1e-6)  # I4
+
+
+def test_without_failures_plain_averaging_has_no_bias():
+    visits = []
+    runs("fedavg", "F0", visits, rounds=1)
+    found = estimates(NETWORK, FEDERATION, visits[0], 10, np.random.default_rng(0))
+    assert found["b"] == pytest.approx(0, abs=1e-9) and found["chi2"] == pytest.approx(0, abs=1e-12)
+    terms = round_bound(found, 0.1, 3)
+    assert terms["bias"] == pytest.approx(0, abs=1e-8) and terms["step over limit"] == pytest.approx(0.6 * found["L"])
+    assert terms["improved error"] < terms["drift"]
+
+
+def test_a_rule_without_weights_is_refused():
+    visits = []
+    runs("fedavg", "F2", visits)
+    with pytest.raises(InputError, match="a rule without weights"):
+        estimates(NETWORK, FEDERATION, replace(visits[0], weights=None), 10, np.random.default_rng(0))

@@ -5,8 +5,9 @@ L-smooth, spectral norms of A, B and of grad l, and ||UB + AV||_F <= ||B|| ||U||
 
     s^2 L (||A||^2 + ||B||^2) + s ||grad l||     times ||U||_F^2 + ||V||_F^2.
 
-So on the set ||A||, ||B|| <= rho, ||grad l|| <= G the loss is (2 s^2 L rho^2 + s G)-smooth, and the theorem applies to
-runs that stay there.
+On the ball ||A||, ||B|| <= rho, a convex set that averages of factors do not leave, ||grad l|| <= G = ||grad l(W_0)||
++ L s sqrt(r) rho^2 for rank r, so the loss is (2 s^2 L rho^2 + s G)-smooth there, and the theorem applies to runs that
+stay in it.
 """
 
 from __future__ import annotations

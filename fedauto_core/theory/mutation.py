@@ -84,6 +84,16 @@ MUTANTS = (
     Mutant(improved, "noise_factor", "1 / (2 * left)", "left / 2"),
     Mutant(improved, "improved_terms", "np.sqrt(outcome.bias2) + ", "np.sqrt(outcome.bias2) - "),
     Mutant(improved, "improved_terms", "steps * noise", "noise"),
+    Mutant(improved, "improved_limit", "smoothness * steps", "smoothness"),
+    Mutant(improved, "improved_admissible", "gamma < limit", "gamma < 5 * limit"),
+    Mutant(bounds, "admissible", "step_limit(smoothness, steps)", "9 * step_limit(smoothness, steps)"),
+    Mutant(improved, "rate_checks", "4 * gamma * steps * d2", "0 * d2"),
+    Mutant(improved, "rate_checks", "2 * np.sqrt(away2 * d2)", "0 * d2"),
+    Mutant(improved, "rate_checks", "1 - gamma * steps * strength", "1 - 2 * gamma * steps * strength"),
+    Mutant(bounds, "summed", ".div(scale * rounds, axis=0)", ".div(scale, axis=0)"),
+    Mutant(bounds, "summed", "- known.infimum.value", "+ known.infimum.value"),
+    Mutant(bounds, "missing_class_check", "mass / (1 - mass)", "mass"),
+    Mutant(instances, "Quadratics.smoothness", "np.max(", "np.min("),
     Mutant(instances, "Quadratics.infimum", "constant - 0.5", "constant + 0.5"),
 )
 
@@ -171,8 +181,59 @@ def _kappa_equality() -> bool:
 
 
 def _limits() -> bool:
-    """Step limits by hand: 1/L for one step, 1/(2 L E) for more."""
-    return bounds.step_limit(2.0, 1) == 0.5 and bounds.step_limit(2.0, 5) == 0.05
+    """Step limits by hand: 1/L for one step, 1/(2 L E) for more; the improved one 1/(L E), excluded if E > 1."""
+    first = bounds.step_limit(2.0, 1) == 0.5 and bounds.step_limit(2.0, 5) == 0.05
+    first &= bounds.admissible(0.05, 2.0, 5) and not bounds.admissible(0.0501, 2.0, 5)
+    inside, outside = (improved.improved_admissible(gamma, 2.0, 5) for gamma in (0.0999, 0.1))
+    return first and improved.improved_limit(2.0, 5) == 0.1 and inside and not outside
+
+
+def _along_a_run() -> bool:
+    """S6, I5 and I6 over two rounds, written out from the terms of each round."""
+    problem, gamma, steps = _convex(), 0.05, 2
+    used = aggregate(problem.split, arrival_sets(2)[1:3], "FedAvg")
+    known, start = constants.constants(problem, used), Point(np.array([2.0, -1.0]))
+    frame, _ = bounds.trajectory(problem, used, known, start, gamma, steps)
+    total = bounds.summed(frame, known, gamma, steps).iloc[-1]
+    errors = frame[["bias", "drift", "noise"]].to_numpy().sum()
+    by_hand = (frame["value"][0] - known.infimum.value + errors) / (gamma * steps)
+    measured = frame["measured"].sum() / (gamma * steps)
+    good = np.isclose(total["bound"], by_hand) and np.isclose(total["measured"], measured)
+    (hessian,), (linear,), _ = problem.mix(problem.split.pooled)
+    best, strength, point = np.linalg.solve(hessian, linear), np.linalg.eigvalsh(hessian)[0], start
+    away, gap, right = np.sum((start.mean - best) ** 2), frame["value"][0] - known.infimum.value, 0.0
+    convex = away / (2 * gamma * steps)
+    for index in range(2):
+        now = used.pick(index)
+        outcome = problem.round(point, now.rows, now.beta, gamma, steps)
+        terms = improved.improved_terms(outcome, now, known, gamma, steps)
+        d = np.sqrt(2 * terms["error"][0] / (gamma * steps))
+        spread = point.cov.trace() if point.cov is not None else 0.0
+        radius = np.sqrt(np.sum((point.mean - best) ** 2) + spread)
+        sigma2 = known.sigma2.value * np.sum(now.beta**2)
+        convex += (2 * radius * d + 4 * gamma * steps * d**2 + 2 * gamma * sigma2) / 2
+        right = (1 - gamma * steps * strength) * right + terms["error"][0] + terms["noise"][0]
+        (point,) = outcome.after
+    right += (1 - gamma * steps * strength) ** 2 * gap
+    rates = improved.rate_checks(problem, used, known, start, gamma, steps)[-2:]
+    return bool(good and np.isclose(rates[0].bound, right) and np.isclose(rates[1].bound, convex))
+
+
+def _convex() -> Quadratics:
+    split = Split(np.array([[2, 2, 2], [3, 0, 1], [0, 4, 0]]))
+    return instances.random_quadratics(1, split, dimension=2, curvature=(0.2, 1.0), noise=0.3)
+
+
+def _largest_curvature() -> bool:
+    """L of one quadratic with curvatures 1 and -3 is 3."""
+    one = Quadratics(Split(np.array([[1]])), np.diag([1.0, -3.0])[None], np.zeros((1, 2)))
+    return one.smoothness(one.split.participants)[0] == 3
+
+
+def _missing_mass() -> bool:
+    """A class of mass 1/4 is missing from an otherwise proportional mixture: chi^2 = (1/4) / (3/4)."""
+    check = bounds.missing_class_check(np.array([0.0, 1 / 3, 2 / 3]), np.array([0.25, 0.25, 0.5]))
+    return bool(np.isclose(check.measured, 1 / 3) and check.status == "tight")
 
 
 def _minimum() -> bool:
@@ -189,6 +250,9 @@ CHECKS: dict[str, Callable[[], bool]] = {
     "S5 and I4 under feature shift": _bias_with_shift,
     "equality of S5 for two classes": _kappa_equality,
     "step limits by hand": _limits,
+    "S6, I5, I6 written out for two rounds": _along_a_run,
+    "largest curvature by hand": _largest_curvature,
+    "mass of a missing class": _missing_mass,
     "F_inf at the stationary point": _minimum,
 }
 

@@ -149,7 +149,7 @@ def adversary(
     )
     best = _decode(found.x, participants)
     measured, bound = (float(side[0]) for side in sides(best, theorem, steps, world))
-    return _worst(measured, bound, best.pick(0), int(found.nfev))
+    return _worst(measured, bound, _complete(best.pick(0), theorem, steps, world), int(found.nfev))
 
 
 def _ratio(measured: float, bound: float) -> float:
@@ -178,11 +178,17 @@ def _attack(theorem: str, steps: int, world: World, seed: int, tries: int, gener
     measured, bound = sides(some, theorem, steps, world)
     bound = np.minimum(bound, np.finfo(float).max / 4)
     worst = int(np.argmax((measured - bound) / (np.abs(measured) + np.abs(bound) + 1e-12)))
-    drawn = _worst(float(measured[worst]), float(bound[worst]), some.pick(worst), tries)
+    instance = _complete(some.pick(worst), theorem, steps, world)
+    drawn = _worst(float(measured[worst]), float(bound[worst]), instance, tries)
     if drawn.ratio > 1 and drawn.measured > 1e-3:
         return drawn
     attacked = adversary(theorem, steps, seed, world, generations=generations)
     return replace(max(drawn, attacked, key=lambda w: w.measured - w.bound), tried=tries + attacked.tried)
+
+
+def _complete(instance: dict[str, object], theorem: str, steps: int, world: World) -> dict[str, object]:
+    """With everything else that `sides` needs, and gamma."""
+    return instance | {"theorem": theorem, "steps": steps, "gamma": step_size(theorem, steps, world)} | asdict(world)
 
 
 def _worst(measured: float, bound: float, instance: Mapping[str, object], tried: int) -> Worst:

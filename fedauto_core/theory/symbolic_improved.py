@@ -56,7 +56,7 @@ def drift_recursion() -> Certificate:
         for n in range(5)
     ]
     noise = [sp.expand(c[n] - GAMMA * (sp.sqrt(n) + L * sum(c[:n]))) for n in range(5)]
-    return Certificate("I3", "the largest solution of the recursion", (sp.simplify(gradient), *noise))
+    return Certificate("I3", "solves the recursion with equality (c_e: e <= 4)", (sp.simplify(gradient), *noise))
 
 
 def drift_never_worse(most: int = 8) -> Certificate:
@@ -123,6 +123,7 @@ IMPROVED_STEPS: dict[str, Callable[[], Certificate]] = {
     "I2 never worse": noise_never_worse,
     "I3 drift": drift_recursion,
     "I3 never worse": drift_never_worse,
+    "I4 bias": error_split,
     "I5 Polyak-Lojasiewicz": polyak,
     "I6 convex": convex,
     "LoRA smoothness": bilinear,

@@ -193,7 +193,7 @@ def test_replay_gives_the_recorded_arrivals(tmp_path):
         ("adversary", {"budget": 1.0}, "budget 1.0 silences all 12 clients"),
         ("product", {"parts": ()}, "one or more scenarios"),
         ("product", {"parts": (Scenario("a", "weather"),)}, "unknown failure process 'weather'"),
-        ("radio", {"payload_bits": -1, "window_s": 1}, "payload_bits is -1. Allowed: finite numbers >= "),
+        ("radio", {"payload_bits": -1, "window_s": 1}, "payload_bits is -1. Allowed: finite numbers > 0"),
         ("radio", {"payload_bits": 1e6, "window_s": 0}, "window_s is 0"),
         ("radio", {"payload_bits": 1e6, "window_s": 1, "moved_m": -1}, "moved_m is -1"),
         ("radio", {"payload_bits": 1e6, "window_s": 1, "attempts": 0}, "attempts is 0"),

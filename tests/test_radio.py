@@ -248,3 +248,12 @@ def test_an_unknown_standard_is_refused_with_the_known_ones():
         InputError, match=r"unknown standard 'wimax'\. Allowed: lte, nr_inh, nr_uma, nr_umi, wifi, wired"
     ):
         outage("wimax", 100.0, LORA, 1.0)
+
+
+def test_mean_rate_with_a_line_of_sight_is_that_of_draws():
+    snr = np.geomspace(1e-2, 1e5, 9)
+    for fading in (Fading("rician", 8.0), Fading("nakagami", 2.0)):
+        rates = np.log2(1 + snr[:, None] * fading.power(np.random.default_rng(6), 200_000))
+        error = 4 * rates.std(axis=1) / np.sqrt(200_000) + 1e-3
+        assert (np.abs(rates.mean(axis=1) - fading.efficiency(snr)) <= error).all()
+        assert fading.efficiency(snr[4]) == pytest.approx(fading.efficiency(snr)[4], rel=1e-4)

@@ -128,12 +128,13 @@ def durations(name: str, value: Rate, setting: Setting) -> np.ndarray:
 
 
 def scalar(name: str, value: float, low: float, high: float = np.inf, *, whole: bool = False) -> None:
-    """InputError unless an option is one number (`whole`: an integer) in [low, high]."""
+    """InputError unless an option is one number (`whole`: an integer) in [low, high]; low = tiny: > 0."""
+    least = "> 0" if low == np.finfo(float).tiny else f">= {low:g}"
     kinds = (int, np.integer) if whole else (int, float, np.integer, np.floating)
     require(
         isinstance(value, kinds) and not isinstance(value, bool) and low <= value <= high and value < np.inf,
         f"{name} is {value!r}",
-        allowed=f"{'whole' if whole else 'finite'} numbers >= {low:g}" + (f" and <= {high:g}" if high < np.inf else ""),
+        allowed=f"{'whole' if whole else 'finite'} numbers {least}" + (f" and <= {high:g}" if high < np.inf else ""),
         remedy=f"correct {name}",
     )
 

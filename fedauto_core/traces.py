@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -125,11 +126,41 @@ CSV_COLUMNS = ("round", "client", "arrived")
 _CSV_RULE = "columns round,client,arrived; rounds from 0, clients from 1, arrived 0 or 1; every (round, client) once"
 
 
-def _read_recording(path: Path, n_clients: int | None) -> np.ndarray:
-    def refuse(line: int, what: str) -> InputError:
+@dataclass(frozen=True)
+class Recording:
+    """A CSV file whose first line names `columns`; whatever breaks `rule` is refused with its line."""
+
+    path: Path
+    columns: tuple[str, ...]
+    rule: str
+
+    def refuse(self, line: int, what: str) -> InputError:
+        """The error to raise about a line (from 1)."""
         return InputError(
-            f"{path}, line {line}: {what}", allowed=_CSV_RULE, remedy="correct that line of the recording"
+            f"{self.path}, line {line}: {what}", allowed=self.rule, remedy="correct that line of the recording"
         )
+
+    def rows(self) -> Iterator[tuple[int, list[str]]]:
+        """Line number and values of each line but the first. InputError for an unreadable file or a wrong shape."""
+        try:
+            lines = self.path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(
+                f"cannot read the recording {self.path}: {error}", allowed=self.rule, remedy="check the file"
+            ) from error
+        reader = csv.reader(lines)
+        header = next(reader, [])
+        if tuple(header) != self.columns:
+            raise self.refuse(1, f"columns are {','.join(header)!r}")
+        for row in reader:
+            if len(row) != len(self.columns):
+                raise self.refuse(reader.line_num, f"{len(row)} values instead of {len(self.columns)}")
+            yield reader.line_num, row
+
+
+def _read_recording(path: Path, n_clients: int | None) -> np.ndarray:
+    recording = Recording(path, CSV_COLUMNS, _CSV_RULE)
+    refuse = recording.refuse
 
     def number(text: str, line: int) -> int:
         if not text.strip().isdecimal():
@@ -137,20 +168,7 @@ def _read_recording(path: Path, n_clients: int | None) -> np.ndarray:
         return int(text)
 
     recorded: dict[tuple[int, int], tuple[int, int]] = {}  # (round, client) -> (line, arrived)
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"cannot read the recording {path}: {error}", allowed=_CSV_RULE, remedy="check the file"
-        ) from error
-    reader = csv.reader(lines)
-    header = next(reader, [])
-    if tuple(header) != CSV_COLUMNS:
-        raise refuse(1, f"columns are {','.join(header)!r}")
-    for row in reader:
-        line = reader.line_num
-        if len(row) != 3:
-            raise refuse(line, f"{len(row)} values instead of 3")
+    for line, row in recording.rows():
         t, client, arrived = (number(text, line) for text in row)
         if client < 1 or client > (n_clients or client):
             raise refuse(line, f"unknown client {client}" + (f" (there are {n_clients})" if n_clients else ""))

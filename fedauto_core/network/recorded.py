@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fedauto_core.errors import InputError, require
+from fedauto_core.errors import require
 from fedauto_core.network.base import Setting, process, scalar
-from fedauto_core.traces import Cause, Trace, make_trace
+from fedauto_core.traces import Cause, Recording, Trace, make_trace
 
 EXAMPLE = Path(__file__).parent / "example_sessions.csv"
 COLUMNS = ("device", "on_s", "off_s")
@@ -61,23 +61,9 @@ def _sessions(setting: Setting, *, round_s: float, path: str = "") -> Trace:
 def read_sessions(path: Path) -> Sessions:
     """The sessions of a recording. InputError with file and line for whatever breaks the rule of the format."""
     rule = f"columns {','.join(COLUMNS)}; 0 <= on_s < off_s in seconds; sessions of a device in order and apart"
-
-    def refuse(line: int, what: str) -> InputError:
-        return InputError(f"{path}, line {line}: {what}", allowed=rule, remedy="correct that line of the recording")
-
-    found: dict[str, list[tuple[float, float]]] = {}
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read the recording {path}: {error}", allowed=rule, remedy="check the file") from error
-    reader = csv.reader(lines)
-    header = next(reader, [])
-    if tuple(header) != COLUMNS:
-        raise refuse(1, f"columns are {','.join(header)!r}")
-    for row in reader:
-        line = reader.line_num
-        if len(row) != len(COLUMNS):
-            raise refuse(line, f"{len(row)} values instead of {len(COLUMNS)}")
+    recording = Recording(path, COLUMNS, rule)
+    refuse, found = recording.refuse, {}
+    for line, row in recording.rows():
         try:
             on, off = float(row[1]), float(row[2])
         except ValueError:

@@ -36,9 +36,7 @@ def _class_blackout(
     )
     t = np.arange(setting.rounds)[:, None]
     off = holds & (start <= t) & (t < start + length)
-    q = np.where(off, 0.0, probabilities("probability", probability, setting))
-    arrived = setting.rng.random(setting.shape) < q
-    return make_trace(arrived, np.where(off, Cause.BLACKOUT, Cause.TRANSIENT), q, q.mean(axis=0))
+    return _but_for(setting, off, Cause.BLACKOUT, probability)
 
 
 @process("cyclic")
@@ -73,7 +71,7 @@ def _permanent_loss(setting: Setting, *, share: float, start: int, probability: 
     """
     chosen = _some(setting, share, start)
     away = chosen & (np.arange(setting.rounds)[:, None] >= start)
-    return _members(setting, away, probability)
+    return _but_for(setting, away, Cause.AWAY, probability)
 
 
 @process("late_joiners")
@@ -84,7 +82,7 @@ def _late_joiners(setting: Setting, *, share: float, start: int, probability: Ra
     """
     chosen = _some(setting, share, start)
     away = chosen & (np.arange(setting.rounds)[:, None] < start)
-    return _members(setting, away, probability)
+    return _but_for(setting, away, Cause.AWAY, probability)
 
 
 def _timetable(on: np.ndarray, long_run: np.ndarray) -> Trace:
@@ -99,10 +97,11 @@ def _some(setting: Setting, share: float, start: int) -> np.ndarray:
     return np.isin(np.arange(n_clients), setting.rng.permutation(n_clients)[: round(share * n_clients)])
 
 
-def _members(setting: Setting, away: np.ndarray, probability: Rate) -> Trace:
-    q = np.where(away, 0.0, probabilities("probability", probability, setting))
+def _but_for(setting: Setting, off: np.ndarray, cause: Cause, probability: Rate) -> Trace:
+    """Bernoulli with `probability`, but nothing where off [T, N]."""
+    q = np.where(off, 0.0, probabilities("probability", probability, setting))
     arrived = setting.rng.random(setting.shape) < q
-    return make_trace(arrived, np.where(away, Cause.AWAY, Cause.TRANSIENT), q, q.mean(axis=0))
+    return make_trace(arrived, np.where(off, cause, Cause.TRANSIENT), q, q.mean(axis=0))
 
 
 def _require_start(start: int, setting: Setting) -> None:

@@ -8,8 +8,6 @@ from fedauto_core.radio.links import (
     Wired,
     ergodic_outage,
     ergodic_snr_db,
-    inh_los,
-    inh_nlos,
     log_threshold,
     outage,
 )
@@ -26,8 +24,6 @@ __all__ = [
     "allocate",
     "ergodic_outage",
     "ergodic_snr_db",
-    "inh_los",
-    "inh_nlos",
     "log_threshold",
     "match_blocks",
     "outage",

@@ -55,9 +55,10 @@ class Fading:
         if self.kind == "rayleigh":
             return special.hyperu(1, 1, 1 / snr) / np.log(2)
         share = (np.arange(2000) + 0.5) / 2000
-        k, m = self.shape, self.shape
-        rician = self.kind == "rician"
-        power = stats.ncx2.ppf(share, df=2, nc=2 * k) / (2 * (k + 1)) if rician else special.gammaincinv(m, share) / m
+        if self.kind == "rician":
+            power = stats.ncx2.ppf(share, df=2, nc=2 * self.shape) / (2 * (self.shape + 1))
+        else:
+            power = special.gammaincinv(self.shape, share) / self.shape
         grid = np.linspace(np.log(snr.min()), np.log(snr.max()), 1000)
         return np.interp(np.log(snr), grid, np.log2(1 + np.exp(grid)[:, None] * power).mean(axis=1))
 

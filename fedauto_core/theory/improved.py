@@ -76,10 +76,12 @@ def drift_factors(gamma: float, smoothness: float, steps: int) -> tuple[np.ndarr
     return a, c
 
 
-def improved_drift(sigma2: float, gradient2: np.ndarray, gamma: float, smoothness: float, steps: int) -> np.ndarray:
-    """I3: bound on mean_e E||w_j^e - w||^2 from ||grad F_j(w)||^2, elementwise."""
+def improved_drift(
+    sigma2: float | np.ndarray, gradient2: np.ndarray, gamma: float, smoothness: float, steps: int
+) -> np.ndarray:
+    """I3: bound on mean_e E||w_j^e - w||^2 from sigma^2 and ||grad F_j(w)||^2, elementwise, broadcast."""
     a, c = drift_factors(gamma, smoothness, steps)
-    return np.mean((a * np.sqrt(gradient2)[..., None] + c * np.sqrt(sigma2)) ** 2, axis=-1)
+    return np.mean((a * np.sqrt(gradient2)[..., None] + c * np.sqrt(np.asarray(sigma2))[..., None]) ** 2, axis=-1)
 
 
 def noise_factor(gamma: float, smoothness: float, steps: int) -> float:

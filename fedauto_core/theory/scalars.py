@@ -83,20 +83,13 @@ def sides(some: Scalars, theorem: str, steps: int, world: World = World()) -> tu
         error = float(numbers.bias) * wrong + float(numbers.drift) * smoothness**2 * drift
         factor = float(numbers.noise)
     else:
-        drift = np.sum(beta * _improved_drift(sigma2, gradient**2, gamma, smoothness, steps), axis=1)
+        drift = np.sum(beta * improved_drift(sigma2[:, None], gradient**2, gamma, smoothness, steps), axis=1)
         error = (np.sqrt(wrong) + smoothness * np.sqrt(drift)) ** 2
         factor = noise_factor(gamma, smoothness, steps)
     if np.isinf(factor):  # beyond the improved theorem's limit it says nothing where there is noise
         factor = np.where(sigma2 > 0, factor, 0.0)
     noise = factor * smoothness * gamma**2 * steps * beta2 * np.where(sigma2 > 0, sigma2, 0.0)
     return half * slope**2, before - after + half * error + noise
-
-
-def _improved_drift(
-    sigma2: np.ndarray, gradient2: np.ndarray, gamma: float, smoothness: float, steps: int
-) -> np.ndarray:
-    rows = [improved_drift(s, g, gamma, smoothness, steps) for s, g in zip(sigma2, gradient2, strict=True)]
-    return np.array(rows)
 
 
 def draw(rng: np.random.Generator, count: int, participants: int = 3) -> Scalars:
@@ -123,9 +116,6 @@ class Worst:
     bound: float
     instance: Mapping[str, object]
     tried: int
-
-    def as_dict(self) -> dict[str, object]:
-        return asdict(self)
 
 
 def adversary(

@@ -37,7 +37,7 @@ def test_no_violation_over_all_arrival_sets_on_quadratics(rule, steps, shift):
 @pytest.mark.parametrize("rule", ["FedAvg", "FedAuto"])
 @pytest.mark.parametrize("regulariser", [0.0, 0.01])
 def test_no_violation_over_all_arrival_sets_on_digits(rule, regulariser):
-    problem = theory.digits_regression(0, theory.skewed_split(0), regulariser)
+    problem = theory.softmax_regression(0, theory.skewed_split(0), regulariser)
     weights = theory.aggregate(problem.split, theory.arrival_sets(N_CLIENTS), rule)
     known = theory.constants(problem, weights)
     for steps in (1, 5):
@@ -50,7 +50,7 @@ def test_descent_lemma_is_tight_for_isotropic_quadratics_and_valid_for_digits():
     moves = np.random.default_rng(0).standard_normal((20, 650))
     for problem, w, status in (
         (isotropic(), np.ones(4), "tight"),
-        (theory.digits_regression(0, theory.skewed_split(0), 0.05), np.zeros(650), "valid"),
+        (theory.softmax_regression(0, theory.skewed_split(0), 0.05), np.zeros(650), "valid"),
     ):
         known = theory.constants(problem, everything_arrives(problem.split))
         checks = theory.descent_checks(problem, known, w, moves[:, : len(w)])
@@ -138,7 +138,7 @@ def test_bias_bound_by_hand():
 
 @pytest.mark.parametrize("steps", [1, 2])
 def test_enumerated_minibatch_noise_keeps_every_bound(steps):
-    problem = theory.digits_regression(1, Split(np.array([[1, 1, 1], [3, 0, 0], [0, 2, 1]])), 0.01)
+    problem = theory.softmax_regression(1, Split(np.array([[1, 1, 1], [3, 0, 0], [0, 2, 1]])), 0.01)
     for arrived in theory.arrival_sets(2):
         for rule in ("FedAvg", "FedAuto"):
             weights = theory.aggregate(problem.split, arrived[None], rule).pick(0)
@@ -151,7 +151,7 @@ def test_enumerated_minibatch_noise_keeps_every_bound(steps):
 
 
 def test_enumeration_of_a_single_sample_each_has_no_noise():
-    problem = theory.digits_regression(1, Split(np.array([[1, 0], [0, 1]])))
+    problem = theory.softmax_regression(1, Split(np.array([[1, 0], [0, 1]])))
     weights = everything_arrives(problem.split)
     known = theory.constants(problem, weights)
     limit = theory.step_limit(known.smoothness.value, 3)
@@ -175,7 +175,7 @@ def test_summed_bound_along_runs(trace, rule):
     split = theory.skewed_split(0)
     for problem, w in (
         (theory.random_quadratics(0, split), 3 * np.ones(4)),
-        (theory.digits_regression(0, split, 0.01), np.zeros(650)),
+        (theory.softmax_regression(0, split, 0.01), np.zeros(650)),
     ):
         weights = theory.aggregate(split, TRACES[trace], rule)
         known = theory.constants(problem, weights)
@@ -260,8 +260,8 @@ def test_tally_by_hand():
         ),
         (lambda p, w, k: Split(np.array([[0, 0], [1, 1]])), "at least one sample"),
         (lambda p, w, k: theory.skewed_split(0, n_clients=0), "0 clients"),
-        (lambda p, w, k: theory.digits_regression(0, theory.skewed_split(0, per_class=100)), "samples of digit"),
-        (lambda p, w, k: theory.digits_regression(0, p.split, regulariser=-1.0), "mu = -1.0"),
+        (lambda p, w, k: theory.softmax_regression(0, theory.skewed_split(0, per_class=100)), "samples of label"),
+        (lambda p, w, k: theory.softmax_regression(0, p.split, regulariser=-1.0), "mu = -1.0"),
     ],
 )
 def test_bad_input_is_named(call, message):
@@ -273,7 +273,7 @@ def test_bad_input_is_named(call, message):
 
 
 def test_enumeration_refuses_what_it_cannot_finish():
-    problem = theory.digits_regression(0, theory.skewed_split(0))
+    problem = theory.softmax_regression(0, theory.skewed_split(0))
     weights = theory.aggregate(problem.split, theory.arrival_sets(N_CLIENTS), "FedAvg")
     known = theory.constants(problem, weights)
     with pytest.raises(InputError, match="256 aggregations to enumerate"):

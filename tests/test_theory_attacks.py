@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from fedauto_core import InputError
-from fedauto_core.theory import certificates, falsification, mutation, scalars
+from fedauto_core import InputError, theory
+from fedauto_core.theory import bent_steps, certificates, falsification, mutation, scalars, search
 
 FEW = {"tries": 4000, "generations": 4}
 
@@ -18,6 +18,59 @@ def test_the_adversary_finds_the_equality_for_one_step():
         scalars.adversary("first", 1, seed=0, participants=0)
     with pytest.raises(InputError, match="unknown theorem 'second'"):
         scalars.adversary("second", 1, seed=0)
+
+
+@pytest.mark.parametrize("rule", ["FedAvg", "FedAuto"])
+def test_the_adversary_of_arrival_sets_comes_close_and_its_instance_can_be_repeated(rule):
+    worst = search.set_adversary(rule, "first", 1, seed=0, clients=2, classes=2, generations=12)
+    assert 0.9 < worst.ratio <= 1 and worst.tried % 4 == 0
+    case = worst.instance
+    split = theory.Split(np.array(case["counts"]))
+    h, u = (np.array(case[name])[split.label] for name in ("curvature", "centre"))
+    problem = theory.Quadratics(split, h[:, None, None], u[:, None], case["noise"])
+    arrived = np.isin(np.arange(1, 3), case["arrive"])[None]
+    used = theory.aggregate(split, arrived, rule)
+    everybody = theory.aggregate(split, theory.arrival_sets(2), rule)  # L is that of all participants there may be
+    smoothness = max(problem.smoothness(np.vstack([everybody.rows, split.pooled])))
+    assert case["gamma"] <= theory.step_limit(smoothness, 1)
+    outcome = problem.round(theory.Point(np.zeros(1)), used.rows, used.beta, case["gamma"], 1)
+    known = theory.Constants(
+        theory.Constant("L", smoothness, "exact", ""),
+        theory.Constant("sigma^2", problem.sigma2, "exact", ""),
+        search.ANY,
+    )
+    terms = theory.round_terms(outcome, used, known, case["gamma"], 1)
+    assert terms["measured"][0] == pytest.approx(worst.measured) and terms["bound"][0] == pytest.approx(worst.bound)
+
+
+def test_the_adversary_of_arrival_sets_refuses_what_it_cannot_search():
+    with pytest.raises(InputError, match="unknown aggregation rule 'FedProx'"):
+        search.set_adversary("FedProx", "first", 1, seed=0)
+    with pytest.raises(InputError, match="0 clients"):
+        search.set_adversary("FedAvg", "first", 1, seed=0, clients=0)
+
+
+def test_a_single_step_breaks_right_beyond_its_limit_and_more_steps_later():
+    factors = np.array([0.5, 1.0, 1.1, 3.0])
+    one, two = (scalars.breaking_steps("first", steps, factors, seed=0, tries=4000) for steps in (1, 2))
+    assert not one[:2].any() and one[2] > 0 and one[3] > one[2]
+    assert not two[:2].any()
+
+
+@pytest.mark.parametrize("step", bent_steps.STEP_BENDS, ids=lambda s: f"{s.inequality}: {s.assumption}")
+def test_a_single_inequality_stands_as_stated_and_falls_where_expected(step):
+    assert step.stated().ratio <= 1
+    found = step.broken()
+    assert (found is not None) == step.needed
+    if found:
+        assert found.measured > found.bound and found.instance
+
+
+def test_the_instances_of_the_improved_steps_are_equalities():
+    tight = ("I3 drift", "I4 bias", "LoRA smoothness", "S1 descent", "S3 noise")
+    for step in bent_steps.STEP_BENDS:
+        if step.inequality in tight:
+            assert step.stated().ratio == pytest.approx(1, abs=1e-5)
 
 
 BENT = [bend for bend in falsification.BENDS if bend.needed and bend.how != "they sum to two"]  # E > 1: in notebook 22
@@ -63,7 +116,7 @@ def test_every_wrong_number_stops_the_proof(case):
 
 def test_a_mutant_names_a_piece_that_occurs_once():
     with pytest.raises(InputError, match="the piece occurs 0 times"):
-        mutation.caught_by(mutation.Mutant(mutation.bounds, "noise_bound", "no such text", ""))
+        mutation.caught_by(mutation.Mutant("S3 noise", mutation.bounds, "noise_bound", "no such text", ""))
 
 
 TWO = ([[0.5, 0.5]], [0.5, 0.5])
@@ -79,7 +132,22 @@ def test_exact_worst_cases_are_above_what_the_adversary_finds_and_below_one():
     single = certificates.exact_ratio([[1.0]], [1.0], 0.25, 2, True)
     first = certificates.exact_ratio([[1.0]], [1.0], 0.25, 2, False)
     assert first.ratio < single.ratio <= 1 + 1e-4
-    assert single.points[0] == 0 < single.points[1] and single.values[0] > single.values[1]
+    place, _, value = single.visits.T
+    assert np.all(np.diff(place) > 0) and np.all(np.diff(value) < 0) and single.off_line < 1e-3
+
+
+def test_the_worst_loss_is_drawn_through_all_that_was_asked_of_it():
+    """A zigzag that a parabola cannot follow: values and slopes are met, and the curvature stays within L."""
+    x = np.linspace(-2, 3, 4001)
+    for visits in (
+        certificates.worst_case([[1.0]], [1.0], 0.25, 2).visits,
+        np.array([[0.0, 0.0, 0.0], [1.0, 0.5, 0.1]]),  # x^2/2 would have slope 1 at 1
+    ):
+        drawn = certificates.smooth_interpolant(visits, x)
+        np.testing.assert_allclose(np.interp(visits[:, 0], x, drawn), visits[:, 2], atol=1e-5)
+        np.testing.assert_allclose(np.interp(visits[:, 0], x, np.gradient(drawn, x)), visits[:, 1], atol=2e-3)
+        coarse = drawn[::40]
+        assert np.abs(np.diff(coarse, 2) / (x[40] - x[0]) ** 2).max() <= 1 + 1e-3
 
 
 def test_exact_worst_case_notices_a_bound_that_is_too_small():

@@ -78,7 +78,7 @@ def test_quadratic_constants_by_hand():
 
 @pytest.mark.parametrize("regulariser", [0.0, 0.05])
 def test_softmax_gradient_is_the_slope_of_the_value(regulariser):
-    problem = theory.digits_regression(0, Split(np.array([[2, 1, 2], [0, 3, 1]])), regulariser)
+    problem = theory.softmax_regression(0, Split(np.array([[2, 1, 2], [0, 3, 1]])), regulariser)
     rng = np.random.default_rng(0)
     w, direction = rng.standard_normal((2, 65 * 3))
     slope = np.diff(problem.value(np.array([w - 1e-5 * direction, w + 1e-5 * direction])))[0] / 2e-5
@@ -89,7 +89,7 @@ def test_softmax_gradient_is_the_slope_of_the_value(regulariser):
 
 @pytest.mark.parametrize("regulariser", [0.0, 0.05])
 def test_softmax_smoothness_is_attained_for_two_classes_at_zero_and_never_exceeded(regulariser):
-    problem = theory.digits_regression(0, Split(np.array([[5, 5], [5, 5]])), regulariser)
+    problem = theory.softmax_regression(0, Split(np.array([[5, 5], [5, 5]])), regulariser)
     (bound,) = problem.smoothness(problem.split.pooled)
     gram = problem.features.T @ problem.features / len(problem.features)
     top = np.linalg.eigh(gram)[1][:, -1]
@@ -106,7 +106,7 @@ def test_softmax_smoothness_is_attained_for_two_classes_at_zero_and_never_exceed
 
 def test_digits_are_drawn_without_replacement_and_carry_their_label():
     split = theory.skewed_split(3)
-    problem = theory.digits_regression(3, split)
+    problem = theory.softmax_regression(3, split)
     assert problem.features.shape == (split.counts.sum(), 65)
     assert np.all(problem.features[:, -1] == 1) and problem.features.min() == 0 and problem.features.max() == 1
     assert len(np.unique(problem.features, axis=0)) == len(problem.features)

@@ -73,7 +73,18 @@ def test_without_failures_plain_averaging_has_no_bias():
     assert found["b"] == pytest.approx(0, abs=1e-9) and found["chi2"] == pytest.approx(0, abs=1e-12)
     terms = round_bound(found, 0.1, 3)
     assert terms["bias"] == pytest.approx(0, abs=1e-8) and terms["step over limit"] == pytest.approx(0.6 * found["L"])
-    assert terms["improved error"] < terms["drift"]
+    assert terms["improved error"] < terms["drift"] and found["L"] >= found["L of F"] > 0
+
+
+def test_beyond_its_limit_a_theorem_is_not_applicable():
+    visits = []
+    runs("fedavg", "F0", visits, rounds=1)
+    found = estimates(NETWORK, FEDERATION, visits[0], 10, np.random.default_rng(0))
+    limit = 1 / (2 * found["L"] * 3)
+    for part, first, improved in ((0.9, "estimate", "estimate"), (1.5, "not applicable", "estimate")):
+        terms = round_bound(found, part * limit, 3)
+        assert (terms["first"], terms["improved"]) == (first, improved)
+    assert round_bound(found, 2.5 * limit, 3)["improved"] == "not applicable"
 
 
 def test_a_rule_without_weights_is_refused():

@@ -17,7 +17,8 @@ import pandas as pd
 from fedauto_core.methods.base import chi2_divergence
 from fedauto_core.theory.aggregation import Aggregation
 from fedauto_core.theory.constants import Constants, delta2, kappa2
-from fedauto_core.theory.instances import Point, Problem, Round, require_gamma, require_steps
+from fedauto_core.theory.instances import Point, Round, require_gamma, require_steps
+from fedauto_core.theory.regression import Problem
 
 Status = Literal["tight", "valid", "violated", "not applicable"]
 ROUNDING, TIGHT = 1e-10, 1e-6  # relative: rounding error forgiven; distance below which a bound is called tight

@@ -6,9 +6,11 @@ value over all dimensions and all L-smooth losses of the participants: maximise 
 bound <= 1, a semidefinite program, because everything is quadratic in gradients and points and the conditions for
 L-smooth interpolation are exact. The improved bound is the least of the bounds with (1 + theta) b_r + (1 + 1/theta) L^2
 D_r, so its worst ratio is the largest over theta of worst ratios. Where somebody is absent it is 1, in the limit of
-small
-theta: all that are aggregated are stationary at w and the absent are not. Minibatch noise is left out (sigma = 0): it
-enters both bounds as a separate term.
+small theta: all that are aggregated are stationary at w and the absent are not. Minibatch noise is left out (sigma =
+0): it enters both bounds as a separate term.
+
+Between the points that a round visits the worst loss may be anything that is smooth enough; `smooth_interpolant` is the
+largest such function on a line (Daniilidis, Haddou, Le Gruyer and Ley 2018: the convex hull of parabolas).
 """
 
 from __future__ import annotations
@@ -16,28 +18,31 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 import numpy as np
+from scipy.spatial import ConvexHull
 
 from fedauto_core.errors import InputError, require
 from fedauto_core.theory.bounds import coefficients
 from fedauto_core.theory.improved import drift_factors
 
 THETAS = (0.001, 0.01, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0, 1000.0)
+ATTAINED = 0.999
 MOST_SIZE = 60  # rows of the Gram matrix: seconds per case on one core
 
 
 @dataclass(frozen=True)
 class WorstCase:
     """ratio: largest measured / bound (inf: the inequality fails for some losses). smoothness_used: sum of the dual
-    multipliers of each participant's interpolation conditions, [K]; 0: there is a proof without its smoothness.
-    points, slopes, values: F at w_0 and at w_T in the worst case found, along the line between them."""
+    multipliers of each participant's interpolation conditions; 0: there is a proof without its smoothness. visits
+    [K, 3]: place, slope and value of the first participant's worst loss wherever it was asked, along the line from w_0
+    to w_T; off_line: how far places and slopes lie off that line, 0 if the worst loss has one dimension."""
 
     ratio: float
     smoothness_used: tuple[float, ...]
-    points: tuple[float, float]
-    slopes: tuple[float, float]
-    values: tuple[float, float]
+    visits: np.ndarray
+    off_line: float
 
 
 def available() -> bool:
@@ -60,10 +65,10 @@ def worst_case(
 ) -> WorstCase:
     """The exact worst case of sum_r measured_r / bound over T successive rounds, L = 1.
 
-    rounds [T, K]: weights of the participants in each round; shares [K]: n_j/n (0: no part of F, as participant m).
-    theta: None for the first theorem's error terms, else that of the improved one's. bend: multiplies the error terms,
-    for falsification. InputError without the extra or for a program that is too large; ArithmeticError if the solver
-    fails.
+    rounds [T, K]: weights of the participants in each round; shares [K]: n_j/n (0: no part of F, as participant m); who
+    has neither weight nor share is left out. theta: None for the first theorem's error terms, else that of the improved
+    one's. bend: multiplies the error terms, for falsification. InputError without the extra or for a program that is
+    too large; ArithmeticError if the solver fails.
     """
     if not available():
         raise InputError(
@@ -75,6 +80,9 @@ def worst_case(
     from PEPit import PEP, null_expression, null_point
     from PEPit.functions import SmoothFunction
 
+    taken = [p > 0 or any(beta[j] > 0 for beta in rounds) for j, p in enumerate(shares)]
+    shares = list(compress(shares, taken))
+    rounds = [list(compress(beta, taken)) for beta in rounds]
     size = 1 + sum(len(beta) + (steps - 1) * sum(b > 0 for b in beta) for beta in rounds) + len(shares)
     require(
         size <= MOST_SIZE,
@@ -120,18 +128,35 @@ def worst_case(
                 f"no worst case for gamma = {gamma}, E = {steps}, theta = {theta}: {error}"
             ) from error
     if ratio is None or not np.isfinite(ratio):  # unbounded: the solver has no answer
-        return WorstCase(float("inf"), (float("nan"),) * len(shares), *((float("nan"),) * 2,) * 3)
+        return WorstCase(float("inf"), (float("nan"),) * len(shares), np.full((0, 3), np.nan), float("nan"))
     used = tuple(sum(abs(c.eval_dual()) for c in loss.list_of_class_constraints) for loss in losses)
-    direction = (w - start).eval()
-    length = float(np.linalg.norm(direction))
-    along = direction / length if length > 0 else direction
-    return WorstCase(
-        float(ratio),
-        used,
-        (0.0, length),
-        tuple(float(slope.eval() @ along) for slope, *_ in (first, here)),
-        tuple(float(value.eval()) for _, value, _ in (first, here)),
-    )
+    return WorstCase(float(ratio), used, *_along_the_line(losses[0].list_of_points, start.eval(), w.eval()))
+
+
+def _along_the_line(seen: Sequence[tuple[object, ...]], start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, float]:
+    """Place, slope, value [K, 3] where a PEPit function was asked, and how far places and slopes lie off the line."""
+    length = float(np.linalg.norm(end - start))
+    along = (end - start) / length if length > 0 else end
+    places = np.array([point.eval() - start for point, _, _ in seen])
+    slopes = np.array([slope.eval() for _, slope, _ in seen])
+    off = max(float(np.abs(v - np.outer(v @ along, along)).max()) for v in (places, slopes))
+    return np.column_stack([places @ along, slopes @ along, [float(value.eval()) for *_, value in seen]]), off
+
+
+def smooth_interpolant(visits: np.ndarray, x: np.ndarray, smoothness: float = 1.0) -> np.ndarray:
+    """The largest `smoothness`-smooth function of one variable with places, slopes and values visits [K, 3], at x.
+
+    f + L/2 x^2 is the lower convex hull of the smallest of the parabolas of curvature 2 L through the visits; x is an
+    ascending grid that reaches beyond all places, the accuracy is that of the grid.
+    """
+    place, slope, value = visits.T[:, :, None]
+    bowl = smoothness / 2 * x**2
+    above = np.min(value + slope * (x - place) + smoothness / 2 * (x - place) ** 2, axis=0) + bowl
+    hull = ConvexHull(np.column_stack([x, above])).vertices
+    first = int(np.flatnonzero(hull == 0)[0])  # counter-clockwise from the left end: the lower side comes first
+    lower = np.roll(hull, -first)
+    lower = lower[: int(np.flatnonzero(lower == len(x) - 1)[0]) + 1]
+    return np.interp(x, x[lower], above[lower]) - bowl
 
 
 def _error(bias: object, gradients2: object, theta: float | None, gamma: float, steps: int) -> object:
@@ -151,9 +176,15 @@ def exact_ratio(
 ) -> WorstCase:
     """The exact worst ratio of the first theorem; of the improved one the largest over `THETAS`, from below.
 
-    Over several rounds the improved bound has one theta per round; here they share one.
+    The search over theta ends where the bound is attained: no ratio exceeds one. Over several rounds the improved bound
+    has one theta per round; here they share one.
     """
     if not improved or steps == 1:
         return worst_case(rounds, shares, gamma, steps)
-    cases = [worst_case(rounds, shares, gamma, steps, theta) for theta in THETAS]
-    return max(cases, key=lambda case: case.ratio)
+    best = None
+    for theta in THETAS:
+        case = worst_case(rounds, shares, gamma, steps, theta)
+        best = case if best is None or case.ratio > best.ratio else best
+        if best.ratio > ATTAINED:
+            break
+    return best

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from fedauto_core.errors import require
 from fedauto_core.theory.aggregation import Aggregation
-from fedauto_core.theory.instances import Problem, Quadratics
-
-Provenance = Literal["exact", "certified bound", "estimate"]
+from fedauto_core.theory.instances import Provenance
+from fedauto_core.theory.regression import Problem
 
 
 @dataclass(frozen=True)
@@ -49,19 +47,12 @@ class Constants:
 
 def constants(problem: Problem, aggregation: Aggregation) -> Constants:
     """L over all participants that are aggregated (m included) and F; sigma^2; F_inf."""
-    smoothness = float(max(problem.smoothness(np.vstack([aggregation.rows, problem.split.pooled]))))
-    if isinstance(problem, Quadratics):
-        return Constants(
-            Constant("L", smoothness, "exact", "largest |eigenvalue| of the Hessians of all F_j and of F"),
-            Constant("sigma^2", problem.sigma2, "exact", "d s^2 for noise of +-s in each of d coordinates"),
-            Constant("F_inf", problem.infimum(), "exact", "minimum of the pooled quadratic"),
-        )
-    how = "1/2 lambda_max(mean x x') + 2 mu, largest over all F_j and F"
-    return Constants(
-        Constant("L", smoothness, "certified bound", how),
-        Constant("sigma^2", problem.sigma2, "exact", "full-batch gradients carry no noise"),
-        Constant("F_inf", problem.infimum(), "certified bound", "cross-entropy and regulariser are >= 0"),
-    )
+    values = {
+        "L": float(max(problem.smoothness(np.vstack([aggregation.rows, problem.split.pooled])))),
+        "sigma^2": problem.sigma2,
+        "F_inf": problem.infimum(),
+    }
+    return Constants(*(Constant(symbol, value, *problem.source[symbol]) for symbol, value in values.items()))
 
 
 def kappa2(problem: Problem, w: np.ndarray) -> Constant:

@@ -34,6 +34,12 @@ def lora_smoothness(scale: float, smoothness: float, gradient: float, a: float, 
     return scale**2 * smoothness * (a**2 + b**2) + scale * gradient
 
 
+def lora_ball_smoothness(scale: float, smoothness: float, gradient: float, rank: int, radius: float) -> float:
+    """Bound on |second derivative| on the ball ||A||, ||B|| <= radius; gradient: spectral norm of grad l(W_0)."""
+    farthest = gradient + smoothness * scale * np.sqrt(rank) * radius**2
+    return lora_smoothness(scale, smoothness, farthest, radius, radius)
+
+
 def largest_curvature(loss: Callable[[Tensor], Tensor], w: Tensor, tolerance: float = 1e-3) -> float:
     """Largest |eigenvalue| of the Hessian of `loss` at w [P], by Lanczos iterations on Hessian-vector products.
 

@@ -15,7 +15,8 @@ from fedauto_core.errors import require
 from fedauto_core.theory.aggregation import Aggregation
 from fedauto_core.theory.bounds import Check, admissible, drift_bound, noise_bound, round_terms
 from fedauto_core.theory.constants import Constant, Constants
-from fedauto_core.theory.instances import Point, SoftmaxRegression
+from fedauto_core.theory.instances import Point
+from fedauto_core.theory.regression import SoftmaxRegression
 
 MOST_OUTCOMES = 100_000
 

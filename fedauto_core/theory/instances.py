@@ -1,4 +1,4 @@
-"""Instances on which every constant of the theorem is known: quadratics and softmax regression, both split by label.
+"""Instances split by label, and quadratics, for which every constant and every expectation is known exactly.
 
 A participant's loss is a weighted mean of sample losses, so the participants, the classes, the pooled loss and the
 compensation participant are all rows of sample weights [J, n] (method.md, section 3). All arithmetic is float64.
@@ -6,17 +6,21 @@ compensation participant are all rows of sample weights [J, n] (method.md, secti
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar, Literal
 
 import numpy as np
-from scipy.special import logsumexp
-from sklearn.datasets import load_digits
 
 from fedauto_core.errors import require
 from fedauto_core.seeding import stream
 
-SPLIT, CLASS_LOSSES, DIGITS = range(3)  # keys of the "theory" random stream
+SPLIT, CLASS_LOSSES, SAMPLES, NETWORK = range(4)  # keys of the "theory" random stream
+
+Provenance = Literal["exact", "certified bound", "estimate"]
+Source = Mapping[str, tuple[Provenance, str]]
+"""For L, sigma^2 and F_inf of a family of instances: what kind of number it is, and how it was obtained."""
 
 
 def require_steps(steps: int) -> None:
@@ -145,6 +149,12 @@ class Quadratics:
     centre: np.ndarray
     noise: float = 0.0
 
+    source: ClassVar[Source] = {
+        "L": ("exact", "largest |eigenvalue| of the Hessians of all F_j and of F"),
+        "sigma^2": ("exact", "d s^2 for noise of +-s in each of d coordinates"),
+        "F_inf": ("exact", "minimum of the pooled quadratic"),
+    }
+
     def __post_init__(self) -> None:
         require(
             bool(np.isfinite(self.noise) and self.noise >= 0),
@@ -233,95 +243,6 @@ class Quadratics:
         )
 
 
-@dataclass(frozen=True, eq=False)
-class SoftmaxRegression:
-    """Cross-entropy of softmax(x W), features x [n, d] (constant column included), + regulariser * sum w^2/(1 + w^2).
-
-    Weights are flat, w [d * C]. Gradients are full-batch here (sigma = 0); `theory.enumeration` adds minibatch noise.
-    """
-
-    split: Split
-    features: np.ndarray
-    regulariser: float = 0.0
-
-    sigma2 = 0.0
-
-    def __post_init__(self) -> None:
-        require(
-            bool(np.isfinite(self.regulariser) and self.regulariser >= 0),
-            f"regulariser mu = {self.regulariser}",
-            allowed="finite numbers >= 0",
-            remedy="use 0 for plain softmax regression",
-        )
-
-    @property
-    def n_classes(self) -> int:
-        return self.split.counts.shape[1]
-
-    @property
-    def dimension(self) -> int:
-        """Length P of w."""
-        return self.features.shape[1] * self.n_classes
-
-    def smoothness(self, rows: np.ndarray) -> np.ndarray:
-        """Upper bound on L [J]: 1/2 lambda_max(sum_i weight_i x_i x_i') + 2 mu.
-
-        The softmax Hessian diag(p) - p p' has eigenvalues in [0, 1/2]; |d2/dw2 w^2/(1+w^2)| <= 2.
-        """
-        roots = (np.sqrt(row[row > 0])[:, None] * self.features[row > 0] for row in rows)
-        return 0.5 * np.array([np.linalg.norm(root, ord=2) ** 2 for root in roots]) + 2.0 * self.regulariser
-
-    def infimum(self) -> float:
-        """A lower bound of F: cross-entropy and regulariser are non-negative."""
-        return 0.0
-
-    def value(self, points: np.ndarray) -> np.ndarray:
-        """F at points [K, P], shape [K]."""
-        logits = self.features @ points.reshape(len(points), -1, self.n_classes)
-        picked = logits[:, np.arange(len(self.features)), self.split.label]
-        penalty = self.regulariser * np.sum(points**2 / (1 + points**2), axis=1)
-        return np.mean(logsumexp(logits, axis=2) - picked, axis=1) + penalty
-
-    def gradients(self, rows: np.ndarray, w: np.ndarray) -> np.ndarray:
-        """Gradients [J, P] of the rows' losses at w [P], or at one point per row, w [J, P]."""
-        points = np.broadcast_to(w, (len(rows), self.dimension))
-        data = np.stack([self._data_slope(row, point) for row, point in zip(rows, points, strict=True)])
-        return data + self.regulariser * 2 * points / (1 + points**2) ** 2
-
-    def _data_slope(self, row: np.ndarray, point: np.ndarray) -> np.ndarray:
-        held = np.flatnonzero(row)  # most rows weigh few samples
-        x = self.features[held]
-        logits = x @ point.reshape(-1, self.n_classes)
-        error = np.exp(logits - logits.max(axis=1, keepdims=True))  # the softmax, then minus one at the label
-        error /= error.sum(axis=1, keepdims=True)
-        error[np.arange(len(held)), self.split.label[held]] -= 1
-        return (x.T @ (row[held, None] * error)).ravel()
-
-    def round(self, point: Point, rows: np.ndarray, beta: np.ndarray, gamma: float, steps: int) -> Round:
-        """One round with full-batch gradients for beta [S, J], participants rows [J, n], from point."""
-        require_gamma(gamma)
-        require_steps(steps)
-        w = point.mean
-        gradients, (pooled,) = self.gradients(rows, w), self.gradients(self.split.pooled, w)
-        local, drift = np.tile(w, (len(rows), 1)), 0.0
-        for _ in range(steps):
-            drift = drift + _squares(local - w)
-            local = local - gamma * self.gradients(rows, local)
-        after = w + beta @ (local - w)
-        return Round(
-            value=float(self.value(w[None])[0]),
-            value_after=self.value(after),
-            gradient2=float(_squares(pooled)),
-            bias2=_squares(pooled - beta @ gradients),
-            participant_gradient2=_squares(gradients),
-            drift=drift / steps,
-            after=tuple(Point(a) for a in after),
-        )
-
-
-Problem = Quadratics | SoftmaxRegression
-
-
 def skewed_split(
     seed: int, n_clients: int = 8, n_classes: int = 10, per_class: int = 24, server_per_class: int = 5
 ) -> Split:
@@ -361,21 +282,3 @@ def random_quadratics(
     centre = 2.0 * rng.standard_normal((n_classes, dimension))[split.label]
     centre = centre + feature_shift * rng.standard_normal(centre.shape)
     return Quadratics(split, hessian[split.label], centre, noise)
-
-
-def digits_regression(seed: int, split: Split, regulariser: float = 0.0) -> SoftmaxRegression:
-    """Softmax regression on scikit-learn's 8x8 digits, pixels in [0, 1], samples drawn without replacement."""
-    pixels, labels = load_digits(return_X_y=True)
-    order = stream(seed, "theory", DIGITS).permutation(len(labels))
-    index = np.empty(len(split.label), dtype=np.int64)
-    for c, wanted in enumerate(split.counts.sum(axis=0)):
-        pool = order[labels[order] == c]
-        require(
-            wanted <= len(pool),
-            f"{wanted} samples of digit {c} wanted",
-            allowed=f"at most {len(pool)} (and labels 0 to 9)",
-            remedy="use fewer samples per class",
-        )
-        index[split.label == c] = pool[:wanted]
-    features = np.hstack([pixels[index] / 16.0, np.ones((len(index), 1))])
-    return SoftmaxRegression(split, features, regulariser)

@@ -17,7 +17,7 @@ from types import ModuleType
 import numpy as np
 
 from fedauto_core.errors import require
-from fedauto_core.theory import bounds, improved, instances
+from fedauto_core.theory import bounds, curvature, improved, instances
 from fedauto_core.theory.aggregation import aggregate, arrival_sets
 from fedauto_core.theory.bounds import GENERAL, SINGLE_STEP, Coefficients
 from fedauto_core.theory.instances import Point, Quadratics, Split
@@ -27,8 +27,9 @@ constants = importlib.import_module("fedauto_core.theory.constants")  # the pack
 
 @dataclass(frozen=True)
 class Mutant:
-    """`old` replaced by `new` in the source of module.function (of a class: its method)."""
+    """`old` replaced by `new` in the source of module.function (of a class: its method); `inequality` rests on it."""
 
+    inequality: str
     module: ModuleType
     function: str
     old: str
@@ -55,7 +56,9 @@ def mutated(mutant: Mutant) -> Iterator[None]:
     scope = vars(mutant.module)
     space: dict[str, object] = {}
     exec(compile(source.replace(mutant.old, mutant.new), f"<mutant {mutant.name}>", "exec"), scope, space)
-    users = [module for module in (bounds, constants, improved, instances) if vars(module).get(name) is original]
+    users = [
+        module for module in (bounds, constants, curvature, improved, instances) if vars(module).get(name) is original
+    ]
     targets = [holder] if owner else users
     for target in targets:
         setattr(target, name, space[name])
@@ -67,34 +70,46 @@ def mutated(mutant: Mutant) -> Iterator[None]:
 
 
 MUTANTS = (
-    Mutant(bounds, "round_terms", "outcome.value - outcome.value_after", "outcome.value_after - outcome.value"),
-    Mutant(bounds, "round_terms", "smoothness**2", "smoothness"),
-    Mutant(bounds, "round_terms", "smoothness * gamma**2", "smoothness * gamma"),
-    Mutant(bounds, "round_terms", "np.sum(beta**2, axis=1)", "np.sum(beta, axis=1)"),
-    Mutant(bounds, "round_terms", "half = gamma * steps / 2", "half = gamma / 2"),
-    Mutant(bounds, "noise_bound", "sigma2 / steps", "sigma2 / steps**2"),
-    Mutant(bounds, "drift_bound", "(2 * steps - 1)", "(steps - 1)"),
-    Mutant(bounds, "drift_bound", "gamma**2", "gamma"),
-    Mutant(bounds, "step_limit", "smoothness * steps", "smoothness"),
-    Mutant(bounds, "bias_checks", "2 * aggregation.beta @ deltas", "aggregation.beta @ deltas / 4"),
-    Mutant(constants, "kappa2", "problem.gradients(split.classes(), w) - ", "problem.gradients(split.classes(), w) + "),
-    Mutant(constants, "delta2", "aggregation.alpha[", "aggregation.alpha[::-1]["),
-    Mutant(improved, "drift_factors", "growth**e - 1", "growth**e - growth"),
-    Mutant(improved, "drift_factors", "np.sqrt(k) - np.sqrt(k - 1)", "np.sqrt(k - 1) - np.sqrt(k)"),
-    Mutant(improved, "noise_factor", "1 / (2 * left)", "left / 2"),
-    Mutant(improved, "improved_terms", "np.sqrt(outcome.bias2) + ", "np.sqrt(outcome.bias2) - "),
-    Mutant(improved, "improved_terms", "steps * noise", "noise"),
-    Mutant(improved, "improved_limit", "smoothness * steps", "smoothness"),
-    Mutant(improved, "improved_admissible", "gamma < limit", "gamma < 5 * limit"),
-    Mutant(bounds, "admissible", "step_limit(smoothness, steps)", "9 * step_limit(smoothness, steps)"),
-    Mutant(improved, "rate_checks", "4 * gamma * steps * d2", "0 * d2"),
-    Mutant(improved, "rate_checks", "2 * np.sqrt(away2 * d2)", "0 * d2"),
-    Mutant(improved, "rate_checks", "1 - gamma * steps * strength", "1 - 2 * gamma * steps * strength"),
-    Mutant(bounds, "summed", ".div(scale * rounds, axis=0)", ".div(scale, axis=0)"),
-    Mutant(bounds, "summed", "- known.infimum.value", "+ known.infimum.value"),
-    Mutant(bounds, "missing_class_check", "mass / (1 - mass)", "mass"),
-    Mutant(instances, "Quadratics.smoothness", "np.max(", "np.min("),
-    Mutant(instances, "Quadratics.infimum", "constant - 0.5", "constant + 0.5"),
+    Mutant(
+        "round", bounds, "round_terms", "outcome.value - outcome.value_after", "outcome.value_after - outcome.value"
+    ),
+    Mutant("round", bounds, "round_terms", "smoothness**2", "smoothness"),
+    Mutant("round", bounds, "round_terms", "smoothness * gamma**2", "smoothness * gamma"),
+    Mutant("round", bounds, "round_terms", "np.sum(beta**2, axis=1)", "np.sum(beta, axis=1)"),
+    Mutant("round", bounds, "round_terms", "half = gamma * steps / 2", "half = gamma / 2"),
+    Mutant("S3 noise", bounds, "noise_bound", "sigma2 / steps", "sigma2 / steps**2"),
+    Mutant("S4 drift", bounds, "drift_bound", "(2 * steps - 1)", "(steps - 1)"),
+    Mutant("S4 drift", bounds, "drift_bound", "gamma**2", "gamma"),
+    Mutant("round", bounds, "step_limit", "smoothness * steps", "smoothness"),
+    Mutant("S5 bias", bounds, "bias_checks", "2 * aggregation.beta @ deltas", "aggregation.beta @ deltas / 4"),
+    Mutant(
+        "S5 bias",
+        constants,
+        "kappa2",
+        "problem.gradients(split.classes(), w) - ",
+        "problem.gradients(split.classes(), w) + ",
+    ),
+    Mutant("S5 bias", constants, "delta2", "aggregation.alpha[", "aggregation.alpha[::-1]["),
+    Mutant("I3 drift", improved, "drift_factors", "growth**e - 1", "growth**e - growth"),
+    Mutant("I3 drift", improved, "drift_factors", "np.sqrt(k) - np.sqrt(k - 1)", "np.sqrt(k - 1) - np.sqrt(k)"),
+    Mutant("improved round", improved, "noise_factor", "1 / (2 * left)", "left / 2"),
+    Mutant("improved round", improved, "improved_terms", "np.sqrt(outcome.bias2) + ", "np.sqrt(outcome.bias2) - "),
+    Mutant("improved round", improved, "improved_terms", "steps * noise", "noise"),
+    Mutant("improved round", improved, "improved_limit", "smoothness * steps", "smoothness"),
+    Mutant("improved round", improved, "improved_admissible", "gamma < limit", "gamma < 5 * limit"),
+    Mutant("round", bounds, "admissible", "step_limit(smoothness, steps)", "9 * step_limit(smoothness, steps)"),
+    Mutant("I6 convex", improved, "rate_checks", "4 * gamma * steps * d2", "0 * d2"),
+    Mutant("I6 convex", improved, "rate_checks", "2 * np.sqrt(_squared_distance(point, best) * d2)", "0 * d2"),
+    Mutant("I5 PL", improved, "rate_checks", "1 - gamma * steps * strength", "1 - 2 * gamma * steps * strength"),
+    Mutant("I6 convex, a priori", improved, "rate_checks", "+ gamma * steps * spread", "+ spread"),
+    Mutant("I4 bias", improved, "improved_bias_checks", "+ np.sqrt(shift)", "- np.sqrt(shift)"),
+    Mutant("LoRA smoothness", curvature, "lora_smoothness", "a**2 + b**2", "a**2"),
+    Mutant("LoRA smoothness", curvature, "lora_ball_smoothness", "np.sqrt(rank)", "1"),
+    Mutant("S6 summed", bounds, "summed", ".div(scale * rounds, axis=0)", ".div(scale, axis=0)"),
+    Mutant("S6 summed", bounds, "summed", "- known.infimum.value", "+ known.infimum.value"),
+    Mutant("missing class", bounds, "missing_class_check", "mass / (1 - mass)", "mass"),
+    Mutant("S1 descent", instances, "Quadratics.smoothness", "np.max(", "np.min("),
+    Mutant("S6 summed", instances, "Quadratics.infimum", "constant - 0.5", "constant + 0.5"),
 )
 
 COEFFICIENT_MUTANTS: tuple[tuple[str, Coefficients, Coefficients], ...] = tuple(
@@ -202,7 +217,8 @@ def _along_a_run() -> bool:
     (hessian,), (linear,), _ = problem.mix(problem.split.pooled)
     best, strength, point = np.linalg.solve(hessian, linear), np.linalg.eigvalsh(hessian)[0], start
     away, gap, right = np.sum((start.mean - best) ** 2), frame["value"][0] - known.infimum.value, 0.0
-    convex = away / (2 * gamma * steps)
+    convex = far = away / (2 * gamma * steps)
+    distance = np.sqrt(away)
     for index in range(2):
         now = used.pick(index)
         outcome = problem.round(point, now.rows, now.beta, gamma, steps)
@@ -211,12 +227,15 @@ def _along_a_run() -> bool:
         spread = point.cov.trace() if point.cov is not None else 0.0
         radius = np.sqrt(np.sum((point.mean - best) ** 2) + spread)
         sigma2 = known.sigma2.value * np.sum(now.beta**2)
-        convex += (2 * radius * d + 4 * gamma * steps * d**2 + 2 * gamma * sigma2) / 2
+        alone = 4 * gamma * steps * d**2 + 2 * gamma * sigma2
+        convex += (2 * radius * d + alone) / 2
+        far += (2 * distance * d + alone) / 2
+        distance = np.sqrt((distance + 2 * gamma * steps * d) ** 2 + 2 * gamma**2 * steps * sigma2)
         right = (1 - gamma * steps * strength) * right + terms["error"][0] + terms["noise"][0]
         (point,) = outcome.after
     right += (1 - gamma * steps * strength) ** 2 * gap
-    rates = improved.rate_checks(problem, used, known, start, gamma, steps)[-2:]
-    return bool(good and np.isclose(rates[0].bound, right) and np.isclose(rates[1].bound, convex))
+    rates = [check.bound for check in improved.rate_checks(problem, used, known, start, gamma, steps)[-3:]]
+    return bool(good and np.allclose(np.concatenate([np.ravel(x) for x in (right, convex, far)]), rates))
 
 
 def _convex() -> Quadratics:
@@ -243,6 +262,12 @@ def _minimum() -> bool:
     return bool(np.isclose(problem.infimum(), problem.value(np.linalg.solve(hessian, linear)[None])[0]))
 
 
+def _lora_by_hand() -> bool:
+    """(ab)^2/2 on |a|, |b| <= 1 has curvature 3; scale 2, L 3, gradient 1, rank 4, radius 1/2 give 6 + 2 (1 + 3)."""
+    bound = curvature.lora_ball_smoothness
+    return bool(np.isclose(bound(1.0, 1.0, 0.0, 1, 1.0), 3) and np.isclose(bound(2.0, 3.0, 1.0, 4, 0.5), 14))
+
+
 CHECKS: dict[str, Callable[[], bool]] = {
     "equality on isotropic quadratics": _tight,
     "bound written out again": _reference,
@@ -252,6 +277,7 @@ CHECKS: dict[str, Callable[[], bool]] = {
     "step limits by hand": _limits,
     "S6, I5, I6 written out for two rounds": _along_a_run,
     "largest curvature by hand": _largest_curvature,
+    "LoRA's smoothness by hand": _lora_by_hand,
     "mass of a missing class": _missing_mass,
     "F_inf at the stationary point": _minimum,
 }

@@ -18,11 +18,12 @@ from fedauto_core.data import Federation
 from fedauto_core.errors import require
 from fedauto_core.methods.base import Arrivals, Method, Server, State, chi2_divergence
 from fedauto_core.models import Model
-from fedauto_core.theory.bounds import GENERAL, drift_bound
+from fedauto_core.theory.bounds import admissible, coefficients, drift_bound, step_limit
 from fedauto_core.theory.curvature import largest_curvature
-from fedauto_core.theory.improved import improved_drift
+from fedauto_core.theory.improved import improved_admissible, improved_drift
 
 CURVATURE_TOLERANCE = 0.02
+ASKED, PARTICIPANT_IMAGES = 3, 100  # participants whose curvature and noise are measured, and images for the former
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,8 +69,9 @@ def estimates(
 ) -> dict[str, float]:
     """L, sigma^2, kappa^2, mean delta^2, chi^2, b_r, F, |grad F|^2 and sum_j beta_j |grad F_j|^2 at a recorded round.
 
-    L: largest |curvature| of F on `images` of its samples; sigma^2: variance of minibatches of `batch`, mean over those
-    heard; all others on all samples. InputError for a rule whose step is not a weighted sum of uploads.
+    "L of F": largest |curvature| of F on `images` of its samples; L: the largest of that and of the losses of (at most
+    three, random) participants heard, on 100 samples each; sigma^2: variance of their minibatches of `batch`, mean;
+    all others on all samples. InputError for a rule whose step is not a weighted sum of uploads.
     """
     require(
         visit.weights is not None,
@@ -96,9 +98,15 @@ def estimates(
     beta = visit.weights
     shift = np.sum((own - alpha @ classes) ** 2, axis=1)
     everyone = rng.choice(np.concatenate(federation.shards), min(images, int(total)), replace=False)
+    asked = [federation.shards[j] for j in visit.ids[rng.permutation(len(visit.ids))[:ASKED]]]
+    few = [rng.choice(shard, min(PARTICIPANT_IMAGES, len(shard)), replace=False) for shard in asked]
+    pooled_curvature, *own_curvature = (
+        largest_curvature(_loss(model, federation, chosen), visit.w, CURVATURE_TOLERANCE) for chosen in (everyone, *few)
+    )
     return {
-        "L": largest_curvature(_loss(model, federation, everyone), visit.w, CURVATURE_TOLERANCE),
-        "sigma2": _noise(model, federation, visit, batch, rng),
+        "L": max(pooled_curvature, *own_curvature),
+        "L of F": pooled_curvature,
+        "sigma2": float(np.mean([_noise(model, federation, shard, visit.w, batch, rng) for shard in asked])),
         "kappa2": float(target @ np.sum((classes - pooled) ** 2, axis=1)),
         "delta2": float(beta @ shift / beta.sum()),
         "chi2": float(chi2_divergence(beta @ alpha, target)),
@@ -111,28 +119,27 @@ def estimates(
 
 
 def _noise(
-    model: Model, federation: Federation, visit: Visit, batch: int, rng: np.random.Generator, draws: int = 8
+    model: Model, federation: Federation, shard: np.ndarray, w: Tensor, batch: int, rng: np.random.Generator
 ) -> float:
-    """Variance of a minibatch gradient, mean over (at most three of) those heard."""
-    variances = []
-    for j in visit.ids[rng.permutation(len(visit.ids))[:3]]:
-        shard = federation.shards[j]
-        drawn = [_gradient(_loss(model, federation, rng.choice(shard, batch)), visit.w)[1] for _ in range(draws)]
-        variances.append(np.sum(np.var(drawn, axis=0, ddof=1)))
-    return float(np.mean(variances))
+    """Variance of a minibatch gradient on one participant's samples, from eight draws."""
+    drawn = [_gradient(_loss(model, federation, rng.choice(shard, batch)), w)[1] for _ in range(8)]
+    return float(np.sum(np.var(drawn, axis=0, ddof=1)))
 
 
-def round_bound(found: dict[str, float], gamma: float, steps: int) -> dict[str, float]:
-    """Error terms of both theorems over gamma E / 2 from `estimates` (so in the units of |grad F|^2), and gamma over
-    the first theorem's limit. drift: as if all participants had the root mean square gradient."""
+def round_bound(found: dict[str, float], gamma: float, steps: int) -> dict[str, object]:
+    """Error terms of both theorems over gamma E / 2 from `estimates` (so in the units of |grad F|^2), gamma over the
+    first theorem's limit, and the status of either theorem: "estimate", or "not applicable" for a step that is too
+    large, where the terms promise nothing. drift: as if all participants had the root mean square gradient."""
     smoothness, sigma2 = found["L"], found["sigma2"]
-    size = np.array([found["gradients2"]])
-    first = float(drift_bound(sigma2, size, gamma, steps)[0])
+    numbers, size = coefficients(steps), np.array([found["gradients2"]])
+    first = float(drift_bound(sigma2, size, gamma, steps, numbers)[0])
     second = float(improved_drift(sigma2, size, gamma, smoothness, steps)[0])
     return {
-        "bias": float(GENERAL.bias) * found["b"],
-        "drift": float(GENERAL.drift) * smoothness**2 * first,
-        "noise": 2 * smoothness * gamma * sigma2 * found["sum beta2"],
+        "bias": float(numbers.bias) * found["b"],
+        "drift": float(numbers.drift) * smoothness**2 * first,
+        "noise": 2 * float(numbers.noise) * smoothness * gamma * sigma2 * found["sum beta2"],
         "improved error": (np.sqrt(found["b"]) + smoothness * np.sqrt(second)) ** 2,
-        "step over limit": 2 * gamma * smoothness * steps,
+        "step over limit": gamma / step_limit(smoothness, steps),
+        "first": "estimate" if admissible(gamma, smoothness, steps) else "not applicable",
+        "improved": "estimate" if improved_admissible(gamma, smoothness, steps) else "not applicable",
     }

@@ -76,20 +76,34 @@ def sides(some: Scalars, theorem: str, steps: int, world: World = World()) -> tu
     after = np.sum(p * h / 2 * (mean[:, None] - u) ** 2, axis=1) + np.sum(p * h, axis=1) / 2 * variance
     wrong = world.bias * (slope - np.sum(beta * gradient, axis=1)) ** 2
     sigma2 = world.variance * some.noise**2
-    half, beta2 = gamma * steps / 2, np.sum(beta**2, axis=1)
+    errors = error_terms(theorem, wrong, gradient**2, sigma2, beta, gamma, smoothness, steps)
+    return gamma * steps / 2 * slope**2, before - after + errors
+
+
+def error_terms(
+    theorem: str,
+    bias2: np.ndarray,
+    gradient2: np.ndarray,
+    sigma2: np.ndarray,
+    beta: np.ndarray,
+    gamma: float,
+    smoothness: float,
+    steps: int,
+) -> np.ndarray:
+    """Bias, drift and noise terms of the per-round inequality from b_r [...], ||grad F_j||^2 and beta [..., J]."""
     if theorem == "first":
         numbers = coefficients(steps)
-        drift = np.sum(beta * drift_bound(sigma2[:, None], gradient**2, gamma, steps, numbers), axis=1)
-        error = float(numbers.bias) * wrong + float(numbers.drift) * smoothness**2 * drift
+        drift = np.sum(beta * drift_bound(sigma2[..., None], gradient2, gamma, steps, numbers), axis=-1)
+        error = float(numbers.bias) * bias2 + float(numbers.drift) * smoothness**2 * drift
         factor = float(numbers.noise)
     else:
-        drift = np.sum(beta * improved_drift(sigma2[:, None], gradient**2, gamma, smoothness, steps), axis=1)
-        error = (np.sqrt(wrong) + smoothness * np.sqrt(drift)) ** 2
+        drift = np.sum(beta * improved_drift(sigma2[..., None], gradient2, gamma, smoothness, steps), axis=-1)
+        error = (np.sqrt(bias2) + smoothness * np.sqrt(drift)) ** 2
         factor = noise_factor(gamma, smoothness, steps)
     if np.isinf(factor):  # beyond the improved theorem's limit it says nothing where there is noise
         factor = np.where(sigma2 > 0, factor, 0.0)
-    noise = factor * smoothness * gamma**2 * steps * beta2 * np.where(sigma2 > 0, sigma2, 0.0)
-    return half * slope**2, before - after + half * error + noise
+    noise = factor * smoothness * gamma**2 * steps * np.sum(beta**2, axis=-1) * np.where(sigma2 > 0, sigma2, 0.0)
+    return gamma * steps / 2 * error + noise
 
 
 def draw(rng: np.random.Generator, count: int, participants: int = 3) -> Scalars:
@@ -101,10 +115,10 @@ def draw(rng: np.random.Generator, count: int, participants: int = 3) -> Scalars
 
 
 def _decode(x: np.ndarray, participants: int) -> Scalars:
-    """One instance from a point of the unit cube, [4 J + 1]."""
-    h, u, p, beta = x[:-1].reshape(4, 1, participants)
+    """One instance from a point of the unit cube, [4 J + 2]; its last coordinate is the step size's."""
+    h, u, p, beta = x[:-2].reshape(4, 1, participants)
     p, beta = (np.maximum(v, 1e-9) / np.maximum(v, 1e-9).sum() for v in (p, beta))
-    return Scalars(2 * h - 1, 4 * u - 2, p, beta, 3 * x[-1:])
+    return Scalars(2 * h - 1, 4 * u - 2, p, beta, 3 * x[-2:-1])
 
 
 @dataclass(frozen=True)
@@ -121,7 +135,10 @@ class Worst:
 def adversary(
     theorem: str, steps: int, seed: int, world: World = World(), participants: int = 3, generations: int = 60
 ) -> Worst:
-    """Differential evolution over instances for the largest measured / bound, from a random population."""
+    """Differential evolution over instances, weights and step sizes up to the world's for the largest measured / bound.
+
+    Any weights may come: those of every arrival set under every rule are among them.
+    """
     require_known("theorem", theorem, THEOREMS)
     require(
         participants >= 1 and generations >= 1,
@@ -130,19 +147,22 @@ def adversary(
         remedy="raise the smaller of the two",
     )
 
+    def slower(x: np.ndarray) -> World:
+        return replace(world, step=world.step * (0.02 + 0.98 * float(x[-1])))
+
     def loss(x: np.ndarray) -> float:
-        measured, bound = (float(side[0]) for side in sides(_decode(x, participants), theorem, steps, world))
-        return -_ratio(measured, bound)
+        measured, bound = (float(side[0]) for side in sides(_decode(x, participants), theorem, steps, slower(x)))
+        return -ratio(measured, bound)
 
     found = differential_evolution(
-        loss, [(0.0, 1.0)] * (4 * participants + 1), rng=seed, maxiter=generations, popsize=8, polish=False, tol=0
+        loss, [(0.0, 1.0)] * (4 * participants + 2), rng=seed, maxiter=generations, popsize=8, polish=False, tol=0
     )
     best = _decode(found.x, participants)
-    measured, bound = (float(side[0]) for side in sides(best, theorem, steps, world))
-    return _worst(measured, bound, _complete(best.pick(0), theorem, steps, world), int(found.nfev))
+    measured, bound = (float(side[0]) for side in sides(best, theorem, steps, slower(found.x)))
+    return worst_of(measured, bound, _complete(best.pick(0), theorem, steps, slower(found.x)), int(found.nfev))
 
 
-def _ratio(measured: float, bound: float) -> float:
+def ratio(measured: float, bound: float) -> float:
     """measured / bound; where the bound is negative or zero against something positive, how far below, from 2 on."""
     if measured <= 1e-9:  # nothing to bound: no attack
         return 0.0 if bound >= -1e-9 else 2 - bound
@@ -169,7 +189,7 @@ def _attack(theorem: str, steps: int, world: World, seed: int, tries: int, gener
     bound = np.minimum(bound, np.finfo(float).max / 4)
     worst = int(np.argmax((measured - bound) / (np.abs(measured) + np.abs(bound) + 1e-12)))
     instance = _complete(some.pick(worst), theorem, steps, world)
-    drawn = _worst(float(measured[worst]), float(bound[worst]), instance, tries)
+    drawn = worst_of(float(measured[worst]), float(bound[worst]), instance, tries)
     if drawn.ratio > 1 and drawn.measured > 1e-3:
         return drawn
     attacked = adversary(theorem, steps, seed, world, generations=generations)
@@ -181,10 +201,21 @@ def _complete(instance: dict[str, object], theorem: str, steps: int, world: Worl
     return instance | {"theorem": theorem, "steps": steps, "gamma": step_size(theorem, steps, world)} | asdict(world)
 
 
-def _worst(measured: float, bound: float, instance: Mapping[str, object], tried: int) -> Worst:
-    """ratio: 1 or less unless the violation is beyond rounding."""
+def worst_of(measured: float, bound: float, instance: Mapping[str, object], tried: int) -> Worst:
+    """A `Worst` whose ratio is 1 or less unless the violation is beyond rounding."""
     if measured - bound <= 1e-7 * (abs(measured) + abs(bound)):
-        ratio = min(measured / bound, 1.0) if bound > 0 else 1.0
+        reached = min(measured / bound, 1.0) if bound > 0 else 1.0
     else:
-        ratio = measured / bound if bound > 0 else float("inf")
-    return Worst(ratio, measured, bound, instance, tried)
+        reached = measured / bound if bound > 0 else float("inf")
+    return Worst(reached, measured, bound, instance, tried)
+
+
+def breaking_steps(theorem: str, steps: int, factors: np.ndarray, seed: int, tries: int = 20_000) -> np.ndarray:
+    """For step sizes of `factors` times `step_size`: which of `tries` random instances violate the inequality, as a
+    share [len(factors)]."""
+    some = draw(np.random.default_rng(seed), tries)
+    shares = []
+    for factor in factors:
+        measured, bound = sides(some, theorem, steps, World(step=float(factor)))
+        shares.append(np.mean(measured - bound > 1e-7 * (np.abs(measured) + np.abs(bound))))
+    return np.array(shares)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import combinations
 
 import sympy as sp
 
@@ -44,19 +45,45 @@ def noise_never_worse() -> Certificate:
 
 
 def drift_recursion() -> Certificate:
-    """I3. a_e solves a_e = gamma (e + L sum_{k<e} a_k); c_e solves c_e = gamma (sqrt(e) + L sum_{k<e} c_k), e <= 4."""
+    """I3, for every e. a_e solves a_e = gamma (e + L sum_{k<e} a_k). c_e: its recursion gives c_e - c_{e-1} =
+    gamma (sqrt(e) - sqrt(e-1)) + gamma L c_{e-1}, of which the stated sum is the solution with c_0 = 0.
+
+    s_e <= gamma (e g + sqrt(e) sigma + L sum_{k<e} s_k) then stays below t_e = a_e g + c_e sigma: with s_k = t_k - u_k,
+    u_k >= 0 for k < e, what is left is gamma L sum_{k<e} u_k >= 0.
+    """
     e, k = sp.symbols("e k", integer=True, nonnegative=True)
+    c, earlier, weight = sp.symbols("c_{e-1} C_{e-1} x", nonnegative=True)  # C_{e-1} = sum_{k<e-1} c_k
 
     def a(index: sp.Expr) -> sp.Expr:
         return ((1 + GAMMA * L) ** index - 1) / L
 
     gradient = a(e) - GAMMA * (e + L * sp.summation(a(k), (k, 0, e - 1)))
-    c = [
-        sum(GAMMA * (sp.sqrt(j) - sp.sqrt(j - 1)) * (1 + GAMMA * L) ** (n - j) for j in range(1, n + 1))
-        for n in range(5)
-    ]
-    noise = [sp.expand(c[n] - GAMMA * (sp.sqrt(n) + L * sum(c[:n]))) for n in range(5)]
-    return Certificate("I3", "solves the recursion with equality (c_e: e <= 4)", (sp.simplify(gradient), *noise))
+    before = sp.solve(c - GAMMA * (sp.sqrt(e - 1) + L * earlier), earlier)[0]
+    jump = GAMMA * (sp.sqrt(e) - sp.sqrt(e - 1))
+    noise = GAMMA * (sp.sqrt(e) + L * (before + c)) - (1 + GAMMA * L) * c - jump
+    growth = 1 + GAMMA * L
+    solved = (growth ** (e - k) - growth * growth ** (e - 1 - k)) * weight
+    t, u = sp.symbols("t0:4", nonnegative=True), sp.symbols("u0:4", nonnegative=True)
+    direct = sp.Symbol("direct", nonnegative=True)  # gamma (e g + sqrt(e) sigma)
+    top = direct + GAMMA * L * sum(t)
+    induction = top - (direct + GAMMA * L * sum(tk - uk for tk, uk in zip(t, u, strict=True))) - GAMMA * L * sum(u)
+    reading = "a_e, c_e solve the recursion with equality, for every e, and nothing can exceed them"
+    return Certificate("I3", reading, (sp.simplify(gradient), noise, solved, induction))
+
+
+def bias_split() -> Certificate:
+    """I4. grad F - sum_j beta_j grad F_j = x + y, x from the labels, y = sum_j beta_j r_j from the features, r_j^2 =
+    delta_j^2. |x + y|^2 <= (|x| + |y|)^2 (I1); |x|^2 <= kappa^2 chi2 (S5); and Jensen: sum_j beta_j r_j^2 - (sum_j
+    beta_j r_j)^2 = sum_{j<k} beta_j beta_k (r_j - r_k)^2. Never more than S5's general form, by I1 again.
+    """
+    first, second = sp.symbols("beta1 beta2", positive=True)
+    beta, r = (first, second, 1 - first - second), sp.symbols("r1:4", real=True)
+    mean = sum(b * x for b, x in zip(beta, r, strict=True))
+    pairs = sum(beta[i] * beta[j] * (r[i] - r[j]) ** 2 for i, j in combinations(range(3), 2))
+    jensen = sum(b * x**2 for b, x in zip(beta, r, strict=True)) - mean**2 - pairs
+    return Certificate(
+        "I4", "Jensen over the participants; labels and features by I1", (jensen, *error_split().residuals)
+    )
 
 
 def drift_never_worse(most: int = 8) -> Certificate:
@@ -100,6 +127,16 @@ def convex() -> Certificate:
     return Certificate("I6", "what is left is -(1 - theta) gamma E gap", (change - stated - leftover, *squares))
 
 
+def convex_distance() -> Certificate:
+    """I6, a priori. Without the gap: R_r^2 <= R^2 + 2 gamma E R d + 4 gamma^2 E^2 d^2 + 2 gamma^2 E N, which is at most
+    (R + 2 gamma E d)^2 + 2 gamma^2 E N; the slack is 2 gamma E R d >= 0."""
+    radius, d, noise = sp.symbols("R d N", nonnegative=True)
+    step = GAMMA * LOCAL
+    kept = radius**2 + 2 * step * radius * d + 4 * step**2 * d**2 + 2 * GAMMA**2 * LOCAL * noise
+    stated = (radius + 2 * step * d) ** 2 + 2 * GAMMA**2 * LOCAL * noise
+    return Certificate("I6", "a bound on the distance that measures none", (stated - kept - 2 * step * radius * d,))
+
+
 def bilinear() -> Certificate:
     """LoRA. d^2/dt^2 f(W_0 + s (A + tU)(B + tV)) at t = 0 is s^2 l''[UB + AV] + 2 s <grad l, UV>, here for rank 2,
     1 x 1 matrices and a quadratic l; then (p u + q v)^2 <= (p^2 + q^2)(u^2 + v^2) and 2uv <= u^2 + v^2."""
@@ -123,8 +160,9 @@ IMPROVED_STEPS: dict[str, Callable[[], Certificate]] = {
     "I2 never worse": noise_never_worse,
     "I3 drift": drift_recursion,
     "I3 never worse": drift_never_worse,
-    "I4 bias": error_split,
+    "I4 bias": bias_split,
     "I5 Polyak-Lojasiewicz": polyak,
     "I6 convex": convex,
+    "I6 distance": convex_distance,
     "LoRA smoothness": bilinear,
 }

@@ -244,9 +244,15 @@ def summed(terms: pd.DataFrame, known: Constants, gamma: float, steps: int) -> p
     return frame.assign(bound=bound, round=rounds)
 
 
-def summed_checks(terms: pd.DataFrame, known: Constants, gamma: float, steps: int) -> list[Check]:
-    """S6 at every horizon T = 1, 2, ..."""
-    applicable = admissible(gamma, known.smoothness.value, steps)
+def summed_checks(
+    terms: pd.DataFrame,
+    known: Constants,
+    gamma: float,
+    steps: int,
+    covers: Callable[[float, float, int], bool] = admissible,
+) -> list[Check]:
+    """S6 at every horizon T = 1, 2, ...; covers(gamma, L, E): whether the theorem that made the terms applies."""
+    applicable = covers(gamma, known.smoothness.value, steps)
     equation = "mean_r E|grad F|^2 <= 2 (F_0 - F_inf)/(g E T) + averages of noise, bias, drift"
     scale = abs(terms["value"].iloc[0]) * 2 / (gamma * steps)
     return [

@@ -55,6 +55,7 @@ def bias(frame: pd.DataFrame, palette: Palette) -> Figure:
         col="instance",
         height=3.6,
         s=18,
+        rasterized=True,
         facet_kws={"sharex": False, "sharey": False},
     )
     for axes in grid.axes.flat:
@@ -67,7 +68,7 @@ def bias(frame: pd.DataFrame, palette: Palette) -> Figure:
 
 
 def ratios(frame: pd.DataFrame, palette: Palette) -> Figure:
-    """The per-round inequality. Columns instance, rule, E, point, ratio: median and range from smallest to largest."""
+    """The per-round inequality. Columns instance, rule, E, point, ratio: smallest, median and largest of each group."""
     grid = _grid(
         sns.catplot,
         frame,

@@ -1,0 +1,103 @@
+"""Every inequality over random instances: dimension, N, C, counts, curvature, noise, E, gamma, rule, arrival sets."""
+
+import numpy as np
+import sympy as sp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedauto_core import theory
+from fedauto_core.theory import Point, Split, improved
+from fedauto_core.theory.symbolic import GAMMA, LOCAL, L
+
+THOROUGH = settings(deadline=None, derandomize=True, max_examples=120)
+
+
+@st.composite
+def splits(draw):
+    """Label counts [N+1, C] with somebody in every row."""
+    clients, classes = draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    rows = st.lists(st.integers(0, 4), min_size=classes, max_size=classes).filter(any)
+    return Split(np.array(draw(st.lists(rows, min_size=clients + 1, max_size=clients + 1))))
+
+
+@st.composite
+def problems(draw, lowest=-1.0):
+    """Quadratics of a split, F bounded below."""
+    split = draw(splits())
+    problem = theory.random_quadratics(
+        draw(st.integers(0, 10_000)),
+        split,
+        dimension=draw(st.integers(1, 4)),
+        curvature=(draw(st.floats(lowest, 0.5)), 1.0),
+        feature_shift=draw(st.sampled_from([0.0, 0.3, 2.0])),
+        noise=draw(st.sampled_from([0.0, 0.1, 3.0])),
+    )
+    (hessian,), _, _ = problem.mix(split.pooled)
+    low = np.linalg.eigvalsh(hessian)[0]
+    if low < 0.01:  # one more bowl for everybody: F is bounded below, single participants may still not be
+        raised = problem.hessian + (0.05 - low) * np.eye(problem.dimension)
+        problem = theory.Quadratics(split, raised, problem.centre, problem.noise)
+    return problem
+
+
+CASE = {
+    "rule": st.sampled_from(["FedAvg", "FedAuto"]),
+    "steps": st.integers(1, 8),
+    "part": st.floats(0.01, 0.999),
+    "far": st.floats(0, 5),
+    "lam": st.sampled_from([1e-4, 0.1, 10.0]),
+}
+
+
+@THOROUGH
+@given(problem=problems(), **CASE)
+def test_no_instance_breaks_an_inequality_of_a_round(problem, rule, steps, part, far, lam):
+    used = theory.aggregate(problem.split, theory.arrival_sets(problem.split.n_clients), rule, lam)
+    known, point = theory.constants(problem, used), Point(np.full(problem.dimension, far))
+    smoothness = known.smoothness.value
+    gamma, longer = part * theory.step_limit(smoothness, steps), part * improved.improved_limit(smoothness, steps)
+    checks = theory.round_checks(problem, used, known, point, gamma, steps)
+    checks += theory.drift_checks(problem, used, known, point, gamma, steps)
+    checks += theory.bias_checks(problem, used, point.mean)
+    checks += improved.improved_checks(problem, used, known, point, longer, steps)
+    checks += improved.improved_drift_checks(problem, used, known, point, longer, steps)
+    checks += improved.improved_bias_checks(problem, used, point.mean)
+    assert [check for check in checks if check.status == "violated"] == []
+    named = {check.name for check in checks if check.status != "not applicable"}
+    assert {
+        f"round, E = {steps}",
+        f"improved round, E = {steps}",
+        "S4 drift",
+        "I3 drift",
+        "S5 bias",
+        "I4 bias",
+    } <= named
+
+
+@THOROUGH
+@given(problem=problems(lowest=0.0), trace=st.lists(st.integers(0, 15), min_size=1, max_size=8), **CASE)
+def test_no_run_breaks_a_summed_inequality(problem, trace, rule, steps, part, far, lam):
+    sets = theory.arrival_sets(problem.split.n_clients)
+    used = theory.aggregate(problem.split, sets[np.array(trace) % len(sets)], rule, lam)
+    known, start = theory.constants(problem, used), Point(np.full(problem.dimension, far))
+    gamma = part * theory.step_limit(known.smoothness.value, steps)
+    checks = improved.rate_checks(problem, used, known, start, gamma, steps)
+    checks += improved.rate_checks(problem, used, known, start, gamma / 8, steps)
+    for terms_of in (theory.round_terms, improved.improved_terms):
+        terms, _ = theory.trajectory(problem, used, known, start, gamma, steps, terms_of)
+        checks += theory.summed_checks(terms, known, gamma, steps)
+    assert [check for check in checks if check.status == "violated"] == []
+    assert {"I6 convex", "I6 convex, a priori"} <= {c.name for c in checks if c.status != "not applicable"}
+
+
+def test_the_code_of_the_improved_theorem_is_what_the_symbols_say():
+    """a_e, c_e and c_r of the code against the expressions that `symbolic_improved` certifies, in rational numbers."""
+    values = {GAMMA: sp.Rational(3, 40), L: sp.Rational(7, 5)}
+    steps = 6
+    a, c = improved.drift_factors(0.075, 1.4, steps)
+    for e in range(steps):
+        stated = ((1 + GAMMA * L) ** e - 1) / L
+        summed = sum(GAMMA * (sp.sqrt(k) - sp.sqrt(k - 1)) * (1 + GAMMA * L) ** (e - k) for k in range(1, e + 1))
+        np.testing.assert_allclose([a[e], c[e]], [float(sp.sympify(x).subs(values)) for x in (stated, summed)])
+    left = 1 / (2 * (1 - L * GAMMA * LOCAL))
+    assert improved.noise_factor(0.075, 1.4, steps) == float(left.subs(values | {LOCAL: steps}).evalf(17))

@@ -92,7 +92,7 @@ def test_inadmissible_step_size_is_not_applicable_even_where_the_inequality_fail
             (check,) = theory.round_checks(problem, weights, known, Point(np.ones(4)), factor * limit, steps)
             assert check.status == "not applicable"
             (drift, *_) = theory.drift_checks(problem, weights, known, Point(np.ones(4)), factor * limit, steps)
-            assert drift.status == ("not applicable" if steps > 1 else "tight")
+            assert drift.status == ("not applicable" if steps > 1 else "valid")
     (check,) = theory.round_checks(problem, weights, known, Point(np.ones(4)), 4.0, 1)
     assert check.measured > check.bound
 
@@ -220,7 +220,7 @@ def test_status(measured, bound, applicable, status):
 
 
 def test_rounding_is_forgiven_at_the_scale_of_what_was_subtracted_and_no_further():
-    assert Check.of("name", "equation", 1e-16, 0.0, scale=1.0).status == "tight"
+    assert Check.of("name", "equation", 1e-16, 0.0, scale=1.0).status == "valid"
     assert Check.of("name", "equation", 1e-8, 0.0, scale=1.0).status == "violated"
     assert np.isnan(Check.of("name", "equation", 0.0, 0.0).ratio)
     assert Check.of("name", "equation", 1.0, 0.0).ratio == np.inf

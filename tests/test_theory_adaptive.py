@@ -71,3 +71,17 @@ def test_a_tree_that_is_too_large_and_several_dimensions_are_refused():
     known = theory.constants(problem, used)
     with pytest.raises(InputError, match="an instance of 2 dimensions"):
         adaptive.worst_policy(problem, used, known, 1.0, 0.1, 1, "first", [EVERY])
+
+
+@pytest.mark.parametrize(
+    ("theorem", "steps", "allowed", "message"),
+    [
+        ("second", 1, [EVERY], "unknown theorem 'second'"),
+        ("first", 1, [], "allowed aggregations"),
+        ("first", 1, [[7]], r"allowed aggregations \[\[7\]\]"),
+        ("first", 0, [EVERY], "E = 0"),
+    ],
+)
+def test_games_that_cannot_be_played_are_refused(theorem, steps, allowed, message):
+    with pytest.raises(InputError, match=message):
+        game(0, "FedAvg", theorem, steps, allowed)

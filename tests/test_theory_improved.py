@@ -97,12 +97,53 @@ def test_rates_hold_along_runs(rule):
     for steps in (1, 4):
         for part, convex in ((1 / 8, True), (0.9, False)):
             gamma = part * improved.improved_limit(known.smoothness.value, steps)
-            frame = theory.as_frame(improved.rate_checks(problem, used, known, Point(3 * np.ones(4)), gamma, steps))
+            frame = theory.as_frame(improved.convex_checks(problem, used, known, Point(3 * np.ones(4)), gamma, steps))
             assert not (frame["status"] == "violated").any()
-            status = frame[frame["name"] == "I6 convex"]["status"]
-            assert (status != "not applicable").all() == convex and (status == "not applicable").any() != convex
-    with pytest.raises(InputError, match="lowest curvature of F"):
-        improved.rate_checks(quadratics(curvature=(-1.0, -0.5)), used, known, POINTS[0], 0.1, 1)
+            assert (frame["status"] != "not applicable").all() == convex
+            by_recursion = frame[frame["name"] == "I6 convex, by recursion"]["bound"].to_numpy()
+            assert np.all(by_recursion >= frame[frame["name"] == "I6 convex"]["bound"].to_numpy())
+            terms, _ = theory.trajectory(
+                problem, used, known, Point(3 * np.ones(4)), gamma, steps, improved.improved_terms
+            )
+            low = np.linalg.eigvalsh(problem.mix(problem.split.pooled)[0])[0, 0]
+            rates = improved.polyak_checks(terms, known, gamma, steps, low)
+            assert {check.status for check in rates} <= {"tight", "valid"} and len(rates) == 40
+    with pytest.raises(InputError, match="F is not bounded below: its lowest curvature is -"):
+        improved.convex_checks(quadratics(curvature=(-1.0, -0.5)), used, known, POINTS[0], 0.1, 1)
+    with pytest.raises(InputError, match=r"mu = 0. Allowed: 0 < mu <= L"):
+        improved.polyak_checks(terms, known, 0.1, 1, 0)
+
+
+def test_the_convex_rate_holds_where_f_has_a_flat_direction():
+    curved = quadratics(curvature=(0.1, 1.0), noise=0.3)
+    flat = np.zeros((len(curved.split.label), 5, 5))
+    flat[:, :4, :4] = curved.hessian
+    problem = theory.Quadratics(curved.split, flat, np.pad(curved.centre, ((0, 0), (0, 1))), 0.3)
+    assert problem.infimum() == pytest.approx(curved.infimum())
+    used = theory.aggregate(problem.split, SETS[5:40], "FedAvg")
+    known = theory.constants(problem, used)
+    gamma = improved.improved_limit(known.smoothness.value, 3) / 8
+    checks = improved.convex_checks(problem, used, known, Point(3 * np.ones(5)), gamma, 3)
+    assert {check.status for check in checks} == {"valid"}
+
+
+@pytest.mark.parametrize("rule", ["FedAvg", "FedAuto"])
+def test_the_rate_of_a_loss_that_is_polyak_lojasiewicz_and_not_convex(rule):
+    problem = theory.waves(0, theory.skewed_split(0))
+    x = np.linspace(-10, 10, 4001)[:, None]
+    slopes = problem.gradients(np.repeat(problem.split.pooled, len(x), axis=0), x)[:, 0]
+    assert np.all(slopes**2 >= 2 * problem.strength * problem.value(x) - 1e-12)
+    assert np.diff(slopes).min() < 0  # not convex
+    np.testing.assert_allclose(slopes, np.gradient(problem.value(x), x[:, 0]), atol=0.05)
+    used = theory.aggregate(problem.split, SETS[3:60], rule)
+    known = theory.constants(problem, used)
+    for steps in (1, 5):
+        gamma = 0.9 * improved.improved_limit(known.smoothness.value, steps)
+        terms, _ = theory.trajectory(
+            problem, used, known, Point(np.full(1, 8.0)), gamma, steps, improved.improved_terms
+        )
+        checks = improved.polyak_checks(terms, known, gamma, steps, problem.strength)
+        assert {check.status for check in checks} == {"valid"}
 
 
 SIZES = st.floats(-1, 1), st.floats(-3, 3), st.floats(0, 1), st.floats(0, 1)

@@ -81,13 +81,14 @@ def test_no_run_breaks_a_summed_inequality(problem, trace, rule, steps, part, fa
     used = theory.aggregate(problem.split, sets[np.array(trace) % len(sets)], rule, lam)
     known, start = theory.constants(problem, used), Point(np.full(problem.dimension, far))
     gamma = part * theory.step_limit(known.smoothness.value, steps)
-    checks = improved.rate_checks(problem, used, known, start, gamma, steps)
-    checks += improved.rate_checks(problem, used, known, start, gamma / 8, steps)
+    checks = improved.convex_checks(problem, used, known, start, gamma / 8, steps)
     for terms_of in (theory.round_terms, improved.improved_terms):
         terms, _ = theory.trajectory(problem, used, known, start, gamma, steps, terms_of)
         checks += theory.summed_checks(terms, known, gamma, steps)
+    strength = np.linalg.eigvalsh(problem.mix(problem.split.pooled)[0])[0, 0]
+    checks += improved.polyak_checks(terms, known, gamma, steps, strength)
     assert [check for check in checks if check.status == "violated"] == []
-    assert {"I6 convex", "I6 convex, a priori"} <= {c.name for c in checks if c.status != "not applicable"}
+    assert {"I5 PL", "I6 convex", "I6 convex, by recursion"} <= {c.name for c in checks if c.status != "not applicable"}
 
 
 def test_the_code_of_the_improved_theorem_is_what_the_symbols_say():

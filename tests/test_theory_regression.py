@@ -6,6 +6,7 @@ import torch
 
 from fedauto_core import InputError, theory
 from fedauto_core.theory import Point, Split
+from fedauto_core.theory.curvature import curvature_by_differences
 from fedauto_core.theory.improved import improved_terms
 
 SPLIT = Split(np.array([[2, 1, 2], [4, 0, 1], [0, 3, 1]]))
@@ -56,6 +57,8 @@ def test_lora_is_as_smooth_as_claimed_inside_its_ball_and_silent_outside(lora):
         slopes = lora.gradients(np.repeat(SPLIT.pooled, 2, axis=0), points)
         largest = max(largest, np.linalg.norm(slopes[1] - slopes[0]) / np.linalg.norm(points[1] - points[0]))
     assert 0.01 * bound < largest <= bound
+    with pytest.raises(InputError, match=r"a factor of norm [\d.]+ outside the ball of radius 1.5"):
+        lora.value(3 * np.ones((1, lora.dimension)))
     with pytest.raises(InputError, match=r"a factor of norm 4.243 outside the ball of radius 1.5"):
         lora.gradients(SPLIT.pooled, 3 * np.ones(lora.dimension) / np.sqrt(lora.base.features.shape[1]))
 
@@ -70,6 +73,35 @@ def test_both_theorems_hold_along_a_run_of_lora(lora, rule):
         gamma = part * theory.step_limit(known.smoothness.value, steps)
         terms, _ = theory.trajectory(lora, used, known, Point(lora.start(0)), gamma, steps, terms_of)
         assert np.all(terms["measured"] <= terms["bound"]) and terms["value"].iloc[-1] < terms["value"].iloc[0]
+
+
+def test_a_round_that_leaves_the_ball_is_refused():
+    small = theory.LowRankRegression(theory.softmax_regression(0, SPLIT), rank=2, radius=1.0)
+    used = theory.aggregate(SPLIT, theory.arrival_sets(2), "FedAvg")
+    start = small.start(0)
+    size = np.linalg.norm(small.factors(start[None])[0][0], 2)
+    with pytest.raises(InputError, match=r"outside the ball of radius 1\.0"):
+        small.round(Point(start / size * (1 - 1e-12) + 1e-3 * (start == 0)), used.rows, used.beta, 0.5, 2)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: theory.smooth_net(0, SPLIT, probes=0), "6 hidden units, 0 probes"),
+        (lambda: theory.LowRankRegression(theory.softmax_regression(0, SPLIT), rank=0), "rank = 0"),
+        (lambda: theory.LowRankRegression(theory.softmax_regression(0, SPLIT), radius=-1.0), "radius = -1.0"),
+        (lambda: theory.softmax_regression(0, SPLIT).round(Point(np.zeros(195), np.eye(195)), SPLIT.pooled,
+                                                            np.ones((1, 1)), 0.1, 1), "a random model"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_an_instance_is_refused(make, message):
+    with pytest.raises(InputError, match=message):
+        make()
+
+
+def test_curvature_by_differences_is_that_of_the_hessian():
+    hessian = np.diag([1.0, -3.0, 0.5])
+    assert curvature_by_differences(lambda w: hessian @ w, np.ones(3)) == pytest.approx(3, rel=1e-3)
 
 
 @pytest.mark.parametrize("dataset", ["digits", "fashion_mnist"])

@@ -32,13 +32,15 @@ from fedauto_core.theory.instances import (
     random_quadratics,
     skewed_split,
 )
+from fedauto_core.theory.low_rank import LowRankRegression
 from fedauto_core.theory.regression import (
-    LowRankRegression,
     SmoothNet,
     SoftmaxRegression,
+    Waves,
     least_squares,
     smooth_net,
     softmax_regression,
+    waves,
 )
 from fedauto_core.theory.symbolic import STEPS, Certificate, prove
 
@@ -59,6 +61,7 @@ __all__ = [
     "SmoothNet",
     "SoftmaxRegression",
     "Split",
+    "Waves",
     "admissible",
     "aggregate",
     "arrival_sets",
@@ -86,4 +89,5 @@ __all__ = [
     "summed_checks",
     "tally",
     "trajectory",
+    "waves",
 ]

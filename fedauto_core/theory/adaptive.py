@@ -14,13 +14,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedauto_core.errors import require
+from fedauto_core.errors import require, require_known
 from fedauto_core.theory.aggregation import Aggregation
 from fedauto_core.theory.bounds import Check, admissible
 from fedauto_core.theory.constants import Constants
 from fedauto_core.theory.improved import improved_admissible
-from fedauto_core.theory.instances import Quadratics
-from fedauto_core.theory.scalars import error_terms
+from fedauto_core.theory.instances import Quadratics, require_gamma, require_steps
+from fedauto_core.theory.scalars import THEOREMS, error_terms
 
 MOST_NODES = 5_000_000
 
@@ -96,6 +96,15 @@ def worst_policy(
     network sees the noise of the round to come. InputError unless the problem has one dimension and the tree of
     outcomes is small enough.
     """
+    require_known("theorem", theorem, THEOREMS)
+    require_steps(steps)
+    require_gamma(gamma)
+    require(
+        len(allowed) > 0 and all(len(s) > 0 and set(s) <= set(range(len(aggregation))) for s in allowed),
+        f"allowed aggregations {[list(map(int, s)) for s in allowed]}",
+        allowed=f"for at least one round, numbers from 0 to {len(aggregation) - 1}",
+        remedy="number the rows of the aggregation",
+    )
     require(
         problem.dimension == 1,
         f"an instance of {problem.dimension} dimensions",

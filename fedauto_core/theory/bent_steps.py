@@ -1,24 +1,37 @@
 """The single inequalities, each on an instance small enough to write down: as stated, and with one assumption bent.
 
-As stated the instance shows how close to equality the inequality comes, mostly all the way. Bent, it is a
+As stated the instance shows how close to equality the inequality can come, mostly all the way. Bent, it is a
 counter-example: the assumption is needed. One bend is expected to break nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 
 from fedauto_core.methods.base import chi2_divergence
-from fedauto_core.theory.bounds import drift_bound, noise_bound, step_limit
+from fedauto_core.theory.aggregation import Aggregation
+from fedauto_core.theory.bounds import (
+    drift_bound,
+    missing_class_check,
+    noise_bound,
+    round_terms,
+    step_limit,
+    summed,
+    trajectory,
+)
+from fedauto_core.theory.constants import Constant, Constants, delta2, kappa2
 from fedauto_core.theory.curvature import lora_ball_smoothness
-from fedauto_core.theory.improved import CONVEX_LIMIT, improved_drift
+from fedauto_core.theory.improved import CONVEX_LIMIT, improved_drift, improved_terms, polyak_checks
+from fedauto_core.theory.instances import Point, Quadratics, Split
 from fedauto_core.theory.scalars import Worst, worst_of
 
 Sides = tuple[float, float, Mapping[str, object]]  # measured, bound, and the numbers they follow from
-FLAT = 1e-6  # L of a loss that is as good as linear
+NOISE = (-1.0, 1.0)
+FLAT = 1e-6  # curvature of a loss that is as good as linear
 
 
 @dataclass(frozen=True)
@@ -43,129 +56,204 @@ class StepBend:
         return found if found.ratio > 1 else None
 
 
+def _parabolas(curvature: float, noise: float = 0.0) -> tuple[Quadratics, Aggregation, Constants]:
+    """One participant with curvature/2 w^2 and its noise; L = 1 is claimed."""
+    problem = Quadratics(Split(np.array([[1]])), np.full((1, 1, 1), curvature), np.zeros((1, 1)), noise)
+    alone = Aggregation(problem.split.participants, problem.split.alpha, np.ones((1, 1)))
+    known = Constants(
+        Constant("L", 1.0, "certified bound", "claimed"),
+        Constant("sigma^2", problem.sigma2, *problem.source["sigma^2"]),
+        Constant("F_inf", 0.0 if curvature > 0 else float("-inf"), "exact", "at 0, if anywhere"),
+    )
+    return problem, alone, known
+
+
 def _descent(bent: bool) -> Sides:
-    claimed = 0.5 if bent else 1.0
-    return 0.5, claimed / 2, {"F": "x^2/2", "w": 0, "v": 1, "claimed L": claimed}
+    claimed, (problem, *_) = 0.5 if bent else 1.0, _parabolas(1.0)
+    here, there = problem.value(np.array([[0.0], [1.0]]))
+    return float(there - here), claimed / 2, {"F": "x^2/2", "w": 0, "v": 1, "claimed L": claimed}
 
 
 def _variance(bent: bool) -> Sides:
     claimed = 0.25 if bent else 1.0
-    return 1.0, float(noise_bound(claimed, np.ones((1, 1)), 1)[0]), {"noise": "+-1", "claimed sigma^2": claimed}
+    measured = float(np.mean(np.square(NOISE)))
+    return measured, float(noise_bound(claimed, np.ones((1, 1)), 1)[0]), {"noise": NOISE, "claimed sigma^2": claimed}
 
 
 def _independence(bent: bool) -> Sides:
-    beta = np.full((1, 2), 0.5)
-    return 1.0 if bent else 0.5, float(noise_bound(1.0, beta, 1)[0]), {"noise": "+-1", "beta": [0.5, 0.5], "E": 1}
+    pairs = [(x, x) for x in NOISE] if bent else list(product(NOISE, repeat=2))
+    measured = float(np.mean(np.mean(pairs, axis=1) ** 2))
+    numbers = {"outcomes of both": pairs, "beta": [0.5, 0.5], "E": 1}
+    return measured, float(noise_bound(1.0, np.full((1, 2), 0.5), 1)[0]), numbers
 
 
 def _zero_mean(bent: bool) -> Sides:
-    return 1.0 if bent else 0.5, float(noise_bound(1.0, np.ones((1, 1)), 2)[0]), {"noise": "1 always", "E": 2}
+    paths = [(1.0, 1.0)] if bent else list(product(NOISE, repeat=2))
+    measured = float(np.mean(np.mean(paths, axis=1) ** 2))
+    return measured, float(noise_bound(1.0, np.ones((1, 1)), 2)[0]), {"noise in two steps": paths, "E": 2}
 
 
-def _concave(gamma: float, steps: int) -> float:
-    """Drift on F_j = -x^2/2 from w = 1, where the gradient is -1: the largest that L = 1 allows."""
-    return float(np.mean(((1 + gamma) ** np.arange(steps) - 1) ** 2))
+def _drift(gamma: float, steps: int, w: float, noise: float, curvature: float = -1.0) -> float:
+    """Measured drift of one participant; -1: the concave parabola, on which it is the largest that L = 1 allows."""
+    problem, alone, _ = _parabolas(curvature, noise)
+    return float(problem.round(Point(np.full(1, w)), alone.rows, alone.beta, gamma, steps).drift[0])
 
 
 def _first_drift_claim(bent: bool) -> Sides:
     claimed, steps = 0.05 if bent else 1.0, 5
     gamma = step_limit(claimed, steps)
     bound = float(drift_bound(0.0, np.ones(1), gamma, steps)[0])
-    return _concave(gamma, steps), bound, {"F_j": "-x^2/2", "w": 1, "claimed L": claimed, "gamma": gamma, "E": steps}
+    numbers = {"F_j": "-x^2/2", "w": 1, "claimed L": claimed, "gamma": gamma, "E": steps}
+    return _drift(gamma, steps, 1.0, 0.0), bound, numbers
 
 
 def _first_drift_step(bent: bool) -> Sides:
     steps = 5
     gamma = step_limit(1.0, steps) * (20 if bent else 1)
     bound = float(drift_bound(0.0, np.ones(1), gamma, steps)[0])
-    return _concave(gamma, steps), bound, {"F_j": "-x^2/2", "w": 1, "gamma": gamma, "E": steps}
+    return _drift(gamma, steps, 1.0, 0.0), bound, {"F_j": "-x^2/2", "w": 1, "gamma": gamma, "E": steps}
+
+
+def _first_drift_noise(bent: bool) -> Sides:
+    claimed, steps = 0.25 if bent else 1.0, 50
+    gamma = step_limit(1.0, steps)
+    bound = float(drift_bound(claimed, np.zeros(1), gamma, steps)[0])
+    numbers = {"F_j": "-x^2/2", "w": 0, "noise": NOISE, "claimed sigma^2": claimed, "gamma": gamma, "E": steps}
+    return _drift(gamma, steps, 0.0, 1.0), bound, numbers
+
+
+def _first_drift_mean(bent: bool) -> Sides:
+    steps = 16
+    bound = float(drift_bound(1.0, np.zeros(1), 1.0, steps)[0])
+    return _flat(steps, bent), bound, {"slope": 0, "noise": [1.0] if bent else NOISE, "gamma": 1, "E": steps}
 
 
 def _improved_drift_claim(bent: bool) -> Sides:
     claimed, steps, gamma = 0.5 if bent else 1.0, 5, 0.1
     bound = float(improved_drift(0.0, np.ones(1), gamma, claimed, steps)[0])
-    return _concave(gamma, steps), bound, {"F_j": "-x^2/2", "w": 1, "claimed L": claimed, "gamma": gamma, "E": steps}
+    numbers = {"F_j": "-x^2/2", "w": 1, "claimed L": claimed, "gamma": gamma, "E": steps}
+    return _drift(gamma, steps, 1.0, 0.0), bound, numbers
 
 
 def _improved_drift_step(bent: bool) -> Sides:
     steps = 5
-    gamma = 20 * step_limit(1.0, steps) if bent else step_limit(1.0, steps)
+    gamma = step_limit(1.0, steps) * (20 if bent else 1)
     bound = float(improved_drift(0.0, np.ones(1), gamma, 1.0, steps)[0])
-    return _concave(gamma, steps), bound, {"F_j": "-x^2/2", "w": 1, "gamma": gamma, "E": steps}
+    return _drift(gamma, steps, 1.0, 0.0), bound, {"F_j": "-x^2/2", "w": 1, "gamma": gamma, "E": steps}
 
 
-def _flat_drift(bound: Callable[[float, int], float], claimed: float, constant: bool, steps: int) -> Sides:
-    """Drift on a linear loss without slope, gamma = 1: noise +-1 adds up to e, noise that is always 1 to e^2."""
-    e = np.arange(steps)
-    measured = float(np.mean(e**2 if constant else e))
-    noise = "1 always" if constant else "+-1"
-    return measured, bound(claimed, steps), {"noise": noise, "claimed sigma^2": claimed, "E": steps, "gamma": 1}
+def _improved_drift_noise(bent: bool) -> Sides:
+    claimed, steps = 0.25 if bent else 1.0, 3
+    bound = float(improved_drift(claimed, np.zeros(1), 1.0, FLAT, steps)[0])
+    return _flat(steps, False), bound, {"slope": 0, "noise": NOISE, "claimed sigma^2": claimed, "gamma": 1, "E": steps}
 
 
-def _first(sigma2: float, steps: int) -> float:
-    return float(drift_bound(sigma2, np.zeros(1), 1.0, steps)[0])
+def _improved_drift_mean(bent: bool) -> Sides:
+    steps = 3
+    bound = float(improved_drift(1.0, np.zeros(1), 1.0, FLAT, steps)[0])
+    return _flat(steps, bent), bound, {"slope": 0, "noise": [1.0] if bent else NOISE, "gamma": 1, "E": steps}
 
 
-def _improved(sigma2: float, steps: int) -> float:
-    return float(improved_drift(sigma2, np.zeros(1), 1.0, FLAT, steps)[0])
+def _flat(steps: int, always: bool) -> float:
+    """Drift on a loss without slope, gamma = 1, from noise +-1 or from noise that is always 1."""
+    return float(np.mean(np.arange(steps) ** 2.0)) if always else _drift(1.0, steps, 0.0, 1.0, FLAT)
 
 
-def _kappa(bent: bool) -> Sides:
-    """Two classes with gradients 0 and 2, alpha_g = (1/2, 1/2), mixture (1, 0): b = 1 = kappa^2 chi^2."""
-    gradients, target, mixture = np.array([0.0, 2.0]), np.full(2, 0.5), np.array([1.0, 0.0])
-    mean = target @ gradients
-    kappa2 = target @ (gradients - mean) ** 2 * (0.5 if bent else 1.0)
-    b, bound = (mean - mixture @ gradients) ** 2, kappa2 * chi2_divergence(mixture, target)
-    return float(b), float(bound), {"class gradients": [0, 2], "mixture": [1, 0], "claimed kappa^2": float(kappa2)}
+def _bias(shift: float) -> tuple[float, float, float, float, dict[str, object]]:
+    """b, kappa^2, chi^2, delta^2 and the numbers: only one of two owners arrives, and it holds one of two classes.
+
+    Gradients: -shift and +shift of class 0 at its two owners, 2 of class 1.
+    """
+    split, gradients = Split(np.array([[1, 0], [1, 2]])), np.array([-shift, shift, 2.0, 2.0])
+    problem, w = Quadratics(split, np.ones((4, 1, 1)), -gradients[:, None]), np.zeros(1)
+    first = Aggregation(split.participants[:1], split.alpha[:1], np.ones((1, 1)))
+    (pooled,), (own,) = problem.gradients(split.pooled, w), problem.gradients(first.rows, w)
+    numbers = {"counts": split.counts.tolist(), "gradients": gradients.tolist(), "beta": [1, 0]}
+    chi2 = float(chi2_divergence(first.alpha[0], split.target))
+    return (
+        float(np.sum((pooled - own) ** 2)),
+        kappa2(problem, w).value,
+        chi2,
+        float(delta2(problem, first, w)[0]),
+        numbers,
+    )
 
 
-def _shift(factor: float, claimed: float) -> Sides:
-    """One class that looks different at its two owners, gradients 0 and 2, of whom one arrives: b = delta^2 = 1."""
-    return 1.0, factor * claimed, {"gradients": [0, 2], "beta": [1, 0], "claimed delta^2": claimed}
+def _plain_bias(kappa: float, shift: float) -> Sides:
+    b, kappa2_, chi2, _, numbers = _bias(shift)
+    return b, kappa * kappa2_ * chi2, numbers | {"claimed kappa^2": kappa * kappa2_}
 
 
-def _no_shift(bent: bool) -> Sides:
-    """A mixture in proportion (chi^2 = 0), with or without a class that looks different at its two owners."""
-    return 1.0 if bent else 0.0, 0.0, {"gradients": [0, 2 if bent else 0], "beta": [1, 0], "chi^2": 0}
+def _first_bias(kappa: float, delta: float) -> Sides:
+    b, kappa2_, chi2, delta2_, numbers = _bias(1.0)
+    claimed = {"claimed kappa^2": kappa * kappa2_, "claimed delta^2": delta * delta2_}
+    return b, 2 * kappa * kappa2_ * chi2 + 2 * delta * delta2_, numbers | claimed
+
+
+def _improved_bias(kappa: float, delta: float) -> Sides:
+    b, kappa2_, chi2, delta2_, numbers = _bias(1.0)
+    claimed = {"claimed kappa^2": kappa * kappa2_, "claimed delta^2": delta * delta2_}
+    return b, float(np.sqrt(kappa * kappa2_ * chi2) + np.sqrt(delta * delta2_)) ** 2, numbers | claimed
 
 
 def _missing(bent: bool) -> Sides:
     mixture, target = np.array([0.0, 0.75 if bent else 1.0]), np.array([0.25, 0.75])
-    return 1 / 3, float(chi2_divergence(mixture, target)), {"mixture": mixture.tolist(), "alpha_g": [0.25, 0.75]}
+    check = missing_class_check(mixture, target)
+    return check.measured, check.bound, {"mixture": mixture.tolist(), "alpha_g": target.tolist()}
 
 
-def _infimum(bent: bool) -> Sides:
-    claimed = 0.05 if bent else 0.0
-    return 1.0, 2 * (0.5 - claimed), {"F": "x^2/2", "w": 1, "gamma": 1, "T": 1, "claimed F_inf": claimed}
+def _infimum(terms_of: Callable[..., dict[str, np.ndarray]], bent: bool) -> Sides:
+    problem, alone, known = _parabolas(1.0)
+    known = replace(known, infimum=Constant("F_inf", 0.05 if bent else 0.0, "exact", "claimed"))
+    terms, _ = trajectory(problem, alone, known, Point(np.ones(1)), 1.0, 1, terms_of)
+    (row,) = summed(terms, known, 1.0, 1).to_dict("records")
+    return (
+        row["measured"],
+        row["bound"],
+        {"F": "x^2/2", "w": 1, "gamma": 1, "T": 1, "claimed F_inf": known.infimum.value},
+    )
 
 
-def _strength(bent: bool) -> Sides:
-    claimed, gamma = 2.0 if bent else 1.0, 0.5
-    bound = (1 - gamma * claimed) / 2
-    return (1 - gamma) ** 2 / 2, bound, {"F": "x^2/2", "w": 1, "gamma": gamma, "claimed mu": claimed}
+def _polyak_round(curvature: float, gamma: float, mu: float) -> Sides:
+    problem, alone, known = _parabolas(curvature)
+    terms, _ = trajectory(problem, alone, known, Point(np.ones(1)), gamma, 1, improved_terms)
+    (check,) = polyak_checks(terms, known, gamma, 1, mu)
+    numbers = {"F": f"{curvature} x^2/2", "w": 1, "L": 1, "gamma": gamma, "E": 1, "claimed mu": mu}
+    return check.measured, check.bound, numbers
 
 
-def _wave(bent: bool, gamma: float) -> tuple[float, float, float, dict[str, object]]:
-    """A step on 1 - cos x, which is convex and PL near its minimum only: distances before and after, gap, numbers."""
-    w = np.pi - 0.01 if bent else 0.5
-    return w, w - gamma * np.sin(w), 1 - np.cos(w), {"F": "1 - cos x", "w": float(w), "gamma": gamma}
+def _wave_step(w: float, gamma: float) -> tuple[float, float, float, dict[str, object]]:
+    """w, the model after a step and F at both, on F = 1 - cos x, which is convex and PL near 0 only."""
+    after = w - gamma * np.sin(w)
+    return after, 1 - np.cos(w), 1 - np.cos(after), {"F": "1 - cos x", "w": w, "gamma": gamma}
 
 
 def _polyak(bent: bool) -> Sides:
-    gamma, mu = 1.0, (1 + np.cos(0.5)) / 2  # |F'|^2 = (1 + cos x) (F - 0) >= 2 mu F for |x| <= 1/2
-    _, after, gap, numbers = _wave(bent, gamma)
-    return float(1 - np.cos(after)), float((1 - gamma * mu) * gap), numbers | {"claimed mu": float(mu)}
+    gamma, mu = (
+        1.0,
+        (1 + np.cos(0.5)) / 2,
+    )  # |F'|^2 = (1 + cos x) (F - 0) >= 2 mu F for |x| <= 1/2, where the step stays
+    _, gap, left, numbers = _wave_step(np.pi - 0.01 if bent else 0.5, gamma)
+    return float(left), float((1 - gamma * mu) * gap), numbers | {"claimed mu": float(mu)}
 
 
 def _convexity(bent: bool) -> Sides:
+    """As stated: Huber's loss, |x| - 1/2 far out, from 100."""
     gamma = 1 / CONVEX_LIMIT
-    before, after, gap, numbers = _wave(bent, gamma)
-    return float(gamma * gap), float(before**2 - after**2), numbers
+    if bent:
+        w = np.pi - 0.01
+        after, gap, _, numbers = _wave_step(w, gamma)
+    else:
+        w, after, gap, numbers = 100.0, 100.0 - gamma, 99.5, {"F": "Huber", "w": 100, "gamma": gamma}
+    return float(gamma * gap), float(w**2 - after**2), numbers
 
 
 def _convex_step(bent: bool) -> Sides:
-    gamma = 16 / CONVEX_LIMIT if bent else 1 / CONVEX_LIMIT
-    return gamma / 2, 1 - (1 - gamma) ** 2, {"F": "x^2/2", "w": 1, "gamma": gamma}
+    gamma = (16 if bent else 1) / CONVEX_LIMIT
+    problem, alone, _ = _parabolas(1.0)
+    outcome = problem.round(Point(np.ones(1)), alone.rows, alone.beta, gamma, 1)
+    bound = 1 - float(outcome.after[0].mean[0] ** 2)
+    return gamma * outcome.value, bound, {"F": "x^2/2", "w": 1, "gamma": gamma}
 
 
 def _ball(bent: bool) -> Sides:
@@ -175,35 +263,42 @@ def _ball(bent: bool) -> Sides:
     return curvature, bound, {"F": "(a b)^2 / 2", "a": 1, "b": 1, "claimed radius": radius}
 
 
+def _claim(sides: Callable[[float, float], Sides], kappa: float, delta: float) -> Callable[[bool], Sides]:
+    """kappa^2 and delta^2 claimed at these fractions of their values."""
+    return lambda bent: sides(kappa, delta) if bent else sides(1.0, 1.0)
+
+
+QUARTER = "claimed at a quarter of its value"
 STEP_BENDS = (
     StepBend("S1 descent", "A1 smoothness", "L claimed at half its value", _descent),
-    StepBend("S3 noise", "A3 variance", "sigma^2 claimed at a quarter of its value", _variance),
+    StepBend("S3 noise", "A3 variance", f"sigma^2 {QUARTER}", _variance),
     StepBend("S3 noise", "A3 independence", "two participants share their noise", _independence),
     StepBend("S3 noise", "A3 zero mean", "noise that is always sigma", _zero_mean),
     StepBend("S4 drift", "A1 smoothness", "L claimed at a twentieth of its value", _first_drift_claim),
     StepBend("S4 drift", "step size", "twenty times the limit", _first_drift_step),
-    StepBend("S4 drift", "A3 variance", "sigma^2 claimed at an eighth of its value",
-             lambda bent: _flat_drift(_first, 1 / 8 if bent else 1.0, False, 2)),
-    StepBend("S4 drift", "A3 zero mean", "noise that is always sigma",
-             lambda bent: _flat_drift(_first, 1.0, bent, 16)),
+    StepBend("S4 drift", "A3 variance", f"sigma^2 {QUARTER}", _first_drift_noise),
+    StepBend("S4 drift", "A3 zero mean", "noise that is always sigma", _first_drift_mean),
     StepBend("I3 drift", "A1 smoothness", "L claimed at half its value", _improved_drift_claim),
     StepBend("I3 drift", "step size", "twenty times the first limit", _improved_drift_step, needed=False),
-    StepBend("I3 drift", "A3 variance", "sigma^2 claimed at a quarter of its value",
-             lambda bent: _flat_drift(_improved, 1 / 4 if bent else 1.0, False, 3)),
-    StepBend("I3 drift", "A3 zero mean", "noise that is always sigma",
-             lambda bent: _flat_drift(_improved, 1.0, bent, 3)),
-    StepBend("S5 bias, no feature shift", "kappa^2", "claimed at half its value", _kappa),
-    StepBend("S5 bias, no feature shift", "delta = 0", "a class looks different at its two owners", _no_shift),
-    StepBend("S5 bias", "delta^2", "claimed at a quarter of its value",
-             lambda bent: _shift(2.0, 1 / 4 if bent else 1.0)),
-    StepBend("I4 bias", "kappa^2", "claimed at half its value", _kappa),
-    StepBend("I4 bias", "delta^2", "claimed at a quarter of its value",
-             lambda bent: _shift(1.0, 1 / 4 if bent else 1.0)),
+    StepBend("I3 drift", "A3 variance", f"sigma^2 {QUARTER}", _improved_drift_noise),
+    StepBend("I3 drift", "A3 zero mean", "noise that is always sigma", _improved_drift_mean),
+    StepBend("S5 bias, no feature shift", "kappa^2", "claimed at half its value",
+             lambda bent: _plain_bias(0.5 if bent else 1.0, 0.0)),
+    StepBend("S5 bias, no feature shift", "delta = 0", "a class looks different at its two owners",
+             lambda bent: _plain_bias(1.0, 1.0 if bent else 0.0)),
+    StepBend("S5 bias", "kappa^2", QUARTER, _claim(_first_bias, 0.25, 1.0)),
+    StepBend("S5 bias", "delta^2", QUARTER, _claim(_first_bias, 1.0, 0.25)),
+    StepBend("I4 bias", "kappa^2", QUARTER, _claim(_improved_bias, 0.25, 1.0)),
+    StepBend("I4 bias", "delta^2", QUARTER, _claim(_improved_bias, 1.0, 0.25)),
     StepBend("missing class", "mixture sums to one", "it sums to three quarters", _missing),
-    StepBend("S6 summed", "A2 lower bound", "F_inf claimed too high", _infimum),
-    StepBend("I5 PL", "mu", "claimed at twice its value", _strength),
+    StepBend("S6 summed", "A2 lower bound", "F_inf claimed too high", lambda bent: _infimum(round_terms, bent)),
+    StepBend("S6 summed, improved", "A2 lower bound", "F_inf claimed too high",
+             lambda bent: _infimum(improved_terms, bent)),
+    StepBend("I5 PL", "mu", "claimed at twice its value", lambda bent: _polyak_round(0.5, 0.01, 1.0 if bent else 0.5)),
+    StepBend("I5 PL", "step size", "two and a half times the limit",
+             lambda bent: _polyak_round(1.0, 2.5 if bent else 0.01, 1.0)),
     StepBend("I5 PL", "Polyak-Lojasiewicz", "from the top of a wave", _polyak),
-    StepBend("I6 convex", "convexity", "from the top of a wave", _convexity),
-    StepBend("I6 convex", "step size", "sixteen times the limit", _convex_step),
+    *(StepBend(name, *bend) for name in ("I6 convex", "I6 convex, by recursion") for bend in (
+        ("convexity", "from the top of a wave", _convexity), ("step size", "sixteen times the limit", _convex_step))),
     StepBend("LoRA smoothness", "bounded factors", "radius claimed at half its value", _ball),
 )  # fmt: skip

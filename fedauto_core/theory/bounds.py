@@ -47,7 +47,7 @@ class Check:
         elif not measured <= bound + ROUNDING * max(size, scale):
             status = "violated"
         else:
-            status = "tight" if bound - measured <= TIGHT * size else "valid"
+            status = "tight" if size > 0 and bound - measured <= TIGHT * size else "valid"
         return cls(name, equation, measured, bound, status)
 
     @property

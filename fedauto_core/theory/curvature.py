@@ -53,7 +53,27 @@ def largest_curvature(loss: Callable[[Tensor], Tensor], w: Tensor, tolerance: fl
         (result,) = torch.autograd.grad(slope @ direction, point, retain_graph=True)
         return result.cpu().numpy().astype(np.float64)
 
-    operator = LinearOperator((len(point), len(point)), matvec=product, dtype=np.float64)
-    start = np.random.default_rng(0).standard_normal(len(point))  # the library's own start is random in another way
+    return _lanczos(product, len(point), tolerance)
+
+
+def curvature_by_differences(
+    gradient: Callable[[np.ndarray], np.ndarray], w: np.ndarray, size: float = 1e-5, tolerance: float = 1e-3
+) -> float:
+    """Largest |eigenvalue| of the Hessian at w [P], by Lanczos iterations on differences of gradients over +-size.
+
+    An estimate, to about the relative tolerance; P >= 2.
+    """
+
+    def product(vector: np.ndarray) -> np.ndarray:
+        length = float(np.linalg.norm(vector))
+        move = size * vector.ravel() / length
+        return length * (gradient(w + move) - gradient(w - move)) / (2 * size)
+
+    return _lanczos(product, len(w), tolerance)
+
+
+def _lanczos(product: Callable[[np.ndarray], np.ndarray], size: int, tolerance: float) -> float:
+    operator = LinearOperator((size, size), matvec=product, dtype=np.float64)
+    start = np.random.default_rng(0).standard_normal(size)  # the library's own start is random in another way
     found = eigsh(operator, k=1, which="LM", tol=tolerance, v0=start, return_eigenvectors=False)
     return float(np.abs(found[0]))

@@ -21,8 +21,8 @@ sigma + e ||grad F_j(w)|| + L sum_{k<e} s_k). Its largest solution, by induction
 a_e ||grad F_j(w)|| + c_e sigma: no crude bound on the feedback, no factor for separating noise and gradient, and no
 limit on gamma.
 Then S6 as before. Where w is random, take the expectation: E sqrt(b_r D_r) <= sqrt(E b_r E D_r) (Cauchy-Schwarz), so
-all of the above stands with E b_r and E D_r; for weights that do not depend on earlier noise (a fixed trace, as in
-all runs here) E D_r is at most D_r with E ||grad F_j(w)||^2 in it.
+all of the above stands with E b_r and E D_r; for weights that do not depend on earlier noise (a fixed trace; for others
+see `theory.adaptive`) E D_r is at most D_r with E ||grad F_j(w)||^2 in it.
 **Never larger** than the first theorem's terms for gamma <= 1/(2 L E): I1 and c_r <= 1 (I2) as above, and for the drift
 (a g + c sigma)^2 <= 2 a^2 g^2 + 2 c^2 sigma^2 with y = gamma L, y E <= 1/2. Gradient: a_e <= gamma e (e^{1/2} - 1) /
 (1/2) <= 1.298 gamma e, so 2 mean a_e^2 <= 0.562 gamma^2 (E-1)(2E-1) < 4/3 of it. Noise: summing by parts, c_e = gamma
@@ -36,7 +36,7 @@ y sum_{k<e} sqrt(k) (1+y)^{e-1-k}) <= gamma sqrt(e) (1 + 0.5496 e/E), so 2 mean 
 - F_inf - ||grad F - H|| R and |G|^2 <= 4 |grad F|^2 + 4 |grad F - H|^2 + 2 |G - H|^2 <= 8 L (F - F_inf) + ... leave
 gamma E (F(w) - F_inf) <= R_{r-1}^2 - E R_r^2 + 2 gamma E R_{r-1} d_r + 4 gamma^2 E^2 d_r^2
                           + 2 gamma^2 E sigma^2 sum_j beta_j^2,
-d_r = sqrt(b_r) + L sqrt(D_r). R_{r-1} stands on the right. It can be measured along the run, or bounded beforehand:
+d_r = sqrt(b_r) + L sqrt(D_r). R_{r-1} stands on the right. It can be measured on the way, or follow from R_0 and d_r:
 without its left side the inequality gives E R_r^2 <= (R_{r-1} + 2 gamma E d_r)^2 + 2 gamma^2 E sigma^2 sum_j beta_j^2.
 Where R stays bounded, this is a rate of 1/T down to a floor; along a flat direction of F the bias may push for ever.
 """
@@ -44,6 +44,7 @@ Where R stays bounded, this is a rate of 1/T down to a floor; along a flat direc
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 
 from fedauto_core.errors import require
 from fedauto_core.methods.base import chi2_divergence
@@ -157,39 +158,46 @@ def improvement(outcome: Round, aggregation: Aggregation, known: Constants, gamm
     return np.divide(old, new, out=np.full(len(old), np.nan), where=new > 0)
 
 
-def rate_checks(
+def polyak_checks(terms: pd.DataFrame, known: Constants, gamma: float, steps: int, strength: float) -> list[Check]:
+    """I5 at every horizon T of a run; terms from `trajectory` with `improved_terms`; strength: mu, 0 < mu <= L."""
+    require(
+        bool(0 < strength <= known.smoothness.value * (1 + 1e-9)),
+        f"mu = {strength}",
+        allowed=f"0 < mu <= L = {known.smoothness.value:.4g}",
+        remedy="use a constant with ||grad F||^2 >= 2 mu (F - F_inf)",
+    )
+    covered = improved_admissible(gamma, known.smoothness.value, steps)
+    gap0, contraction, floor, checks = (
+        terms["value"].iloc[0] - known.infimum.value,
+        1 - gamma * steps * strength,
+        0.0,
+        [],
+    )
+    for row in terms.itertuples():
+        floor = contraction * floor + row.error + row.noise
+        rate, gap = contraction**row.round * gap0 + floor, row.value_after - known.infimum.value
+        equation = "E F(w_T) - F_inf <= (1 - g E mu)^T gap_0 + floor"
+        checks.append(Check.of("I5 PL", equation, gap, rate, covered, scale=abs(row.value)))
+    return checks
+
+
+def convex_checks(
     problem: Quadratics, aggregation: Aggregation, known: Constants, start: Point, gamma: float, steps: int
 ) -> list[Check]:
-    """I5 and I6 at every horizon T of a run, round r with aggregation r, on quadratics with strongly convex F.
+    """I6 at every horizon T of a run, round r with aggregation r, on quadratics with convex F.
 
-    mu is the lowest eigenvalue of F's Hessian, which makes F both Polyak-Lojasiewicz (I5) and convex (I6). I6 comes
-    twice: with the distance R to the minimiser as measured, and with its bound from the start alone ("a priori").
+    Twice: with the distance R to a minimiser of F as measured on the way, and with its bound from R_0 and the
+    errors d_r ("by recursion"). InputError unless F is convex with a minimum.
     """
-    (hessian,), (linear,), _ = problem.mix(problem.split.pooled)
-    strength, best = float(np.linalg.eigvalsh(hessian)[0]), np.linalg.solve(hessian, linear)
-    require(
-        strength > 0,
-        f"lowest curvature of F is {strength}",
-        allowed="numbers > 0",
-        remedy="raise the lowest curvature of the instance",
-    )
-    smoothness, infimum, sigma2 = known.smoothness.value, known.infimum.value, known.sigma2.value
-    covered = improved_admissible(gamma, smoothness, steps)
-    convex = covered and gamma * CONVEX_LIMIT * smoothness * steps <= 1 + 1e-12
-    point, floor, gaps, errors, far_errors, checks = start, 0.0, 0.0, 0.0, 0.0, []
+    smoothness, sigma2 = known.smoothness.value, known.sigma2.value
+    best, infimum = problem.minimiser(), known.infimum.value
+    convex = improved_admissible(gamma, smoothness, steps) and gamma * CONVEX_LIMIT * smoothness * steps <= 1 + 1e-12
+    point, gaps, errors, far_errors, checks = start, 0.0, 0.0, 0.0, []
     start2 = far2 = _squared_distance(start, best)
-    gap0 = problem.round(start, aggregation.rows, aggregation.beta[:1], gamma, steps).value - infimum
     for index in range(len(aggregation)):
         now = aggregation.pick(index)
         outcome = problem.round(point, now.rows, now.beta, gamma, steps)
-        terms = improved_terms(outcome, now, known, gamma, steps)
-        after = float(outcome.value_after[0]) - infimum
-        error = float(terms["error"][0] + terms["noise"][0])
-        contraction = 1 - gamma * steps * strength
-        floor = contraction * floor + error
-        rate = contraction ** (index + 1) * gap0 + floor
-        checks.append(Check.of("I5 PL", "E F(w_T) - F_inf <= (1 - g E mu)^T gap_0 + floor", after, rate, covered))
-        d2 = 2 * float(terms["error"][0]) / (gamma * steps)
+        d2 = 2 * float(improved_terms(outcome, now, known, gamma, steps)["error"][0]) / (gamma * steps)
         spread = 2 * gamma * sigma2 * float(np.sum(now.beta**2))
         alone = 4 * gamma * steps * d2 + spread
         gaps += outcome.value - infimum
@@ -198,7 +206,7 @@ def rate_checks(
         far2 = (np.sqrt(far2) + 2 * gamma * steps * np.sqrt(d2)) ** 2 + gamma * steps * spread
         rounds = index + 1
         equation = "mean_r F(w_r) - F_inf <= R_0^2/(g E T) + mean_r (2 R d + 4 g E d^2 + 2 g s^2 sum beta^2)"
-        for name, total in (("I6 convex", errors), ("I6 convex, a priori", far_errors)):
+        for name, total in (("I6 convex", errors), ("I6 convex, by recursion", far_errors)):
             bound = start2 / (gamma * steps * rounds) + total / rounds
             checks.append(Check.of(name, equation, gaps / rounds, bound, convex))
         (point,) = outcome.after

@@ -189,16 +189,23 @@ class Quadratics:
         """Smallest L [J] for which each row's loss is L-smooth: the largest |eigenvalue| of its Hessian."""
         return np.max(np.abs(np.linalg.eigvalsh(self.mix(rows)[0])), axis=1)
 
-    def infimum(self) -> float:
-        """min F; InputError where F is unbounded below."""
-        (hessian,), (linear,), (constant,) = self.mix(self.split.pooled)
+    def minimiser(self) -> np.ndarray:
+        """The shortest w [d] that minimises F; InputError where F is unbounded below."""
+        (hessian,), (linear,), _ = self.mix(self.split.pooled)
+        low, high = np.linalg.eigvalsh(hessian)[[0, -1]]
+        best = np.linalg.lstsq(hessian, linear, rcond=1e-12)[0]
         require(
-            np.linalg.eigvalsh(hessian)[0] > 0,
-            "F is not bounded below by a unique minimum",
-            allowed="sample Hessians whose mean is positive definite",
+            low >= -1e-12 * abs(high) and bool(np.allclose(hessian @ best, linear, rtol=1e-9, atol=1e-9)),
+            f"F is not bounded below: its lowest curvature is {low:.4g}",
+            allowed="sample Hessians whose mean is positive semidefinite, without a slope where it is flat",
             remedy="raise the lowest curvature",
         )
-        return float(constant - 0.5 * linear @ np.linalg.solve(hessian, linear))
+        return best
+
+    def infimum(self) -> float:
+        """min F; InputError where F is unbounded below."""
+        _, (linear,), (constant,) = self.mix(self.split.pooled)
+        return float(constant - 0.5 * linear @ self.minimiser())
 
     def value(self, points: np.ndarray) -> np.ndarray:
         """F at points [K, d], shape [K]."""

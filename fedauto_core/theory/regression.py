@@ -1,4 +1,4 @@
-"""Instances made of real images: least squares, softmax regression, LoRA on it, and a small smooth network.
+"""Instances with full-batch gradients, and those made of real images: regressions and a small smooth network.
 
 Rows of sample weights [J, n] as in `theory.instances`; float64 throughout. But for least squares the gradients are
 full-batch (sigma = 0); `theory.enumeration` adds minibatch noise to softmax regression.
@@ -19,8 +19,9 @@ from torch.nn import functional
 from fedauto_core.data import load_dataset
 from fedauto_core.errors import require, require_known
 from fedauto_core.seeding import stream
-from fedauto_core.theory.curvature import largest_curvature, lora_ball_smoothness
+from fedauto_core.theory.curvature import largest_curvature
 from fedauto_core.theory.instances import (
+    CLASS_LOSSES,
     NETWORK,
     SAMPLES,
     Point,
@@ -61,9 +62,15 @@ class FullBatch:
         return 0.0
 
     def round(self, point: Point, rows: np.ndarray, beta: np.ndarray, gamma: float, steps: int) -> Round:
-        """One round with full-batch gradients for beta [S, J], participants rows [J, n], from point."""
+        """One round with full-batch gradients for beta [S, J], participants rows [J, n], from point, which is known."""
         require_gamma(gamma)
         require_steps(steps)
+        require(
+            point.cov is None,
+            "a random model for a loss whose expectations have no closed form",
+            allowed="a point without covariance",
+            remedy="pass Point(mean)",
+        )
         w = point.mean
         gradients, (pooled,) = self.gradients(rows, w), self.gradients(self.split.pooled, w)
         local, drift = np.tile(w, (len(rows), 1)), 0.0
@@ -148,83 +155,43 @@ class SoftmaxRegression(FullBatch):
 
 
 @dataclass(frozen=True, eq=False)
-class LowRankRegression(FullBatch):
-    """LoRA on softmax regression: W = scale * A B, A [d, rank], B [rank, C], trained on ||A||, ||B|| <= radius.
+class Waves(FullBatch):
+    """w^2 + 3 sin^2 w + tilt_i w in one dimension, tilt [n] of mean zero: F is not convex, yet Polyak-Lojasiewicz.
 
-    Weights are flat, w = (A, B). The loss is smooth on that ball only (`theory.curvature`), so a gradient asked for
-    outside of it is an InputError: nothing can be claimed there.
+    ||F'||^2 >= 2 mu (F - 0) with mu = 1/32 (Karimi, Nutini and Schmidt 2016, section 2.2).
     """
 
-    base: SoftmaxRegression
-    rank: int = 4
-    scale: float = 2.0
-    radius: float = 2.0
+    split: Split
+    tilt: np.ndarray
 
+    dimension = 1
+    strength = 1 / 32
     source: ClassVar[Source] = {
-        "L": ("certified bound", "2 s^2 L rho^2 + s (|grad l(0)| + L s sqrt(r) rho^2) on the ball of radius rho"),
+        "L": ("exact", "|2 + 6 cos 2w| is at most 8"),
         "sigma^2": NO_NOISE,
-        "F_inf": NOTHING_BELOW_ZERO,
+        "F_inf": ("exact", "F(0) = 0, and no term of F is negative"),
     }
 
-    @property
-    def split(self) -> Split:
-        return self.base.split
-
-    @property
-    def dimension(self) -> int:
-        """Length P of w."""
-        return self.rank * (self.base.features.shape[1] + self.base.n_classes)
-
-    def start(self, seed: int) -> np.ndarray:
-        """LoRA's usual start: A normal with deviation 1/10, B = 0."""
-        flat = np.zeros(self.dimension)
-        size = self.rank * self.base.features.shape[1]
-        flat[:size] = 0.1 * stream(seed, "theory", NETWORK).standard_normal(size)
-        return flat
-
-    def factors(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """A [K, d, rank] and B [K, rank, C] of points [K, P]."""
-        size = self.rank * self.base.features.shape[1]
-        a, b = points[:, :size], points[:, size:]
-        return a.reshape(len(points), -1, self.rank), b.reshape(len(points), self.rank, -1)
-
-    def _products(self, points: np.ndarray) -> np.ndarray:
-        a, b = self.factors(points)
-        return self.scale * (a @ b).reshape(len(points), -1)
-
     def smoothness(self, rows: np.ndarray) -> np.ndarray:
-        """Upper bound on L [J] on the ball."""
-        slopes = self.base.gradients(rows, np.zeros(self.base.dimension)).reshape(len(rows), -1, self.base.n_classes)
-        at_start = np.linalg.norm(slopes, ord=2, axis=(1, 2))
-        pairs = zip(self.base.smoothness(rows), at_start, strict=True)
-        return np.array([lora_ball_smoothness(self.scale, L, g, self.rank, self.radius) for L, g in pairs])
+        """L [J], the same for all."""
+        return np.full(len(rows), 8.0)
 
     def value(self, points: np.ndarray) -> np.ndarray:
-        """F at points [K, P], shape [K]."""
-        return self.base.value(self._products(points))
+        """F at points [K, 1], shape [K]."""
+        return (points**2 + 3 * np.sin(points) ** 2)[:, 0]
 
     def gradients(self, rows: np.ndarray, w: np.ndarray) -> np.ndarray:
-        """Gradients [J, P] of the rows' losses at w [P], or at one point per row, w [J, P]."""
-        points = np.broadcast_to(w, (len(rows), self.dimension))
-        a, b = self.factors(points)
-        farthest = max(float(np.linalg.norm(factor, ord=2, axis=(1, 2)).max()) for factor in (a, b))
-        require(
-            farthest <= self.radius,
-            f"a factor of norm {farthest:.4g} outside the ball of radius {self.radius}",
-            allowed=f"spectral norms up to {self.radius}",
-            remedy="raise the radius or lower the step size",
-        )
-        slope = self.base.gradients(rows, self._products(points)).reshape(len(rows), -1, self.base.n_classes)
-        down, up = slope @ np.swapaxes(b, 1, 2), np.swapaxes(a, 1, 2) @ slope
-        return self.scale * np.hstack([down.reshape(len(rows), -1), up.reshape(len(rows), -1)])
+        """Gradients [J, 1] of the rows' losses at w [1], or at one point per row, w [J, 1]."""
+        points = np.broadcast_to(w, (len(rows), 1))
+        return 2 * points + 3 * np.sin(2 * points) + (rows @ self.tilt)[:, None]
 
 
 @dataclass(frozen=True, eq=False)
 class SmoothNet(FullBatch):
     """Cross-entropy of softmax(tanh(x A) B), A [d, hidden], B [hidden, C], features x [n, d]. Weights flat, w = (A, B).
 
-    Nobody can certify its L on the whole space: `smoothness` is the largest curvature met at the points `probes`
-    [K, P], an estimate from below.
+    It is smooth on bounded sets only, with a constant that nobody can compute: `smoothness` is the largest curvature
+    met at the points `probes` [K, P], an estimate from below.
     """
 
     split: Split
@@ -327,8 +294,23 @@ def least_squares(
 
 
 def smooth_net(seed: int, split: Split, hidden: int = 6, probes: int = 4, dataset: str = "digits") -> SmoothNet:
-    """A network with one layer of tanh; probes: normal starts of deviation 0.3, of which the first is a good start."""
+    """A network with one layer of tanh; probes: normal points of deviation 0.3, of which the first can serve as start.
+
+    InputError unless hidden and probes are at least 1.
+    """
+    require(
+        min(hidden, probes) >= 1,
+        f"{hidden} hidden units, {probes} probes",
+        allowed="at least one of each",
+        remedy="raise the smaller of the two",
+    )
     features = image_features(seed, split, dataset)
     size = hidden * (features.shape[1] + split.counts.shape[1])
     points = 0.3 * stream(seed, "theory", NETWORK).standard_normal((probes, size))
     return SmoothNet(split, features, hidden, points)
+
+
+def waves(seed: int, split: Split) -> Waves:
+    """Waves whose tilt is normal for each class, less the mean over all samples."""
+    tilt = stream(seed, "theory", CLASS_LOSSES).standard_normal(split.counts.shape[1])[split.label]
+    return Waves(split, tilt - tilt.mean())

@@ -91,6 +91,7 @@ def error_terms(
     steps: int,
 ) -> np.ndarray:
     """Bias, drift and noise terms of the per-round inequality from b_r [...], ||grad F_j||^2 and beta [..., J]."""
+    require_known("theorem", theorem, THEOREMS)
     if theorem == "first":
         numbers = coefficients(steps)
         drift = np.sum(beta * drift_bound(sigma2[..., None], gradient2, gamma, steps, numbers), axis=-1)
@@ -202,8 +203,10 @@ def _complete(instance: dict[str, object], theorem: str, steps: int, world: Worl
 
 
 def worst_of(measured: float, bound: float, instance: Mapping[str, object], tried: int) -> Worst:
-    """A `Worst` whose ratio is 1 or less unless the violation is beyond rounding."""
-    if measured - bound <= 1e-7 * (abs(measured) + abs(bound)):
+    """A `Worst` whose ratio is 1 or less unless the violation is beyond rounding; nan for 0 <= 0."""
+    if measured == bound == 0:
+        reached = float("nan")
+    elif measured - bound <= 1e-7 * (abs(measured) + abs(bound)):
         reached = min(measured / bound, 1.0) if bound > 0 else 1.0
     else:
         reached = measured / bound if bound > 0 else float("inf")

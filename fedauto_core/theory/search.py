@@ -73,4 +73,4 @@ def _sides(
     outcome = problem.round(Point(np.zeros(1)), used.rows, used.beta, gamma, steps)
     terms = (round_terms if theorem == "first" else improved_terms)(outcome, used, known, gamma, steps)
     numbers = {"curvature": curvature.tolist(), "centre": centre.tolist(), "counts": counts.tolist()}
-    return terms["measured"], terms["bound"], numbers | {"noise": noise, "gamma": gamma}
+    return terms["measured"], terms["bound"], numbers | {"noise": noise, "L": smoothness, "gamma": gamma}

@@ -128,8 +128,8 @@ def convex() -> Certificate:
 
 
 def convex_distance() -> Certificate:
-    """I6, a priori. Without the gap: R_r^2 <= R^2 + 2 gamma E R d + 4 gamma^2 E^2 d^2 + 2 gamma^2 E N, which is at most
-    (R + 2 gamma E d)^2 + 2 gamma^2 E N; the slack is 2 gamma E R d >= 0."""
+    """I6, by recursion. Without the gap, R_r^2 <= R^2 + 2 gamma E R d + 4 gamma^2 E^2 d^2 + 2 gamma^2 E N. That is at
+    most (R + 2 gamma E d)^2 + 2 gamma^2 E N; the slack is 2 gamma E R d >= 0."""
     radius, d, noise = sp.symbols("R d N", nonnegative=True)
     step = GAMMA * LOCAL
     kept = radius**2 + 2 * step * radius * d + 4 * step**2 * d**2 + 2 * GAMMA**2 * LOCAL * noise

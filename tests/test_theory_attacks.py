@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedauto_core import InputError, theory
-from fedauto_core.theory import bent_steps, certificates, falsification, mutation, scalars, search
+from fedauto_core.theory import bent_steps, certificates, falsification, improved, mutation, scalars, search
 
 TWO = ([[0.5, 0.5]], [0.5, 0.5])
 FEW = {"tries": 4000, "generations": 4}
@@ -129,6 +129,28 @@ def test_every_mutant_is_caught_and_leaves_no_trace(mutant):
     assert all(check() for check in mutation.CHECKS.values())
 
 
+def outputs_of_a_round(name):
+    """All that the checks of an inequality of one round say, over steps within and beyond the limits."""
+    split = theory.Split(np.array([[2, 2, 2], [3, 0, 1], [0, 4, 0]]))
+    problem = theory.random_quadratics(0, split, dimension=2, noise=0.4)
+    used = theory.aggregate(split, theory.arrival_sets(2), "FedAvg")
+    known = theory.constants(problem, used)
+    check = improved.improved_checks if name.startswith("improved") else theory.round_checks
+    steps = 1 if name.endswith("= 1") else 3
+    gammas = np.array([0.2, 0.7, 1.5, 4.0]) / known.smoothness.value / steps
+    found = [check(problem, used, known, theory.Point(np.ones(2)), gamma, steps) for gamma in gammas]
+    return [(c.measured, c.bound, c.status) for checks in found for c in checks]
+
+
+@pytest.mark.parametrize("mutant", mutation.MUTANTS, ids=lambda m: m.name)
+def test_a_mutant_changes_every_inequality_of_a_round_that_it_is_counted_for(mutant):
+    for name in mutant.inequalities:
+        if "round" in name:
+            right = outputs_of_a_round(name)
+            with mutation.mutated(mutant):
+                assert outputs_of_a_round(name) != right, name
+
+
 @pytest.mark.parametrize("case", mutation.COEFFICIENT_MUTANTS, ids=lambda case: case[0])
 def test_every_wrong_number_stops_the_proof(case):
     assert mutation.coefficient_caught_by(*case[1:]) is not None
@@ -141,8 +163,8 @@ def test_a_mutant_names_a_piece_that_occurs_once():
 
 def test_exact_worst_cases_are_above_what_the_adversary_finds_and_below_one():
     for steps, gamma in ((1, 1.0), (2, 0.25), (3, 1 / 6)):
-        for improved in (False, True):
-            exact = certificates.exact_ratio(*TWO, gamma, steps, improved).ratio
+        for sharper in (False, True):
+            exact = certificates.exact_ratio(*TWO, gamma, steps, sharper).ratio
             assert exact <= 1 + 1e-4 and (steps > 1 or exact > 0.999)
     absent = certificates.exact_ratio([[1.0, 0.0]], [0.5, 0.5], 0.25, 2, True)
     assert absent.ratio > 0.999  # all that arrive are stationary, the absent one is not

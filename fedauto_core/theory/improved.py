@@ -167,12 +167,8 @@ def polyak_checks(terms: pd.DataFrame, known: Constants, gamma: float, steps: in
         remedy="use a constant with ||grad F||^2 >= 2 mu (F - F_inf)",
     )
     covered = improved_admissible(gamma, known.smoothness.value, steps)
-    gap0, contraction, floor, checks = (
-        terms["value"].iloc[0] - known.infimum.value,
-        1 - gamma * steps * strength,
-        0.0,
-        [],
-    )
+    gap0, contraction = terms["value"].iloc[0] - known.infimum.value, 1 - gamma * steps * strength
+    floor, checks = 0.0, []
     for row in terms.itertuples():
         floor = contraction * floor + row.error + row.noise
         rate, gap = contraction**row.round * gap0 + floor, row.value_after - known.infimum.value

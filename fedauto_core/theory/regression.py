@@ -58,7 +58,7 @@ class FullBatch:
         raise NotImplementedError
 
     def infimum(self) -> float:
-        """A lower bound of F: cross-entropy and regulariser are non-negative."""
+        """A lower bound of F: no term of these losses is negative."""
         return 0.0
 
     def round(self, point: Point, rows: np.ndarray, beta: np.ndarray, gamma: float, steps: int) -> Round:

@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedauto_core.batch import BAD_INPUT, print_notebooks, run_report
 from fedauto_core.errors import InputError
 from fedauto_core.methods import METHODS, make_method, method_card
-from fedauto_core.record import markdown_table
+from fedauto_core.report.batch import BAD_INPUT, print_notebooks, run_report
+from fedauto_core.report.record import markdown_table
 
 
 def parser() -> argparse.ArgumentParser:

@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fedauto_core.data import Federation, FederationSpec, build_federation, load_dataset
-from fedauto_core.lora import Factor, adapted_way, aggregation, initial_vector
+from fedauto_core.data.datasets import Federation, FederationSpec, build_federation, load_dataset
+from fedauto_core.engine.averaging import Factor, adapted_way, aggregation, initial_vector
+from fedauto_core.engine.rounds import Run, Schedule, _Lane, _Task, _train
 from fedauto_core.methods.base import Arrivals, Method
-from fedauto_core.models import LoRA, adapt, build_model
+from fedauto_core.models.model import LoRA, adapt, build_model
 from fedauto_core.network import Scenario, draw_trace
 from fedauto_core.seeding import stream
-from fedauto_core.simulation import Run, Schedule, _Lane, _Task, _train
 
 ROUNDS, STEPS, BATCH, SEED, LR = 3, 8, 8, 3, 0.15
 SCHEDULE = Schedule(rounds=ROUNDS, steps=STEPS, batch=BATCH)

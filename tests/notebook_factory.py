@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import nbformat
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from fedauto_core import batch, plan
+from fedauto_core.report import batch, plan
 
 
 def write_notebook(folder, name, *sources, parameters=None):

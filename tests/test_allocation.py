@@ -7,7 +7,7 @@ import pytest
 from scipy.optimize import differential_evolution, minimize
 
 from fedauto_core import InputError
-from fedauto_core.radio import ALLOCATIONS, allocate, match_blocks
+from fedauto_core.network.radio import ALLOCATIONS, allocate, match_blocks
 
 BAND = 20e6  # Hz
 

@@ -13,8 +13,8 @@ import psutil
 import pytest
 from notebook_factory import InProcess, use_executor, write_notebook, write_profile
 
-from fedauto_core import batch, plan, worker
 from fedauto_core.errors import InputError
+from fedauto_core.report import batch, plan, worker
 
 PROFILE = "01_a: {minutes: 1}\n02_b: {minutes: 5, parameters: {seeds: 4}}\n30_review: {minutes: 9, after: all}\n"
 
@@ -206,7 +206,7 @@ def test_an_interrupted_batch_stops_its_kernels_and_continues_later(tmp_path):
     write_profile(tmp_path / "notebooks", "01_quick: {minutes: 2}\n02_slow: {minutes: 1}\n")
     script = tmp_path / "go.py"
     script.write_text(
-        "import pathlib, sys\nfrom fedauto_core.batch import run_report\n"
+        "import pathlib, sys\nfrom fedauto_core.report.batch import run_report\n"
         "if __name__ == '__main__':\n    here = pathlib.Path(__file__).parent\n"
         "    sys.exit(run_report('tiny', jobs=1, out=here / 'out', notebooks_dir=here / 'notebooks'))\n"
     )

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from fedauto_core import InputError
-from fedauto_core.claims import (
+from fedauto_core.report.claims import (
     STANDINGS,
     Verdict,
     beats_all,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fedauto_core.costs import BYTES, declared, measured
+from fedauto_core.benchmark.costs import BYTES, declared, measured
 from fedauto_core.methods import METHODS, make_method
 
 NETWORKED = {name: make_method(name) for name in METHODS if METHODS[name].participation == "network"}

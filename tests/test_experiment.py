@@ -6,13 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fedauto_core import InputError, experiment
-from fedauto_core.data import FederationSpec
-from fedauto_core.experiment import Cell, Experiment, content_key, in_every_scenario, run, summarise
+from fedauto_core import InputError
+from fedauto_core.data.datasets import FederationSpec
+from fedauto_core.engine.pretraining import Pretraining
+from fedauto_core.engine.rounds import Schedule
+from fedauto_core.experiments import run as experiment
+from fedauto_core.experiments.run import Cell, Experiment, content_key, in_every_scenario, run, summarise
 from fedauto_core.methods import make_method
 from fedauto_core.network import Scenario
-from fedauto_core.pretraining import Pretraining
-from fedauto_core.simulation import Schedule
 
 HALF = Scenario("half", "bernoulli", (("probability", 0.5),))
 SPEC = FederationSpec(4, 50, 40, "classes", classes_per_client=3)

@@ -12,12 +12,13 @@ from lora_twin import ARRIVED, BATCH, LORA, ROUNDS, SCHEDULE, Twin, World, facto
 from torch import Tensor
 from torch.nn import functional
 
-from fedauto_core import InputError, simulation
-from fedauto_core.lora import AGGREGATIONS, Factor, OneSided, Residual, Stacked, Truncated, aggregation
+from fedauto_core import InputError
+from fedauto_core.engine import rounds as simulation
+from fedauto_core.engine.averaging import AGGREGATIONS, Factor, OneSided, Residual, Stacked, Truncated, aggregation
+from fedauto_core.engine.local import predict
+from fedauto_core.engine.rounds import PublicData, simulate
 from fedauto_core.methods import METHODS, make_method
-from fedauto_core.models import LoRA, adapt, build_model
-from fedauto_core.simulation import PublicData, simulate
-from fedauto_core.training import predict
+from fedauto_core.models.model import LoRA, adapt, build_model
 
 EXACT = ("one_sided", "alternating", "residual", "stacked")
 VIT_LORA = LoRA(2, 3, ("layer3.*",))

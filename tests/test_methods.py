@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from reference import Reference, weights_by_slsqp
 
 from fedauto_core import InputError, fedauto_weights
-from fedauto_core.data import FederationSpec, build_federation, load_dataset
-from fedauto_core.lora import Whole
+from fedauto_core.data.datasets import FederationSpec, build_federation, load_dataset
+from fedauto_core.engine.averaging import Whole
+from fedauto_core.engine.rounds import Run, Schedule, _Lane, _Task, _train
 from fedauto_core.methods import METHODS, make_method, method_card
 from fedauto_core.methods.base import Arrivals, Context
-from fedauto_core.models import build_model
+from fedauto_core.models.model import build_model
 from fedauto_core.network import Scenario, draw_trace
 from fedauto_core.seeding import stream
-from fedauto_core.simulation import Run, Schedule, _Lane, _Task, _train
 
 ROUNDS, SEED = 10, 3
 SCHEDULE = Schedule(rounds=ROUNDS, steps=2, batch=8)

@@ -12,12 +12,12 @@ from reference import Reference
 from test_methods import ROUNDS, SEED, SPEC, advance, lane
 
 from fedauto_core import InputError
-from fedauto_core.data import build_federation, load_dataset
+from fedauto_core.data.datasets import build_federation, load_dataset
+from fedauto_core.engine.rounds import Schedule
 from fedauto_core.methods import make_method
 from fedauto_core.methods.base import Arrivals, Context
-from fedauto_core.models import build_model
+from fedauto_core.models.model import build_model
 from fedauto_core.seeding import stream
-from fedauto_core.simulation import Schedule
 
 NAMES = ("scaffold", "feddyn", "fednova", "fedavgm", "fedadam", "fedyogi")
 COUNTS = np.array([20, 10, 30, 40, 15, 25])  # N = 5 clients and the server

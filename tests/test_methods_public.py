@@ -8,19 +8,19 @@ import torch
 from torch.nn import functional
 
 from fedauto_core import InputError
-from fedauto_core.data import FederationSpec, build_federation, load_dataset, share_public
-from fedauto_core.lora import Whole
+from fedauto_core.data.datasets import FederationSpec, build_federation, load_dataset, share_public
+from fedauto_core.engine.averaging import Whole
+from fedauto_core.engine.local import local_updates
+from fedauto_core.engine.rounds import PublicData, Run, Schedule, _Lane
 from fedauto_core.methods import make_method
 from fedauto_core.methods.base import Arrivals, Context
 from fedauto_core.methods.fedcote_like import selection_probabilities
 from fedauto_core.methods.feddisco import disco_weights
 from fedauto_core.methods.feddu import jensen_shannon, skew_ratio
 from fedauto_core.methods.label_matching import matching_weights
-from fedauto_core.models import build_model
+from fedauto_core.models.model import build_model
 from fedauto_core.network import Scenario, draw_trace
 from fedauto_core.seeding import stream
-from fedauto_core.simulation import PublicData, Run, Schedule, _Lane
-from fedauto_core.training import local_updates
 
 P = 6
 

@@ -8,10 +8,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fedauto_core.mobilenet import IMAGENET_MEAN, IMAGENET_STD, POOLED_SCALE, MobileNetV2, load_mobilenet_v2, prepare
-from fedauto_core.mobilenet_network import enlarged, network_parameters
-from fedauto_core.models import LoRA, Model, adapt, build_model
-from fedauto_core.training import local_updates
+from fedauto_core.engine.local import local_updates
+from fedauto_core.models.mobilenet import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    POOLED_SCALE,
+    MobileNetV2,
+    load_mobilenet_v2,
+    prepare,
+)
+from fedauto_core.models.mobilenet_stack import enlarged, network_parameters
+from fedauto_core.models.model import LoRA, Model, adapt, build_model
 
 MODEL = build_model("mobilenet_v2", (3, 32, 32), 10)
 

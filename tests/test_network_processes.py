@@ -8,7 +8,7 @@ from scipy.stats import multivariate_normal, norm
 
 from fedauto_core import InputError
 from fedauto_core.network import SCENARIOS, SUITE, Cause, Scenario, draw_trace, recorded, scenario
-from fedauto_core.radio import ALLOCATIONS, place
+from fedauto_core.network.radio import ALLOCATIONS, place
 from fedauto_core.seeding import stream
 
 TIDY = np.eye(5)[[0, 0, 1, 2, 3, 4]]  # 6 clients with one class each

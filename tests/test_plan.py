@@ -5,8 +5,9 @@ import json
 import pytest
 from notebook_factory import jobs_of, write_notebook, write_profile
 
-from fedauto_core import plan, provenance
 from fedauto_core.errors import InputError
+from fedauto_core.report import plan
+from fedauto_core.store import keys as provenance
 
 PARAMETERS = (
     "seeds: int = 3  # repetitions\nlr: float = 1  # step size\nname: str = 'a'  # which\nfast: bool = False  # skip"

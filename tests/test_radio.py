@@ -5,7 +5,7 @@ import pytest
 from scipy.special import exp1
 
 from fedauto_core import InputError
-from fedauto_core.radio import (
+from fedauto_core.network.radio import (
     STANDARDS,
     Fading,
     Wired,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fedauto_core.methods import METHODS, make_method, method_card
-from fedauto_core.record import markdown_table
+from fedauto_core.report.record import markdown_table
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

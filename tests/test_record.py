@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fedauto_core import record
-from fedauto_core.claims import Verdict
 from fedauto_core.errors import InputError
+from fedauto_core.report import record
+from fedauto_core.report.claims import Verdict
 
 FRAME = pd.DataFrame({"x": [1, 2], "y": [0.1, 1 / 3]})
 

@@ -6,7 +6,8 @@ import pytest
 from notebook_factory import jobs_of, write_notebook, write_profile
 from test_pages import from_elsewhere
 
-from fedauto_core import claims, plan, record, report
+from fedauto_core.report import claims, plan, record
+from fedauto_core.report import overview as report
 
 FIRST = {"claim": "C1", "statement": "a | b", "mark": "Re", "effect": 0.5, "low": 0.25, "high": 0.75, "seeds": 3}
 FIRST |= {"unit": "points", "evidence": "line", "spread": "95 % t interval"}

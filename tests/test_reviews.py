@@ -8,10 +8,19 @@ import numpy as np
 import pytest
 import torch
 
-from fedauto_core import InputError, data, reviews
-from fedauto_core.data import Dataset, Federation, FederationSpec, build_federation, dataset_sha256, load_dataset
-from fedauto_core.minilm import token_ids
-from fedauto_core.sources import MOVIE_REVIEWS, cache_folder
+from fedauto_core import InputError
+from fedauto_core.data import datasets as data
+from fedauto_core.data import reviews
+from fedauto_core.data.datasets import (
+    Dataset,
+    Federation,
+    FederationSpec,
+    build_federation,
+    dataset_sha256,
+    load_dataset,
+)
+from fedauto_core.models.minilm import token_ids
+from fedauto_core.store.files import MOVIE_REVIEWS, cache_folder
 
 SPEC = FederationSpec(8, 200, 300, "dirichlet", concentration=0.5, size_ratio=2.0)
 

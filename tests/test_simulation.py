@@ -10,14 +10,14 @@ import torch
 from torch.nn import functional
 
 from fedauto_core import InputError
-from fedauto_core.data import FederationSpec, build_federation, load_dataset
-from fedauto_core.lora import Whole
+from fedauto_core.data.datasets import FederationSpec, build_federation, load_dataset
+from fedauto_core.engine.averaging import Whole
+from fedauto_core.engine.rounds import PublicData, Run, Schedule, _Lane, _Task, _train, simulate
 from fedauto_core.methods import make_method
 from fedauto_core.methods.base import Method
-from fedauto_core.models import build_model
+from fedauto_core.models.model import build_model
 from fedauto_core.network import Scenario, draw_trace
 from fedauto_core.seeding import stream
-from fedauto_core.simulation import PublicData, Run, Schedule, _Lane, _Task, _train, simulate
 
 SCHEDULE = Schedule(rounds=6, steps=2, batch=8, evaluate_every=2)
 HALF = Scenario("half", "bernoulli", (("probability", 0.5),))

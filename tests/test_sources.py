@@ -11,8 +11,9 @@ from http.client import IncompleteRead
 import numpy as np
 import pytest
 
-from fedauto_core import InputError, sources
-from fedauto_core.sources import Collection, Route, cache_folder, cached_array, load_files
+from fedauto_core import InputError
+from fedauto_core.store import files as sources
+from fedauto_core.store.files import Collection, Route, cache_folder, cached_array, load_files
 
 CONTENT = {"images": b"pixels", "labels": b"classes"}
 SHA256 = {name: hashlib.sha256(content).hexdigest() for name, content in CONTENT.items()}

@@ -10,7 +10,7 @@ from theory_cases import N_CLIENTS, constant, everything_arrives, isotropic, qua
 
 from fedauto_core import InputError, theory
 from fedauto_core.theory import Check, Constants, Point, Round, Split
-from fedauto_core.theory.instances import Quadratics
+from fedauto_core.theory.problems.quadratics import Quadratics
 
 # The per-round inequality
 

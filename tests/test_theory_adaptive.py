@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from fedauto_core import InputError, theory
-from fedauto_core.theory import Point, Split, adaptive
-from fedauto_core.theory.improved import improved_terms
+from fedauto_core.theory import Point, Split
+from fedauto_core.theory.attack import adaptive
+from fedauto_core.theory.bound.improved import improved_terms
 
 SPLIT = Split(np.array([[1, 1], [3, 2], [0, 3]]))
 TERMS = {"first": theory.round_terms, "improved": improved_terms}

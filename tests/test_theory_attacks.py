@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 
 from fedauto_core import InputError, theory
-from fedauto_core.theory import bent_steps, certificates, falsification, improved, mutation, scalars, search
+from fedauto_core.theory.attack import bent_steps, mutation, scalars, search
+from fedauto_core.theory.attack import bent_theorem as falsification
+from fedauto_core.theory.attack import exact as certificates
+from fedauto_core.theory.bound import improved
 
 TWO = ([[0.5, 0.5]], [0.5, 0.5])
 FEW = {"tries": 4000, "generations": 4}

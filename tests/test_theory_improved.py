@@ -7,9 +7,11 @@ from hypothesis import strategies as st
 from theory_cases import isotropic, quadratics
 
 from fedauto_core import InputError, theory
-from fedauto_core.theory import Point, improved, scalars
-from fedauto_core.theory.curvature import largest_curvature, lora_smoothness
-from fedauto_core.theory.symbolic_improved import IMPROVED_STEPS
+from fedauto_core.theory import Point
+from fedauto_core.theory.attack import scalars
+from fedauto_core.theory.bound import improved
+from fedauto_core.theory.problems.curvature import largest_curvature, lora_smoothness
+from fedauto_core.theory.proof.improved import IMPROVED_STEPS
 
 SETS = theory.arrival_sets(8)
 POINTS = (Point(np.ones(4)), Point(np.zeros(4), np.eye(4)))  # known, and random

@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedauto_core import theory
-from fedauto_core.theory import Point, Split, improved
-from fedauto_core.theory.symbolic import GAMMA, LOCAL, L
+from fedauto_core.theory import Point, Split
+from fedauto_core.theory.bound import improved
+from fedauto_core.theory.proof.first import GAMMA, LOCAL, L
 
 THOROUGH = settings(deadline=None, derandomize=True, max_examples=120)
 

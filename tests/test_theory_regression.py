@@ -6,8 +6,8 @@ import torch
 
 from fedauto_core import InputError, theory
 from fedauto_core.theory import Point, Split
-from fedauto_core.theory.curvature import curvature_by_differences
-from fedauto_core.theory.improved import improved_terms
+from fedauto_core.theory.bound.improved import improved_terms
+from fedauto_core.theory.problems.curvature import curvature_by_differences
 
 SPLIT = Split(np.array([[2, 1, 2], [4, 0, 1], [0, 3, 1]]))
 

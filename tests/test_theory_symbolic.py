@@ -1,4 +1,4 @@
-"""fedauto_core.theory.symbolic: every proof step holds, and holds only with the theorem's own numbers."""
+"""fedauto_core.theory.proof.first: every proof step holds, and holds only with the theorem's own numbers."""
 
 from dataclasses import replace
 from fractions import Fraction
@@ -8,7 +8,7 @@ import sympy as sp
 
 from fedauto_core import InputError
 from fedauto_core.theory import GENERAL, SINGLE_STEP, STEPS, Certificate, prove
-from fedauto_core.theory import symbolic as proof
+from fedauto_core.theory.proof import first as proof
 
 
 @pytest.mark.parametrize("step", STEPS)

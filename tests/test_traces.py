@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fedauto_core import InputError
-from fedauto_core.traces import CAUSES, Cause, Trace, coverage, make_trace
+from fedauto_core.network.traces import CAUSES, Cause, Trace, coverage, make_trace
 
 ARRIVED = np.array([[1, 0, 1], [1, 0, 0], [0, 0, 0], [1, 0, 1]], dtype=bool)
 HEADER = "round,client,arrived\n"

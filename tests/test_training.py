@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fedauto_core.architectures import ARCHITECTURES
+from fedauto_core.engine.local import local_updates, predict
 from fedauto_core.errors import InputError
-from fedauto_core.mobilenet import MobileNetV2
-from fedauto_core.models import Model, build_model
-from fedauto_core.training import local_updates, predict
+from fedauto_core.models.architectures import ARCHITECTURES
+from fedauto_core.models.mobilenet import MobileNetV2
+from fedauto_core.models.model import Model, build_model
 
 BACKENDS = ("stacked", "loop")
 

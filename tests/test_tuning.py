@@ -6,13 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fedauto_core import experiment, tuning
-from fedauto_core.data import FederationSpec
-from fedauto_core.experiment import SCRATCH, Cell, Experiment
+from fedauto_core.data.datasets import FederationSpec
+from fedauto_core.engine.rounds import Schedule
+from fedauto_core.experiments import run as experiment
+from fedauto_core.experiments import tuning
+from fedauto_core.experiments.run import SCRATCH, Cell, Experiment
+from fedauto_core.experiments.tuning import sensitivity, tune, tuned_cells
 from fedauto_core.methods import METHODS, make_method
 from fedauto_core.network import scenario
-from fedauto_core.simulation import Schedule
-from fedauto_core.tuning import sensitivity, tune, tuned_cells
 
 SPEC = FederationSpec(4, 40, 30, "classes", classes_per_client=2)
 LRS = [1e-6, 0.2, 1e-7]

@@ -10,11 +10,11 @@ import nbformat
 import pytest
 from notebook_factory import write_notebook
 
-from fedauto_core import plan, worker
+from fedauto_core.report import plan, worker
 
 RECORDS = """
 import matplotlib.pyplot as plt, pandas as pd
-from fedauto_core import claims, record
+from fedauto_core.report import claims, record
 page = record.Page("nb", {"seeds": seeds})
 fig, ax = plt.subplots(figsize=(2, 2))
 ax.plot([0, seeds])

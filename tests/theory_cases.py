@@ -4,7 +4,7 @@ import numpy as np
 
 from fedauto_core import theory
 from fedauto_core.theory import Constant, Split
-from fedauto_core.theory.instances import Quadratics
+from fedauto_core.theory.problems.quadratics import Quadratics
 
 N_CLIENTS = 8
 

@@ -10,11 +10,11 @@ import sys
 
 import torch
 
+from fedauto_core.benchmark.costs import measured
 from fedauto_core.benchmark.engine import BATCH, CLIENTS, CORES, REPETITIONS, print_engine
 from fedauto_core.benchmark.memory import print_memory
 from fedauto_core.benchmark.plain import CLASSES
-from fedauto_core.costs import measured
-from fedauto_core.data import load_dataset
+from fedauto_core.data.datasets import load_dataset
 from fedauto_core.errors import InputError
 from fedauto_core.methods import METHODS, make_method
 

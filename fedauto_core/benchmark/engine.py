@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from torch.multiprocessing import get_context
 
 from fedauto_core.benchmark.plain import Case, plain_network, plain_round, plain_state
-from fedauto_core.models import LoRA, Model, adapt
+from fedauto_core.engine.local import in_chunks, local_updates, prepare_worker
+from fedauto_core.models.model import LoRA, Model, adapt
 from fedauto_core.seeding import stream
-from fedauto_core.training import in_chunks, local_updates, prepare_worker
 
 CLIENTS, BATCH, LR = 20, 32, 0.005
 CORES = 2

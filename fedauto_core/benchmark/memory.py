@@ -19,15 +19,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedauto_core.data import Dataset, Federation
-from fedauto_core.lora import Whole, adapted_way, initial_vector
+from fedauto_core.data.datasets import Dataset, Federation
+from fedauto_core.engine.averaging import Whole, adapted_way, initial_vector
+from fedauto_core.engine.rounds import Run, Schedule, simulate
 from fedauto_core.methods import make_method
-from fedauto_core.mobilenet import SIDE
-from fedauto_core.mobilenet_network import CHAIN
-from fedauto_core.models import LoRA, adapt, build_model
+from fedauto_core.models.mobilenet import SIDE
+from fedauto_core.models.mobilenet_stack import CHAIN
+from fedauto_core.models.model import LoRA, adapt, build_model
 from fedauto_core.network import Scenario, draw_trace
 from fedauto_core.seeding import stream
-from fedauto_core.simulation import Run, Schedule, simulate
 
 MODEL, IMAGES, CLASSES = "mobilenet_v2", (3, 32, 32), 10
 ACTIVATIONS = (SIDE // 32, SIDE // 32, CHAIN[-1].n_out)  # of the last convolution's inputs

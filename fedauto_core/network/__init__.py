@@ -7,7 +7,7 @@ sees the methods, so failures do not depend on the training. To add one, write a
 from fedauto_core.network import correlated, independent, markov, physical, recorded, timetable  # noqa: F401  (register)
 from fedauto_core.network.base import PROCESSES, Scenario, Setting, draw_trace, process
 from fedauto_core.network.suite import SCENARIOS, SUITE, scenario
-from fedauto_core.traces import CAUSES, Cause, Trace
+from fedauto_core.network.traces import CAUSES, Cause, Trace
 
 __all__ = [
     "CAUSES",

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from fedauto_core.errors import require, require_known
+from fedauto_core.network.traces import Trace
 from fedauto_core.seeding import stream
-from fedauto_core.traces import Trace
 
 Rate = float | tuple[float, ...]  # one value for all clients, or one per client
 

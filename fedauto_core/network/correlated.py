@@ -9,7 +9,7 @@ from scipy.stats import norm
 from fedauto_core.errors import require
 from fedauto_core.network.base import Rate, Scenario, Setting, by_label, drawn, probabilities, process, scalar
 from fedauto_core.network.markov import connection
-from fedauto_core.traces import Cause, Trace, make_trace
+from fedauto_core.network.traces import Cause, Trace, make_trace
 
 
 @process("access_points")

@@ -6,7 +6,7 @@ import numpy as np
 
 from fedauto_core.errors import require, require_known
 from fedauto_core.network.base import Rate, Setting, probabilities, process, scalar
-from fedauto_core.traces import Cause, Trace, make_trace
+from fedauto_core.network.traces import Cause, Trace, make_trace
 
 
 @process("none")

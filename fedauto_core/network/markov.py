@@ -9,7 +9,7 @@ import numpy as np
 from fedauto_core.errors import require
 from fedauto_core.network.base import Rate, Setting, durations, probabilities, process
 from fedauto_core.network.independent import coupled
-from fedauto_core.traces import Cause, Trace, make_trace
+from fedauto_core.network.traces import Cause, Trace, make_trace
 
 
 @process("gilbert_elliott")

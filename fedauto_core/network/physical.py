@@ -9,7 +9,7 @@ from scipy.signal import lfilter
 
 from fedauto_core.errors import require
 from fedauto_core.network.base import Setting, process, scalar
-from fedauto_core.radio import (
+from fedauto_core.network.radio import (
     STANDARDS,
     Placement,
     Wired,
@@ -17,7 +17,7 @@ from fedauto_core.radio import (
     log_threshold,
     place,
 )
-from fedauto_core.traces import Cause, Trace, make_trace
+from fedauto_core.network.traces import Cause, Trace, make_trace
 
 FOUR_STANDARDS = ("wired", "wifi", "lte", "nr_umi")
 COMPUTE_SPREAD = 0.5  # standard deviation of the logarithm of the computing time; our choice

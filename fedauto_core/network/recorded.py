@@ -15,7 +15,7 @@ import numpy as np
 
 from fedauto_core.errors import require
 from fedauto_core.network.base import Setting, process, scalar
-from fedauto_core.traces import Cause, Recording, Trace, make_trace
+from fedauto_core.network.traces import Cause, Recording, Trace, make_trace
 
 EXAMPLE = Path(__file__).parent / "example_sessions.csv"
 COLUMNS = ("device", "on_s", "off_s")

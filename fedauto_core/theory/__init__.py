@@ -1,7 +1,7 @@
 """Convergence theory of the aggregation view: instances, constants, checked bounds, symbolic proof steps."""
 
-from fedauto_core.theory.aggregation import Aggregation, aggregate, arrival_sets
-from fedauto_core.theory.bounds import (
+from fedauto_core.theory.bound.aggregation import Aggregation, aggregate, arrival_sets
+from fedauto_core.theory.bound.checks import (
     GENERAL,
     SINGLE_STEP,
     Check,
@@ -22,9 +22,10 @@ from fedauto_core.theory.bounds import (
     tally,
     trajectory,
 )
-from fedauto_core.theory.constants import Constant, Constants, constants, delta2, kappa2
-from fedauto_core.theory.enumeration import enumerated_checks
-from fedauto_core.theory.instances import (
+from fedauto_core.theory.bound.constants import Constant, Constants, constants, delta2, kappa2
+from fedauto_core.theory.bound.enumeration import enumerated_checks
+from fedauto_core.theory.problems.low_rank import LowRankRegression
+from fedauto_core.theory.problems.quadratics import (
     Point,
     Quadratics,
     Round,
@@ -32,8 +33,7 @@ from fedauto_core.theory.instances import (
     random_quadratics,
     skewed_split,
 )
-from fedauto_core.theory.low_rank import LowRankRegression
-from fedauto_core.theory.regression import (
+from fedauto_core.theory.problems.regression import (
     SmoothNet,
     SoftmaxRegression,
     Waves,
@@ -42,7 +42,7 @@ from fedauto_core.theory.regression import (
     softmax_regression,
     waves,
 )
-from fedauto_core.theory.symbolic import STEPS, Certificate, prove
+from fedauto_core.theory.proof.first import STEPS, Certificate, prove
 
 __all__ = [
     "GENERAL",

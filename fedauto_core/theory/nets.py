@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fedauto_core.data import Federation
+from fedauto_core.data.datasets import Federation
 from fedauto_core.errors import require
 from fedauto_core.methods.base import Arrivals, Method, Server, State, chi2_divergence
-from fedauto_core.models import Model
-from fedauto_core.theory.bounds import admissible, coefficients, drift_bound, step_limit
-from fedauto_core.theory.curvature import largest_curvature
-from fedauto_core.theory.improved import improved_admissible, improved_drift
+from fedauto_core.models.model import Model
+from fedauto_core.theory.bound.checks import admissible, coefficients, drift_bound, step_limit
+from fedauto_core.theory.bound.improved import improved_admissible, improved_drift
+from fedauto_core.theory.problems.curvature import largest_curvature
 
 CURVATURE_TOLERANCE = 0.02
 ASKED, PARTICIPANT_IMAGES = 3, 100  # participants whose curvature and noise are measured, and images for the former

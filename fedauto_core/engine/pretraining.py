@@ -1,0 +1,201 @@
+"""Pre-training at the server, with checkpoints cached by content; published weights as the other start.
+
+A checkpoint's key hashes everything that determines it, so a stale one is never found; its file carries its own
+SHA-256, so a damaged one is never used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fedauto_core.data.datasets import Dataset, cache_folder, dataset_sha256, load_dataset
+from fedauto_core.data.reviews import REVIEW_CLASSES, TOKENS
+from fedauto_core.engine.local import predict
+from fedauto_core.errors import require
+from fedauto_core.models.minilm import minilm_parameters
+from fedauto_core.models.mobilenet import LAST_CHANNELS, TRUNK_SHAPE, load_mobilenet_v2, stage_parameters
+from fedauto_core.models.mobilenet_stack import network_parameters
+from fedauto_core.models.model import Model, build_model
+from fedauto_core.seeding import stream
+from fedauto_core.store.files import MINILM, MOBILENET_V2, Collection, cached_array
+
+SOURCES = (
+    "seeding.py",
+    "data.py",
+    "layers.py",
+    "mobilenet.py",
+    "mobilenet_network.py",
+    "minilm.py",
+    "reviews.py",
+    "architectures.py",
+    "models.py",
+    "training.py",
+    "pretraining.py",
+)
+IMAGENET, SENTENCE_TRANSFORMERS = "imagenet", "sentence-transformers"
+"""The `source` of published weights: MobileNetV2, or the part that follows its frozen trunk, see `mobilenet.py`; the
+encoder MiniLM-L6, see `minilm.py`."""
+
+
+class Published(NamedTuple):
+    """Published weights as a start for inputs of one shape; load(data folder): parameters by name, but the head's."""
+
+    input_shape: tuple[int, int, int]
+    n_classes: int
+    files: Collection
+    load: Callable[[Path | None], Mapping[str, Tensor]]
+
+
+_CIFAR10_CLASSES = 10
+PUBLISHED: Mapping[str, Mapping[str, Published]] = {
+    IMAGENET: {
+        "softmax": Published((LAST_CHANNELS, 1, 1), _CIFAR10_CLASSES, MOBILENET_V2, lambda cache: {}),
+        "mobilenet_stage": Published(
+            TRUNK_SHAPE, _CIFAR10_CLASSES, MOBILENET_V2, lambda cache: stage_parameters(load_mobilenet_v2(cache))
+        ),
+        "mobilenet_v2": Published(
+            (3, 32, 32), _CIFAR10_CLASSES, MOBILENET_V2, lambda cache: network_parameters(load_mobilenet_v2(cache))
+        ),
+    },
+    SENTENCE_TRANSFORMERS: {"minilm": Published((1, 1, TOKENS), len(REVIEW_CLASSES), MINILM, minilm_parameters)},
+}
+"""Source -> model -> weights."""
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """Everything that determines a pre-trained model: `model` (models.py) trained on the dataset `source` (data.py).
+
+    Or, with source = IMAGENET and epochs = 0, published weights, untrained here: "mobilenet_v2" for the dataset
+    "cifar10_imagenet", "mobilenet_stage" for "cifar10_mobilenetv2_stage", "softmax" (of which nothing but the fresh
+    head is left) for "cifar10_mobilenetv2". With source = SENTENCE_TRANSFORMERS: "minilm" for "movie_reviews".
+    """
+
+    model: str
+    source: str
+    epochs: int
+    lr: float = 0.02
+    batch: int = 64
+    momentum: float = 0.9
+    seed: int = 0
+
+
+def pretrain(
+    model: Model, dataset: Dataset, *, epochs: int, lr: float, batch: int, momentum: float, seed: int
+) -> Tensor:
+    """theta [P] after `epochs` passes of SGD with heavy-ball momentum over the training images, the step size falling
+    from lr to 0 along half a cosine (Loshchilov and Hutter 2017). An incomplete last minibatch is left out.
+
+    Raises InputError if the images do not fit the model or a number is out of range.
+    """
+    n = len(dataset.x_train)
+    require(
+        tuple(dataset.x_train.shape[1:]) == model.input_shape,
+        f"images of shape {tuple(dataset.x_train.shape[1:])} for a model of input {model.input_shape}",
+        allowed="equal shapes",
+        remedy="build the model for this dataset",
+    )
+    require(
+        epochs >= 1 and 1 <= batch <= n and lr > 0 and 0 <= momentum < 1,
+        f"epochs = {epochs}, batch = {batch}, lr = {lr}, momentum = {momentum}",
+        allowed=f"epochs >= 1, 1 <= batch <= {n}, lr > 0, 0 <= momentum < 1",
+        remedy="correct the pre-training settings",
+    )
+    rng = stream(seed, "pretraining")
+    parts = model.unflatten(model.init(rng)[None].to(dataset.x_train.device))
+    weights = {name: part.clone().requires_grad_() for name, part in parts.items()}
+    leaves = list(weights.values())
+    velocity = [torch.zeros_like(leaf) for leaf in leaves]
+    steps = n // batch
+    for epoch in range(epochs):
+        order = torch.from_numpy(rng.permutation(n)).to(dataset.x_train.device)
+        for step in range(steps):
+            index = order[step * batch : (step + 1) * batch]
+            logits = model.forward(weights, dataset.x_train[index][None])[0]
+            gradients = torch.autograd.grad(F.cross_entropy(logits, dataset.y_train[index]), leaves)
+            gamma = lr * 0.5 * (1 + math.cos(math.pi * (epoch * steps + step) / (epochs * steps)))
+            with torch.no_grad():
+                torch._foreach_mul_(velocity, momentum)
+                torch._foreach_add_(velocity, gradients)
+                torch._foreach_add_(leaves, velocity, alpha=-gamma)
+    return torch.cat([leaf.detach().flatten() for leaf in leaves])
+
+
+def pretrained(description: Pretraining, cache: Path | None = None) -> Tensor:
+    """theta [P] of `pretrain`, from the checkpoint folder if it is there, or of the published weights (float32, CPU).
+
+    cache: the data folder, default FEDAUTO_DATA or ~/.cache/fedauto; checkpoints are kept in its sub-folder of that
+    name, and finding one there reads no images. Processes that ask at once train once. The environment variable
+    FEDAUTO_FRESH=1 trains anew. A damaged file is reported on stderr and computed again. InputError for published
+    weights of another model, or asked to be trained, or that are neither cached nor obtainable.
+    """
+    if description.source in PUBLISHED:
+        return _published_start(description, cache)
+    folder = cache_folder(cache) / "checkpoints"
+    path = folder / f"{description.model}-{description.source}-{checkpoint_key(description)[:24]}.npy.sha256"
+    fresh = os.environ.get("FEDAUTO_FRESH") == "1"
+    return torch.from_numpy(cached_array(path, lambda: _trained(description, cache).numpy(), fresh=fresh))
+
+
+def _trained(description: Pretraining, cache: Path | None) -> Tensor:
+    dataset = load_dataset(description.source, cache)
+    model = build_model(description.model, tuple(dataset.x_train.shape[1:]), dataset.n_classes)
+    settings = {name: value for name, value in asdict(description).items() if name not in ("model", "source")}
+    return pretrain(model, dataset, **settings).cpu()
+
+
+def _published(description: Pretraining) -> Published:
+    known = PUBLISHED[description.source]
+    require(
+        description.model in known and description.epochs == 0,
+        f"pre-training of model {description.model!r} on {description.source!r} for {description.epochs} epochs",
+        allowed=f"models {', '.join(known)} with epochs = 0",
+        remedy="these weights are published, not trained here: name one of these models, or a dataset to train on",
+    )
+    return known[description.model]
+
+
+def _published_start(description: Pretraining, cache: Path | None) -> Tensor:
+    """The official weights under a head of zeros, which `with_fresh_head` replaces."""
+    published = _published(description)
+    model = build_model(description.model, published.input_shape, published.n_classes)
+    parts = published.load(cache)
+    return torch.cat([parts.get(name, torch.zeros(shape)).flatten() for name, shape in model.shapes.items()])
+
+
+def checkpoint_key(description: Pretraining) -> str:
+    """SHA-256 of all that determines a checkpoint: description, data, the code that trains, the versions of torch and
+    NumPy, and the number of threads, which decides the order of the sums. InputError for an unknown source, or
+    published weights of another model."""
+    here = Path(__file__).parent
+    sources = [hashlib.sha256((here / name).read_bytes()).hexdigest() for name in SOURCES]
+    environment = [torch.__version__, np.__version__, torch.get_num_threads()]
+    published = description.source in PUBLISHED
+    content = dict(_published(description).files.sha256) if published else dataset_sha256(description.source)
+    identity = [asdict(description), content, sources, environment]
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def with_fresh_head(model: Model, theta: Tensor, rng: np.random.Generator) -> Tensor:
+    """Copy of theta [P] whose classifier ("head.*") is drawn anew: the start of fine-tuning on another label set, for
+    which the old classifier means nothing even where the number of classes agrees."""
+    parts = model.unflatten(theta[None])
+    fresh = model.unflatten(model.init(rng)[None].to(theta))
+    return torch.cat([(fresh if name.startswith("head.") else parts)[name].flatten() for name in parts])
+
+
+def accuracy(model: Model, theta: Tensor, dataset: Dataset) -> float:
+    """Share of the test images that theta [P] classifies correctly."""
+    return float((predict(model, theta[None], dataset.x_test)[0].argmax(dim=1) == dataset.y_test).double().mean())

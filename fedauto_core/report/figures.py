@@ -1,0 +1,281 @@
+"""Frames -> figures in one style: colour-blind palette, distinct markers, 95 % t bands, a fixed look per method."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from fedauto_core.data.datasets import Federation
+from fedauto_core.network import CAUSES, Trace
+from fedauto_core.report.claims import MARKS, STANDINGS, interval
+
+# A method keeps its colour and marker in every figure: the position in this list is its look.
+LABELS = (
+    "fedauto",
+    "fedavg",
+    "server_only",
+    "fedavg_ideal",
+    "known_probability",
+    "fedawe",
+    "fedprox",
+    "tf_aggregation_like",
+    "fedavg_all",
+    "centralised",
+    "server_finetuning",
+    "fedawe_unclipped",
+    "fedauto_weights_only",
+    "fedau",
+    "mifa",
+    "mifa_waiting",
+    "fedvarp",
+    "f3ast",
+    "fl_fdms",
+    "scaffold",
+    "feddyn",
+    "fednova",
+    "fedavgm",
+    "fedadam",
+    "fedyogi",
+    "fedlaw",
+    "feddf",
+    "feddu",
+    "data_sharing",
+    "feddisco",
+    "label_matching",
+    "fedcote_like",
+    "known_probability_self",
+)
+COLOURS = [*sns.color_palette("colorblind", 10), *map(mpl.colors.to_rgb, ("#222222", "#8c6d31", "#7b4173"))]
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "p", "h", "d")
+
+
+def t_band(values: pd.Series) -> tuple[float, float]:
+    """95 % t interval of the mean, the same as in the verdicts; one value has no band."""
+    if len(values) == 1:
+        return values.iloc[0], values.iloc[0]
+    band = interval(values)
+    return band.low, band.high
+
+
+BAND = {"errorbar": t_band}
+CUT = 0.05  # of the values, left outside the axis
+MARK_COLOURS = dict(zip(MARKS, (COLOURS[2], "0.6", COLOURS[3]), strict=True))
+
+
+def style() -> None:
+    """Set the project's look; call once at the top of a notebook."""
+    sns.set_theme(
+        context="notebook",
+        style="whitegrid",
+        palette="colorblind",
+        rc={
+            "figure.figsize": (7.5, 4.2),
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "legend.frameon": False,
+        },
+    )
+
+
+def looks(labels: Sequence[str]) -> tuple[dict[str, object], dict[str, str]]:
+    """Colour and marker of each label, a pair that no other label has; unknown labels follow in the order given."""
+    order = [*LABELS, *(label for label in labels if label not in LABELS)]
+    place = {label: order.index(label) for label in labels}
+    return (
+        {label: COLOURS[i % len(COLOURS)] for label, i in place.items()},
+        {label: MARKERS[(i + i // len(COLOURS)) % len(MARKERS)] for label, i in place.items()},
+    )
+
+
+def partition(federation: Federation, title: str) -> Figure:
+    """Who holds what: samples per class of the server (row 0) and of each client."""
+    samples = np.rint(federation.alpha * federation.counts[:, None]).astype(int)
+    figure = Figure(figsize=(7, 0.24 * len(samples) + 1.6), layout="constrained")
+    axes = figure.subplots()
+    sns.heatmap(samples, mask=samples == 0, cmap="crest", cbar_kws={"label": "samples"}, linewidths=0.5, ax=axes)
+    axes.set(xlabel="class", ylabel="participant", title=title)
+    axes.set_yticks(np.arange(len(samples)) + 0.5, ["server", *range(1, len(samples))], rotation=0)
+    return figure
+
+
+def trace(trace: Trace, title: str) -> Figure:
+    """Rounds from left to right, one row per client, coloured by what happened to the upload."""
+    figure = Figure(figsize=(7.5, 0.2 * trace.arrived.shape[1] + 1.6), layout="constrained")
+    axes = figure.subplots()
+    colours = ["#f4f4f4", *COLOURS[: len(CAUSES) - 1]]
+    rounds, clients = trace.arrived.shape
+    axes.imshow(
+        trace.cause.T,
+        aspect="auto",
+        extent=(0.5, rounds + 0.5, clients + 0.5, 0.5),  # both count from 1
+        interpolation="nearest",
+        cmap=mpl.colors.ListedColormap(colours),
+        vmin=-0.5,
+        vmax=len(CAUSES) - 0.5,
+    )
+    seen = np.unique(trace.cause)
+    axes.legend(
+        handles=[mpl.patches.Patch(facecolor=colours[i], edgecolor="0.7", label=CAUSES[i]) for i in seen],
+        loc="upper left",
+        bbox_to_anchor=(1.0, 1.0),
+    )
+    axes.set(xlabel="round", ylabel="client", title=title)
+    axes.set_yticks(range(1, clients + 1, max(1, clients // 10)))
+    axes.grid(False)
+    return figure
+
+
+def curves(frame: pd.DataFrame, column: str = "scenario", y: str = "accuracy", wrap: int = 2) -> Figure:
+    """Learning curves, one panel per value of `column`, one line per label: mean over seeds with a 95 % band."""
+    colours, markers = looks(list(frame["label"].unique()))
+    grid = sns.relplot(
+        frame,
+        x="round",
+        y=y,
+        hue="label",
+        style="label",
+        col=column,
+        col_wrap=min(wrap, frame[column].nunique()),
+        kind="line",
+        palette=colours,
+        markers=markers,
+        dashes=False,
+        markersize=5,
+        height=3.2,
+        aspect=1.35,
+        **BAND,
+    )
+    grid.set_titles("{col_name}")
+    grid.set_axis_labels("round", f"test {y.replace('_', ' ')}")
+    return grid.figure
+
+
+def dots(summary: pd.DataFrame, column: str = "scenario", x: str = "points", wrap: int = 3) -> Figure:
+    """Final values per label, one panel per value of `column`: seeds as small dots, mean with a 95 % interval.
+
+    The axis leaves out the lowest CUT of the runs where they lie far off; an arrow stands for a mean out there.
+    """
+    labels = list(summary["label"].unique())
+    colours, _ = looks(labels)
+    grid = sns.catplot(
+        summary,
+        x=x,
+        y="label",
+        hue="label",
+        col=column,
+        col_wrap=min(wrap, summary[column].nunique()),
+        kind="point",
+        linestyle="none",
+        palette=colours,
+        height=0.26 * len(labels) + 1.4,
+        aspect=4.2 / (0.26 * len(labels) + 1.4),
+        legend=False,
+        **BAND,
+    )
+    grid.set_titles("{col_name}")
+    # Few seeds give wide t intervals, and one broken method would squeeze all others into a corner.
+    grid.set(xlim=(max(summary[x].quantile(CUT) - 4, 0), min(summary[x].max() + 4, 100)))
+    grid.set_axis_labels("final test accuracy (points)", "")
+    for value, axes in grid.axes_dict.items():
+        here = summary[summary[column] == value]
+        axes.scatter(here[x], here["label"].map(labels.index), s=6, color="0.35", zorder=3)  # one collection: small SVG
+        means = here.groupby("label")[x].mean().reindex(labels)
+        for place, mean in enumerate(means):
+            if mean < axes.get_xlim()[0]:  # the mean lies outside: an arrow at the edge
+                axes.plot(axes.get_xlim()[0], place, marker="<", color=colours[labels[place]], ms=7, clip_on=False)
+    return grid.figure
+
+
+def standing(frame: pd.DataFrame, rows: str = "rival", columns: str = "scenario", winner: str = "fedauto") -> Figure:
+    """`winner` minus each rival as a map of `rows` x `columns`: ▲ won, ▼ lost, in brackets before correction only.
+
+    Rivals in rows: the closest on top. The colours end at 10 points or less.
+    """
+    means = frame.pivot(index=rows, columns=columns, values="mean")
+    means = means.loc[frame[rows].unique(), frame[columns].unique()]
+    if rows == "rival":
+        means = means.loc[means.mean(axis=1).sort_values().index]
+    standing = frame.pivot(index=rows, columns=columns, values="standing").loc[means.index, means.columns]
+    text = means.map("{:+.1f}".format) + standing.replace(
+        dict(zip(STANDINGS, (" ▲", " (▲)", "", " (▼)", " ▼"), strict=True))
+    )
+    figure = Figure(figsize=(1.1 * means.shape[1] + 3.4, 0.27 * len(means) + 1.4), layout="constrained")
+    reach = float(np.clip(np.abs(means.to_numpy()).max(), 1, 10))  # one broken rival must not wash out all others
+    sns.heatmap(
+        means,
+        annot=text,
+        fmt="",
+        cmap="vlag_r",
+        vmin=-reach,
+        vmax=reach,
+        cbar_kws={"label": f"{winner} minus rival (points)", "extend": "both"},
+        annot_kws={"size": 8},
+        linewidths=0.5,
+        ax=figure.subplots(),
+    )
+    figure.axes[0].set(xlabel="", ylabel="")
+    return figure
+
+
+def settings(summary: pd.DataFrame, y: str = "points", wrap: int = 3) -> Figure:
+    """Final values along one axis per `study`, one panel per study and scenario, one line per label: mean over seeds
+    with a 95 % interval."""
+    panels = [(s, study) for s in summary["scenario"].unique() for study in summary["study"].unique()]
+    columns, rows = min(wrap, len(panels)), -(-len(panels) // min(wrap, len(panels)))
+    figure = Figure(figsize=(3.4 * columns + 1.6, 2.6 * rows + 0.3), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    colours, markers = looks(list(summary["label"].unique()))
+    for axes, (scenario, study) in zip(grid.flat, panels, strict=False):
+        here = summary[(summary["scenario"] == scenario) & (summary["study"] == study)]
+        values = list(here["value"].unique())
+        for shift, (label, group) in enumerate(here.groupby("label", sort=False)):
+            by_value = [group.loc[group["value"] == value, y] for value in values]
+            place = np.arange(len(values)) + 0.06 * shift
+            mean, (low, high) = [v.mean() for v in by_value], zip(*map(t_band, by_value), strict=True)
+            axes.plot(place, mean, color=colours[label], marker=markers[label], ms=5, label=label)
+            axes.vlines(place, low, high, color=colours[label], lw=1)
+        axes.set_xticks(range(len(values)), values, rotation=25, ha="right", fontsize="small")
+        axes.set_title(f"{study}, {scenario}", fontsize="medium")
+    for axes in grid.flat[len(panels) :]:
+        axes.remove()
+    grid[0, 0].set(ylim=(max(summary[y].quantile(CUT) - 4, 0), min(summary[y].max() + 4, 100)))  # as in `dots`
+    figure.supylabel("final test accuracy (points)", fontsize="medium")
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside right upper")
+    return figure
+
+
+def comparisons(frame: pd.DataFrame, unit: str, winner: str = "fedauto") -> Figure:
+    """`winner` minus each rival with its interval, per scenario, coloured by the mark of the comparison.
+
+    The closest rivals are on top; the axis leaves out the uppermost CUT of the intervals' ends where they lie far off.
+    """
+    scenarios, rivals = (
+        list(frame["scenario"].unique()),
+        list(frame.groupby("rival")["mean"].mean().sort_values().index),
+    )
+    ends = frame["low"].quantile(CUT), frame["high"].quantile(1 - CUT)
+    margin = 0.05 * (ends[1] - ends[0])
+    columns = min(3, len(scenarios))
+    rows = -(-len(scenarios) // columns)
+    figure = Figure(figsize=(2.9 * columns + 1.6, (0.28 * len(rivals) + 0.6) * rows + 0.6), layout="constrained")
+    panels = figure.subplots(rows, columns, sharey=True, squeeze=False).flat
+    for axes in panels[len(scenarios) :]:
+        axes.remove()
+    for axes, scenario in zip(panels, scenarios, strict=False):
+        here = frame[frame["scenario"] == scenario].set_index("rival").loc[rivals]
+        for y, (_, row) in enumerate(here.iterrows()):
+            axes.plot([row["low"], row["high"]], [y, y], color=MARK_COLOURS[row["mark"]], lw=2)
+            axes.plot(row["mean"], y, "o", color=MARK_COLOURS[row["mark"]], ms=6)
+        axes.axvline(0, color="0.3", lw=1)
+        axes.set(title=scenario, xlim=(ends[0] - margin, ends[1] + margin))
+        axes.set_yticks(range(len(rivals)), rivals)
+    panels[0].invert_yaxis()
+    figure.supxlabel(f"{winner} minus rival ({unit})", fontsize="medium")
+    handles = [mpl.lines.Line2D([], [], color=MARK_COLOURS[m], marker="o", label=f"[{m}]") for m in MARKS]
+    figure.legend(handles=handles, loc="outside right upper")
+    return figure

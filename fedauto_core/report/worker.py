@@ -1,0 +1,294 @@
+"""One notebook executed in its own kernel; the result appears at its place complete or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import nbformat
+import papermill
+import psutil
+from jupyter_client import AsyncKernelClient, AsyncKernelManager
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_core.utils import run_sync
+from papermill.exceptions import PapermillExecutionError
+from traitlets import Dict
+
+from fedauto_core.errors import InputError, require
+from fedauto_core.report.pages import notebook_page
+from fedauto_core.report.plan import PARAMETERS_TAG, Value, file_hashes
+from fedauto_core.report.record import log_file, write_json
+from fedauto_core.store.keys import core_hash, versions
+
+INJECTED = "injected-parameters"
+LONGEST_SOCKET_FOLDER = 100  # a Unix socket's path ends at 107 bytes, its name "/k-1" included
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
+logging.getLogger("papermill").addHandler(logging.NullHandler())  # failures are told once, by the batch
+VOLATILE = (
+    (re.compile(r"\S*ipykernel_\d+[\\/]\d+\.py"), "cell"),  # process number in the file name of a cell's warnings
+    (re.compile(r"\bat 0x[0-9a-f]+"), "at 0x…"),
+)
+
+
+@dataclass(frozen=True)
+class Order:
+    """All a worker needs for one notebook; nothing else is read from the process that sent it.
+
+    parameters: every value; overrides: those that differ from the notebook's own defaults.
+    """
+
+    name: str
+    source: str
+    parameters: Mapping[str, Value]
+    overrides: Mapping[str, Value]
+    notebooks_dir: Path
+    out: Path
+    key: str
+    threads: int
+    processes: int
+    fresh: bool
+    command: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a notebook ended. cell: number in the source notebook, from 1; 0 if the error is outside of all cells."""
+
+    name: str
+    seconds: float
+    error: str = ""
+    cell: int = 0
+    line: str = ""
+
+    @property
+    def state(self) -> str:
+        return "failed" if self.error else "ok"
+
+    @property
+    def refused(self) -> bool:
+        """Whether the notebook failed because it refused its input."""
+        return self.error.startswith(f"{InputError.__name__}:")
+
+
+class Kernel(AsyncKernelManager):
+    """A kernel of the running interpreter, whatever kernels are installed, with `environment` in its variables."""
+
+    environment = Dict()
+    opened: AsyncKernelClient | None = None
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        argv = [sys.executable, "-Xfrozen_modules=off", "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        values = {name: str(value).replace("$", "$$") for name, value in self.environment.items()}
+        return KernelSpec(argv=argv, display_name="Python 3", language="python", env=values)
+
+    def client(self, **options: object) -> AsyncKernelClient:
+        """The notebook client leaves the connection to a kernel that it did not start open, so remember it."""
+        self.opened = super().client(**options)
+        return self.opened
+
+    def stop(self) -> None:
+        """Close the connection and end the process, whatever state they are in."""
+        if self.opened is not None:
+            self.opened.stop_channels()
+        if self.has_kernel:
+            with contextlib.suppress(psutil.NoSuchProcess):  # idle processes would report the interrupt that comes now
+                for child in psutil.Process(self.provisioner.pid).children(recursive=True):
+                    child.kill()
+            run_sync(self.shutdown_kernel)(now=True)
+
+    @property
+    def peak_mib(self) -> float | None:
+        """Peak resident memory of the kernel process in MiB; None where the system does not tell."""
+        try:
+            status = Path(f"/proc/{self.provisioner.pid}/status").read_text()
+        except OSError:
+            return None
+        found = re.search(r"VmHWM:\s+(\d+) kB", status)
+        return int(found[1]) / 1024 if found else None
+
+
+def follow(parent: Connection) -> None:
+    """Worker initialiser: when the other end of `parent` closes (asked to stop, or dead), stop the kernel and leave."""
+
+    def watch() -> None:
+        try:
+            parent.recv()
+        except EOFError:
+            for child in psutil.Process().children(recursive=True):
+                child.kill()
+            for folder in _sockets:
+                shutil.rmtree(folder, ignore_errors=True)
+            os._exit(1)
+
+    # Ctrl-C reaches the whole process group but the batch decides. A function: kernels would inherit SIG_IGN.
+    signal.signal(signal.SIGINT, lambda *_: None)
+    threading.Thread(target=watch, daemon=True).start()
+
+
+_sockets: set[str] = set()
+
+
+def work_folder(out: Path) -> Path:
+    """Where unfinished results grow; on the same file system as the report, so that they can be renamed into it."""
+    return out / ".work"
+
+
+def run_notebook(order: Order) -> Outcome:
+    """Execute one notebook. Its folder in the report is replaced only if all succeeded; else a log is written."""
+    started = time.monotonic()
+    folder = work_folder(order.out) / order.name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    log, reached = log_file(order.out, order.name), []
+    source = nbformat.reads(order.source, as_version=4)
+    try:
+        executed, peak = _execute(order, source, folder, reached)
+        final = _published(source, executed, folder, order)
+        nbformat.write(final, folder / f"{order.name}.ipynb")
+        page = notebook_page(final, order.name, order.notebooks_dir, order.out / order.name)
+        (folder / f"{order.name}.html").write_text(page, encoding="utf-8")
+        seconds = round(time.monotonic() - started, 1)
+        _write_manifest(order, folder, seconds, peak)
+        _replace(order.out / order.name, folder)
+        log.unlink(missing_ok=True)
+        return Outcome(order.name, seconds)
+    except Exception as error:  # whatever goes wrong in one notebook is reported and must not stop the others
+        log.parent.mkdir(parents=True, exist_ok=True)
+        details = "\n".join(error.traceback) if isinstance(error, PapermillExecutionError) else traceback.format_exc()
+        log.write_text(f"{order.command}\n\n{ANSI.sub('', details)}\n", encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        return _failure(order.name, time.monotonic() - started, error, source, reached)
+
+
+def _execute(
+    order: Order, source: nbformat.NotebookNode, folder: Path, reached: list[str]
+) -> tuple[nbformat.NotebookNode, float | None]:
+    """Run all cells; `reached` collects the identifiers of the cells that were started."""
+    require(
+        len(tempfile.gettempdir()) + len("/fa-12345678") <= LONGEST_SOCKET_FOLDER,
+        f"temporary folder {tempfile.gettempdir()}",
+        allowed=f"a path that leaves room within the {LONGEST_SOCKET_FOLDER} bytes of a socket's folder",
+        remedy="set TMPDIR to a shorter path",
+    )
+    sockets = tempfile.mkdtemp(prefix="fa-")
+    _sockets.add(sockets)
+    threads = {f"{library}_NUM_THREADS": order.threads for library in ("OMP", "MKL", "OPENBLAS")}
+    environment = threads | {
+        "FEDAUTO_OUTPUT": folder,
+        "FEDAUTO_REPORT": order.out,
+        "FEDAUTO_FRESH": int(order.fresh),
+        "FEDAUTO_PROCESSES": order.processes,
+        "IPYTHONDIR": f"{sockets}/ipython",  # the user's start-up files must not change a result
+        "PYTHONHASHSEED": 0,
+    }
+    # One private folder per run: kernels that start side by side race for TCP ports, and for IPC names too.
+    kernel = Kernel(transport="ipc", ip=f"{sockets}/k", connection_file=f"{sockets}/c.json", environment=environment)
+    try:
+        executed = papermill.execute_notebook(
+            nbformat.from_dict(source),
+            None,
+            parameters=dict(order.overrides),
+            kernel_name="python3",
+            language="python",
+            progress_bar=False,
+            km=kernel,
+            resources={"metadata": {"path": str(order.notebooks_dir)}},
+            record_timing=False,
+            coalesce_streams=True,
+            on_cell_start=lambda cell, cell_index: reached.append(cell.id),
+        )
+        return executed, kernel.peak_mib
+    finally:
+        kernel.stop()
+        shutil.rmtree(sockets, ignore_errors=True)
+        _sockets.discard(sockets)
+
+
+def _published(
+    source: nbformat.NotebookNode, executed: nbformat.NotebookNode, folder: Path, order: Order
+) -> nbformat.NotebookNode:
+    """The source with outputs, without timings and machine paths: two fresh runs give the same bytes."""
+    final = nbformat.from_dict(source)
+    results = {cell.id: cell for cell in executed.cells}
+    injected = [cell for cell in executed.cells if INJECTED in cell.metadata.get("tags", ())]
+    for cell in injected:
+        cell.id, cell.metadata = INJECTED, nbformat.from_dict({"tags": [INJECTED]})
+        place = next(i for i, c in enumerate(final.cells) if PARAMETERS_TAG in c.metadata.get("tags", ()))
+        final.cells.insert(place + 1, cell)
+        results[INJECTED] = cell
+    paths = {folder: ".", order.out: "..", order.notebooks_dir.parent: "..", Path(sys.prefix): "…", Path.home(): "~"}
+    for cell in final.cells:
+        if cell.cell_type == "code":
+            cell.execution_count = results[cell.id].execution_count
+            cell.outputs = [_without_machine(output, paths) for output in results[cell.id].outputs]
+    return final
+
+
+def _without_machine(value: object, paths: Mapping[Path, str]) -> object:
+    """`value` (an output or a part of it) with paths of this machine and process numbers taken out of its text."""
+    if isinstance(value, dict):
+        return nbformat.from_dict(
+            {k: v if k.startswith("image/") else _without_machine(v, paths) for k, v in value.items()}
+        )
+    if isinstance(value, list):
+        return [_without_machine(item, paths) for item in value]
+    if not isinstance(value, str):
+        return value
+    for pattern, replacement in VOLATILE:
+        value = pattern.sub(replacement, value)
+    for path, replacement in paths.items():
+        value = value.replace(str(path), replacement)
+    return value
+
+
+def _write_manifest(order: Order, folder: Path, seconds: float, peak: float | None) -> None:
+    manifest = {
+        "key": order.key,
+        "parameters": dict(order.parameters),
+        "core_sha256": core_hash(),
+        "versions": versions(),
+        "threads": order.threads,
+        "seconds": seconds,
+        "peak_mib": None if peak is None else round(peak),
+        "files": file_hashes(folder),
+    }
+    write_json(folder / "manifest.json", manifest)
+
+
+def _replace(target: Path, folder: Path) -> None:
+    """Put `folder` in the place of `target`. Killed in between, the target is missing, never mixed."""
+    old = folder.with_name(f"{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    folder.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _failure(name: str, seconds: float, error: Exception, source: nbformat.NotebookNode, reached: list[str]) -> Outcome:
+    """Where in the source notebook it happened: the last cell that was started, and its line in the traceback."""
+    if not isinstance(error, PapermillExecutionError):
+        message, lines = f"{type(error).__name__}: {error}", ""
+    else:
+        message, lines = f"{error.ename}: {error.evalue}", ANSI.sub("", "\n".join(error.traceback))
+    message = message.strip().splitlines()[0]
+    numbers = {cell.id: number for number, cell in enumerate(source.cells, 1)}
+    executing = isinstance(error, PapermillExecutionError) or "DeadKernel" in type(error).__name__
+    number = numbers.get(reached[-1], 0) if reached and executing else 0
+    at = re.findall(rf"Cell In\[{error.exec_count}\], line (\d+)", lines) if lines else []
+    text = source.cells[number - 1].source.splitlines()[int(at[0]) - 1].strip() if number and at else ""
+    return Outcome(name, round(seconds, 1), message, number, text)

@@ -1,0 +1,310 @@
+"""The single inequalities, each on an instance small enough to write down: as stated, and with one assumption bent.
+
+As stated the instance shows how close to equality the inequality can come, mostly all the way. Bent, it is a
+counter-example: the assumption is needed. One bend is expected to break nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
+
+import numpy as np
+
+from fedauto_core.methods.base import chi2_divergence
+from fedauto_core.theory.attack.scalars import Worst, worst_of
+from fedauto_core.theory.bound.aggregation import Aggregation
+from fedauto_core.theory.bound.checks import (
+    drift_bound,
+    missing_class_check,
+    noise_bound,
+    round_terms,
+    step_limit,
+    summed,
+    trajectory,
+)
+from fedauto_core.theory.bound.constants import Constant, Constants, delta2, kappa2
+from fedauto_core.theory.bound.improved import (
+    CONVEX_LIMIT,
+    convex_checks,
+    improved_drift,
+    improved_terms,
+    polyak_checks,
+)
+from fedauto_core.theory.problems.curvature import lora_ball_smoothness
+from fedauto_core.theory.problems.quadratics import Point, Quadratics, Split
+
+Sides = tuple[float, float, Mapping[str, object]]  # measured, bound, and the numbers they follow from
+NOISE = (-1.0, 1.0)
+FLAT = 1e-6  # curvature of a loss that is as good as linear
+
+
+@dataclass(frozen=True)
+class StepBend:
+    """inequality: name of its checks; assumption, how, needed as in `falsification.Bend`; sides(bent)."""
+
+    inequality: str
+    assumption: str
+    how: str
+    sides: Callable[[bool], Sides]
+    needed: bool = True
+
+    def stated(self) -> Worst:
+        """The instance with all assumptions in place."""
+        measured, bound, numbers = self.sides(False)
+        return worst_of(measured, bound, numbers, 1)
+
+    def broken(self) -> Worst | None:
+        """The counter-example; None if the inequality stands all the same."""
+        measured, bound, numbers = self.sides(True)
+        found = worst_of(measured, bound, numbers, 1)
+        return found if found.ratio > 1 else None
+
+
+def _parabolas(curvature: float, noise: float = 0.0) -> tuple[Quadratics, Aggregation, Constants]:
+    """One participant with curvature/2 w^2 and its noise; L = 1 is claimed."""
+    problem = Quadratics(Split(np.array([[1]])), np.full((1, 1, 1), curvature), np.zeros((1, 1)), noise)
+    alone = Aggregation(problem.split.participants, problem.split.alpha, np.ones((1, 1)))
+    known = Constants(
+        Constant("L", 1.0, "certified bound", "claimed"),
+        Constant("sigma^2", problem.sigma2, *problem.source["sigma^2"]),
+        Constant("F_inf", 0.0 if curvature > 0 else float("-inf"), "exact", "at 0, if anywhere"),
+    )
+    return problem, alone, known
+
+
+def _descent(bent: bool) -> Sides:
+    claimed, (problem, *_) = 0.5 if bent else 1.0, _parabolas(1.0)
+    here, there = problem.value(np.array([[0.0], [1.0]]))
+    return float(there - here), claimed / 2, {"F": "x^2/2", "w": 0, "v": 1, "claimed L": claimed}
+
+
+def _variance(bent: bool) -> Sides:
+    claimed = 0.25 if bent else 1.0
+    measured = float(np.mean(np.square(NOISE)))
+    return measured, float(noise_bound(claimed, np.ones((1, 1)), 1)[0]), {"noise": NOISE, "claimed sigma^2": claimed}
+
+
+def _independence(bent: bool) -> Sides:
+    pairs = [(x, x) for x in NOISE] if bent else list(product(NOISE, repeat=2))
+    measured = float(np.mean(np.mean(pairs, axis=1) ** 2))
+    numbers = {"outcomes of both": pairs, "beta": [0.5, 0.5], "E": 1}
+    return measured, float(noise_bound(1.0, np.full((1, 2), 0.5), 1)[0]), numbers
+
+
+def _zero_mean(bent: bool) -> Sides:
+    paths = [(1.0, 1.0)] if bent else list(product(NOISE, repeat=2))
+    measured = float(np.mean(np.mean(paths, axis=1) ** 2))
+    return measured, float(noise_bound(1.0, np.ones((1, 1)), 2)[0]), {"noise in two steps": paths, "E": 2}
+
+
+def _drift(gamma: float, steps: int, w: float, noise: float, curvature: float = -1.0) -> float:
+    """Measured drift of one participant; -1: the concave parabola, on which it is the largest that L = 1 allows."""
+    problem, alone, _ = _parabolas(curvature, noise)
+    return float(problem.round(Point(np.full(1, w)), alone.rows, alone.beta, gamma, steps).drift[0])
+
+
+def _first_drift_claim(bent: bool) -> Sides:
+    claimed, steps = 0.05 if bent else 1.0, 5
+    gamma = step_limit(claimed, steps)
+    bound = float(drift_bound(0.0, np.ones(1), gamma, steps)[0])
+    numbers = {"F_j": "-x^2/2", "w": 1, "claimed L": claimed, "gamma": gamma, "E": steps}
+    return _drift(gamma, steps, 1.0, 0.0), bound, numbers
+
+
+def _first_drift_step(bent: bool) -> Sides:
+    steps = 5
+    gamma = step_limit(1.0, steps) * (20 if bent else 1)
+    bound = float(drift_bound(0.0, np.ones(1), gamma, steps)[0])
+    return _drift(gamma, steps, 1.0, 0.0), bound, {"F_j": "-x^2/2", "w": 1, "gamma": gamma, "E": steps}
+
+
+def _first_drift_noise(bent: bool) -> Sides:
+    claimed, steps = 0.25 if bent else 1.0, 50
+    gamma = step_limit(1.0, steps)
+    bound = float(drift_bound(claimed, np.zeros(1), gamma, steps)[0])
+    numbers = {"F_j": "-x^2/2", "w": 0, "noise": NOISE, "claimed sigma^2": claimed, "gamma": gamma, "E": steps}
+    return _drift(gamma, steps, 0.0, 1.0), bound, numbers
+
+
+def _first_drift_mean(bent: bool) -> Sides:
+    steps = 16
+    bound = float(drift_bound(1.0, np.zeros(1), 1.0, steps)[0])
+    return _flat(steps, bent), bound, {"slope": 0, "noise": [1.0] if bent else NOISE, "gamma": 1, "E": steps}
+
+
+def _improved_drift_claim(bent: bool) -> Sides:
+    claimed, steps, gamma = 0.5 if bent else 1.0, 5, 0.1
+    bound = float(improved_drift(0.0, np.ones(1), gamma, claimed, steps)[0])
+    numbers = {"F_j": "-x^2/2", "w": 1, "claimed L": claimed, "gamma": gamma, "E": steps}
+    return _drift(gamma, steps, 1.0, 0.0), bound, numbers
+
+
+def _improved_drift_step(bent: bool) -> Sides:
+    steps = 5
+    gamma = step_limit(1.0, steps) * (20 if bent else 1)
+    bound = float(improved_drift(0.0, np.ones(1), gamma, 1.0, steps)[0])
+    return _drift(gamma, steps, 1.0, 0.0), bound, {"F_j": "-x^2/2", "w": 1, "gamma": gamma, "E": steps}
+
+
+def _improved_drift_noise(bent: bool) -> Sides:
+    claimed, steps = 0.25 if bent else 1.0, 3
+    bound = float(improved_drift(claimed, np.zeros(1), 1.0, FLAT, steps)[0])
+    return _flat(steps, False), bound, {"slope": 0, "noise": NOISE, "claimed sigma^2": claimed, "gamma": 1, "E": steps}
+
+
+def _improved_drift_mean(bent: bool) -> Sides:
+    steps = 3
+    bound = float(improved_drift(1.0, np.zeros(1), 1.0, FLAT, steps)[0])
+    return _flat(steps, bent), bound, {"slope": 0, "noise": [1.0] if bent else NOISE, "gamma": 1, "E": steps}
+
+
+def _flat(steps: int, always: bool) -> float:
+    """Drift on a loss without slope, gamma = 1, from noise +-1 or from noise that is always 1."""
+    return float(np.mean(np.arange(steps) ** 2.0)) if always else _drift(1.0, steps, 0.0, 1.0, FLAT)
+
+
+def _bias(shift: float) -> tuple[float, float, float, float, dict[str, object]]:
+    """b, kappa^2, chi^2, delta^2 and the numbers: only one of two owners arrives, and it holds one of two classes.
+
+    Gradients: -shift and +shift of class 0 at its two owners, 2 of class 1.
+    """
+    split, gradients = Split(np.array([[1, 0], [1, 2]])), np.array([-shift, shift, 2.0, 2.0])
+    problem, w = Quadratics(split, np.ones((4, 1, 1)), -gradients[:, None]), np.zeros(1)
+    first = Aggregation(split.participants[:1], split.alpha[:1], np.ones((1, 1)))
+    (pooled,), (own,) = problem.gradients(split.pooled, w), problem.gradients(first.rows, w)
+    numbers = {"counts": split.counts.tolist(), "gradients": gradients.tolist(), "beta": [1, 0]}
+    chi2 = float(chi2_divergence(first.alpha[0], split.target))
+    return (
+        float(np.sum((pooled - own) ** 2)),
+        kappa2(problem, w).value,
+        chi2,
+        float(delta2(problem, first, w)[0]),
+        numbers,
+    )
+
+
+def _plain_bias(kappa: float, shift: float) -> Sides:
+    b, kappa2_, chi2, _, numbers = _bias(shift)
+    return b, kappa * kappa2_ * chi2, numbers | {"claimed kappa^2": kappa * kappa2_}
+
+
+def _first_bias(kappa: float, delta: float) -> Sides:
+    b, kappa2_, chi2, delta2_, numbers = _bias(1.0)
+    claimed = {"claimed kappa^2": kappa * kappa2_, "claimed delta^2": delta * delta2_}
+    return b, 2 * kappa * kappa2_ * chi2 + 2 * delta * delta2_, numbers | claimed
+
+
+def _improved_bias(kappa: float, delta: float) -> Sides:
+    b, kappa2_, chi2, delta2_, numbers = _bias(1.0)
+    claimed = {"claimed kappa^2": kappa * kappa2_, "claimed delta^2": delta * delta2_}
+    return b, float(np.sqrt(kappa * kappa2_ * chi2) + np.sqrt(delta * delta2_)) ** 2, numbers | claimed
+
+
+def _missing(bent: bool) -> Sides:
+    mixture, target = np.array([0.0, 0.75 if bent else 1.0]), np.array([0.25, 0.75])
+    check = missing_class_check(mixture, target)
+    return check.measured, check.bound, {"mixture": mixture.tolist(), "alpha_g": target.tolist()}
+
+
+def _infimum(terms_of: Callable[..., dict[str, np.ndarray]], bent: bool) -> Sides:
+    problem, alone, known = _parabolas(1.0)
+    known = replace(known, infimum=Constant("F_inf", 0.05 if bent else 0.0, "exact", "claimed"))
+    terms, _ = trajectory(problem, alone, known, Point(np.ones(1)), 1.0, 1, terms_of)
+    (row,) = summed(terms, known, 1.0, 1).to_dict("records")
+    return (
+        row["measured"],
+        row["bound"],
+        {"F": "x^2/2", "w": 1, "gamma": 1, "T": 1, "claimed F_inf": known.infimum.value},
+    )
+
+
+def _polyak_round(curvature: float, gamma: float, mu: float) -> Sides:
+    problem, alone, known = _parabolas(curvature)
+    terms, _ = trajectory(problem, alone, known, Point(np.ones(1)), gamma, 1, improved_terms)
+    (check,) = polyak_checks(terms, known, gamma, 1, mu)
+    numbers = {"F": f"{curvature} x^2/2", "w": 1, "L": 1, "gamma": gamma, "E": 1, "claimed mu": mu}
+    return check.measured, check.bound, numbers
+
+
+def _polyak(bent: bool) -> Sides:
+    """A step on F = 1 - cos x. |F'|^2 = (1 + cos x) F makes it PL for |x| <= 1/2, where the step stays; not on top."""
+    gamma, w = 1.0, np.pi - 0.01 if bent else 0.5
+    mu = (1 + np.cos(0.5)) / 2
+    after = w - gamma * np.sin(w)
+    numbers = {"F": "1 - cos x", "w": w, "gamma": gamma, "claimed mu": float(mu)}
+    return float(1 - np.cos(after)), float((1 - gamma * mu) * (1 - np.cos(w))), numbers
+
+
+def _convexity(bent: bool) -> Sides:
+    """Gradient descent on Huber's loss, or from close to the top of the wave 1 - cos x, which is not convex."""
+    gamma, w, rounds = 1 / CONVEX_LIMIT, np.pi - 0.01 if bent else 100.0, 60 if bent else 800
+    values, x = [], w
+    for _ in range(rounds):
+        values.append(1 - np.cos(x) if bent else x**2 / 2 if abs(x) <= 1 else abs(x) - 0.5)
+        x -= gamma * (np.sin(x) if bent else np.clip(x, -1, 1))
+    numbers = {"F": "1 - cos x" if bent else "Huber", "w": w, "gamma": gamma, "T": rounds}
+    return float(np.mean(values)), float(w**2 / (gamma * rounds)), numbers
+
+
+def _convex_step(name: str, bent: bool) -> Sides:
+    gamma, rounds = (16 if bent else 1) / CONVEX_LIMIT, 2
+    problem, alone, known = _parabolas(1.0)
+    both = Aggregation(alone.rows, alone.alpha, np.ones((rounds, 1)))
+    checks = convex_checks(problem, both, known, Point(np.ones(1)), gamma, 1)
+    last = [check for check in checks if check.name == name][-1]
+    return last.measured, last.bound, {"F": "x^2/2", "w": 1, "gamma": gamma, "T": rounds}
+
+
+def _ball(bent: bool) -> Sides:
+    radius = 0.5 if bent else 1.0
+    curvature = float(np.linalg.eigvalsh(np.array([[1.0, 2.0], [2.0, 1.0]]))[-1])  # of (a b)^2 / 2 at a = b = 1
+    bound = float(lora_ball_smoothness(1.0, 1.0, 0.0, 1, radius))
+    return curvature, bound, {"F": "(a b)^2 / 2", "a": 1, "b": 1, "claimed radius": radius}
+
+
+def _claim(sides: Callable[[float, float], Sides], kappa: float, delta: float) -> Callable[[bool], Sides]:
+    """kappa^2 and delta^2 claimed at these fractions of their values."""
+    return lambda bent: sides(kappa, delta) if bent else sides(1.0, 1.0)
+
+
+QUARTER = "claimed at a quarter of its value"
+STEP_BENDS = (
+    StepBend("S1 descent", "A1 smoothness", "L claimed at half its value", _descent),
+    StepBend("S3 noise", "A3 variance", f"sigma^2 {QUARTER}", _variance),
+    StepBend("S3 noise", "A3 independence", "two participants share their noise", _independence),
+    StepBend("S3 noise", "A3 zero mean", "noise that is always sigma", _zero_mean),
+    StepBend("S4 drift", "A1 smoothness", "L claimed at a twentieth of its value", _first_drift_claim),
+    StepBend("S4 drift", "step size", "twenty times the limit", _first_drift_step),
+    StepBend("S4 drift", "A3 variance", f"sigma^2 {QUARTER}", _first_drift_noise),
+    StepBend("S4 drift", "A3 zero mean", "noise that is always sigma", _first_drift_mean),
+    StepBend("I3 drift", "A1 smoothness", "L claimed at half its value", _improved_drift_claim),
+    StepBend("I3 drift", "step size", "twenty times the first limit", _improved_drift_step, needed=False),
+    StepBend("I3 drift", "A3 variance", f"sigma^2 {QUARTER}", _improved_drift_noise),
+    StepBend("I3 drift", "A3 zero mean", "noise that is always sigma", _improved_drift_mean),
+    StepBend("S5 bias, no feature shift", "kappa^2", "claimed at half its value",
+             lambda bent: _plain_bias(0.5 if bent else 1.0, 0.0)),
+    StepBend("S5 bias, no feature shift", "delta = 0", "a class looks different at its two owners",
+             lambda bent: _plain_bias(1.0, 1.0 if bent else 0.0)),
+    StepBend("S5 bias", "kappa^2", QUARTER, _claim(_first_bias, 0.25, 1.0)),
+    StepBend("S5 bias", "delta^2", QUARTER, _claim(_first_bias, 1.0, 0.25)),
+    StepBend("I4 bias", "kappa^2", QUARTER, _claim(_improved_bias, 0.25, 1.0)),
+    StepBend("I4 bias", "delta^2", QUARTER, _claim(_improved_bias, 1.0, 0.25)),
+    StepBend("missing class", "mixture sums to one", "it sums to three quarters", _missing),
+    StepBend("S6 summed", "A2 lower bound", "F_inf claimed too high", lambda bent: _infimum(round_terms, bent)),
+    StepBend("S6 summed, improved", "A2 lower bound", "F_inf claimed too high",
+             lambda bent: _infimum(improved_terms, bent)),
+    StepBend("I5 PL", "mu", "claimed at twice its value",
+             lambda bent: _polyak_round(0.5, 0.5, 1.0) if bent else _polyak_round(0.5, 0.01, 0.5)),
+    StepBend("I5 PL", "step size", "two and a half times the limit",
+             lambda bent: _polyak_round(1.0, 2.5 if bent else 0.01, 1.0)),
+    StepBend("I5 PL", "Polyak-Lojasiewicz", "from the top of a wave", _polyak),
+    StepBend("I6 convex", "convexity", "from the top of a wave", _convexity),
+    StepBend("I6 convex", "step size", "sixteen times the limit", partial(_convex_step, "I6 convex")),
+    StepBend("I6 convex, by recursion", "convexity", "from the top of a wave", _convexity),
+    StepBend("I6 convex, by recursion", "step size", "sixteen times the limit",
+             partial(_convex_step, "I6 convex, by recursion")),
+    StepBend("LoRA smoothness", "bounded factors", "radius claimed at half its value", _ball),
+)  # fmt: skip

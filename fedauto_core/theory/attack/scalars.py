@@ -1,0 +1,224 @@
+"""One-dimensional quadratics in bulk: the smallest world in which the theorem can be attacked, thousands at a time.
+
+F_j(x) = h_j/2 (x - u_j)^2 for J participants, F = sum_j p_j F_j, from w = 0, minibatch gradients with additive noise of
+variance sigma^2. L = 1 requires |h_j| <= 1. All expectations are exact. The attacks of `theory.falsification` bend one
+assumption each through the fields of `World`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+
+import numpy as np
+from scipy.optimize import differential_evolution
+
+from fedauto_core.errors import require, require_known
+from fedauto_core.theory.bound.checks import coefficients, drift_bound, step_limit
+from fedauto_core.theory.bound.improved import improved_drift, noise_factor
+
+THEOREMS = ("first", "improved")
+
+
+@dataclass(frozen=True, eq=False)
+class Scalars:
+    """M instances: curvature h, centre u, share p and weight beta [M, J], noise sigma [M]; p and beta sum to one."""
+
+    curvature: np.ndarray
+    centre: np.ndarray
+    share: np.ndarray
+    beta: np.ndarray
+    noise: np.ndarray
+
+    def pick(self, index: int) -> dict[str, object]:
+        """Instance `index` as plain numbers, for a file."""
+        return {field.name: np.asarray(getattr(self, field.name)[index]).tolist() for field in fields(self)}
+
+
+@dataclass(frozen=True)
+class World:
+    """What may be bent. step: gamma over the theorem's limit; smoothness, variance, bias: claimed over true value;
+    common_noise: all participants share their noise; noise_mean: mean of the noise in units of sigma; mass: sum of the
+    weights."""
+
+    step: float = 1.0
+    smoothness: float = 1.0
+    variance: float = 1.0
+    bias: float = 1.0
+    common_noise: bool = False
+    noise_mean: float = 0.0
+    mass: float = 1.0
+
+
+def step_size(theorem: str, steps: int, world: World = World()) -> float:
+    """gamma at `world.step` of the theorem's limit for the claimed L; the improved theorem's is approached to 3/4."""
+    require_known("theorem", theorem, THEOREMS)
+    limit = step_limit(world.smoothness, steps)
+    return world.step * (limit if theorem == "first" or steps == 1 else 1.5 * limit)
+
+
+def sides(some: Scalars, theorem: str, steps: int, world: World = World()) -> tuple[np.ndarray, np.ndarray]:
+    """measured and bound of the per-round inequality [M], as the theorem states it for the claimed constants."""
+    gamma, smoothness = step_size(theorem, steps, world), world.smoothness
+    h, u, p, beta = some.curvature, some.centre, some.share, some.beta * world.mass
+    gradient = -h * u
+    slope = np.sum(p * gradient, axis=1)
+    shrink = 1 - gamma * h
+    kicks = np.sum([shrink**e for e in range(steps)], axis=0)  # what one unit of noise per step adds up to
+    mean = np.sum(beta * (u - u * shrink**steps - gamma * kicks * world.noise_mean * some.noise[:, None]), axis=1)
+    powers = np.sum([shrink ** (2 * e) for e in range(steps)], axis=0)
+    if world.common_noise:
+        spread = np.sum([np.sum(beta * shrink**e, axis=1) ** 2 for e in range(steps)], axis=0)
+    else:
+        spread = np.sum(beta**2 * powers, axis=1)
+    variance = (gamma * some.noise) ** 2 * spread
+    before = np.sum(p * h / 2 * u**2, axis=1)
+    after = np.sum(p * h / 2 * (mean[:, None] - u) ** 2, axis=1) + np.sum(p * h, axis=1) / 2 * variance
+    wrong = world.bias * (slope - np.sum(beta * gradient, axis=1)) ** 2
+    sigma2 = world.variance * some.noise**2
+    errors = error_terms(theorem, wrong, gradient**2, sigma2, beta, gamma, smoothness, steps)
+    return gamma * steps / 2 * slope**2, before - after + errors
+
+
+def error_terms(
+    theorem: str,
+    bias2: np.ndarray,
+    gradient2: np.ndarray,
+    sigma2: np.ndarray,
+    beta: np.ndarray,
+    gamma: float,
+    smoothness: float,
+    steps: int,
+) -> np.ndarray:
+    """Bias, drift and noise terms of the per-round inequality from b_r [...], ||grad F_j||^2 and beta [..., J]."""
+    require_known("theorem", theorem, THEOREMS)
+    if theorem == "first":
+        numbers = coefficients(steps)
+        drift = np.sum(beta * drift_bound(sigma2[..., None], gradient2, gamma, steps, numbers), axis=-1)
+        error = float(numbers.bias) * bias2 + float(numbers.drift) * smoothness**2 * drift
+        factor = float(numbers.noise)
+    else:
+        drift = np.sum(beta * improved_drift(sigma2[..., None], gradient2, gamma, smoothness, steps), axis=-1)
+        error = (np.sqrt(bias2) + smoothness * np.sqrt(drift)) ** 2
+        factor = noise_factor(gamma, smoothness, steps)
+    if np.isinf(factor):  # beyond the improved theorem's limit it says nothing where there is noise
+        factor = np.where(sigma2 > 0, factor, 0.0)
+    noise = factor * smoothness * gamma**2 * steps * np.sum(beta**2, axis=-1) * np.where(sigma2 > 0, sigma2, 0.0)
+    return gamma * steps / 2 * error + noise
+
+
+def draw(rng: np.random.Generator, count: int, participants: int = 3) -> Scalars:
+    """Random instances with L = 1: curvatures in [-1, 1], many at the ends, where worst cases live."""
+    h = np.clip(rng.uniform(-1.5, 1.5, (count, participants)), -1, 1)
+    u = rng.normal(size=(count, participants))
+    p, beta = rng.dirichlet(np.ones(participants), count), rng.dirichlet(0.5 * np.ones(participants), count)
+    return Scalars(h, u, p, beta, np.where(rng.random(count) < 0.5, 0.0, rng.exponential(2.0, count)))
+
+
+def _decode(x: np.ndarray, participants: int) -> Scalars:
+    """One instance from a point of the unit cube, [4 J + 2]; its last coordinate is the step size's."""
+    h, u, p, beta = x[:-2].reshape(4, 1, participants)
+    p, beta = (np.maximum(v, 1e-9) / np.maximum(v, 1e-9).sum() for v in (p, beta))
+    return Scalars(2 * h - 1, 4 * u - 2, p, beta, 3 * x[-2:-1])
+
+
+@dataclass(frozen=True)
+class Worst:
+    """The largest measured / bound found, the instance, and the number of instances tried."""
+
+    ratio: float
+    measured: float
+    bound: float
+    instance: Mapping[str, object]
+    tried: int
+
+
+def adversary(
+    theorem: str, steps: int, seed: int, world: World = World(), participants: int = 3, generations: int = 60
+) -> Worst:
+    """Differential evolution over instances, weights and step sizes up to the world's for the largest measured / bound.
+
+    Any weights may come: those of every arrival set under every rule are among them.
+    """
+    require_known("theorem", theorem, THEOREMS)
+    require(
+        participants >= 1 and generations >= 1,
+        f"{participants} participants, {generations} generations",
+        allowed="at least one of each",
+        remedy="raise the smaller of the two",
+    )
+
+    def slower(x: np.ndarray) -> World:
+        return replace(world, step=world.step * (0.02 + 0.98 * float(x[-1])))
+
+    def loss(x: np.ndarray) -> float:
+        measured, bound = (float(side[0]) for side in sides(_decode(x, participants), theorem, steps, slower(x)))
+        return -ratio(measured, bound)
+
+    found = differential_evolution(
+        loss, [(0.0, 1.0)] * (4 * participants + 2), rng=seed, maxiter=generations, popsize=8, polish=False, tol=0
+    )
+    best = _decode(found.x, participants)
+    measured, bound = (float(side[0]) for side in sides(best, theorem, steps, slower(found.x)))
+    return worst_of(measured, bound, _complete(best.pick(0), theorem, steps, slower(found.x)), int(found.nfev))
+
+
+def ratio(measured: float, bound: float) -> float:
+    """measured / bound; where the bound is negative or zero against something positive, how far below, from 2 on."""
+    if measured <= 1e-9:  # nothing to bound: no attack
+        return 0.0 if bound >= -1e-9 else 2 - bound
+    return measured / bound if bound > measured / 1e3 else 1e3 - bound / measured
+
+
+def counterexample(
+    theorem: str, steps: int, world: World, seed: int, tries: int = 20_000, generations: int = 60
+) -> Worst | None:
+    """The clearest violation among random instances and an adversary's, at the world's step, at a third and at a
+    twentieth of it; None if none of them finds one."""
+    tried = 0
+    for part in (1.0, 0.3, 0.05):
+        found = _attack(theorem, steps, replace(world, step=part * world.step), seed, tries, generations)
+        tried += found.tried
+        if found.ratio > 1:
+            return replace(found, tried=tried)
+    return None
+
+
+def _attack(theorem: str, steps: int, world: World, seed: int, tries: int, generations: int) -> Worst:
+    some = draw(np.random.default_rng(seed), tries)
+    measured, bound = sides(some, theorem, steps, world)
+    bound = np.minimum(bound, np.finfo(float).max / 4)
+    worst = int(np.argmax((measured - bound) / (np.abs(measured) + np.abs(bound) + 1e-12)))
+    instance = _complete(some.pick(worst), theorem, steps, world)
+    drawn = worst_of(float(measured[worst]), float(bound[worst]), instance, tries)
+    if drawn.ratio > 1 and drawn.measured > 1e-3:
+        return drawn
+    attacked = adversary(theorem, steps, seed, world, generations=generations)
+    return replace(max(drawn, attacked, key=lambda w: w.measured - w.bound), tried=tries + attacked.tried)
+
+
+def _complete(instance: dict[str, object], theorem: str, steps: int, world: World) -> dict[str, object]:
+    """With everything else that `sides` needs, and gamma."""
+    return instance | {"theorem": theorem, "steps": steps, "gamma": step_size(theorem, steps, world)} | asdict(world)
+
+
+def worst_of(measured: float, bound: float, instance: Mapping[str, object], tried: int) -> Worst:
+    """A `Worst` whose ratio is 1 or less unless the violation is beyond rounding; nan for 0 <= 0."""
+    if measured == bound == 0:
+        reached = float("nan")
+    elif measured - bound <= 1e-7 * (abs(measured) + abs(bound)):
+        reached = min(measured / bound, 1.0) if bound > 0 else 1.0
+    else:
+        reached = measured / bound if bound > 0 else float("inf")
+    return Worst(reached, measured, bound, instance, tried)
+
+
+def breaking_steps(theorem: str, steps: int, factors: np.ndarray, seed: int, tries: int = 20_000) -> np.ndarray:
+    """For step sizes of `factors` times `step_size`: which of `tries` random instances violate the inequality, as a
+    share [len(factors)]."""
+    some = draw(np.random.default_rng(seed), tries)
+    shares = []
+    for factor in factors:
+        measured, bound = sides(some, theorem, steps, World(step=float(factor)))
+        shares.append(np.mean(measured - bound > 1e-7 * (np.abs(measured) + np.abs(bound))))
+    return np.array(shares)

@@ -1,0 +1,76 @@
+"""An adversary who picks everything the theorem leaves open: losses, who holds what, who arrives, and the step size.
+
+Unlike `scalars.adversary`, which moves weights freely, this one must live with the weights that a rule gives to an
+arrival set, and tries all sets of every instance it looks at.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.optimize import differential_evolution
+
+from fedauto_core.errors import require, require_known
+from fedauto_core.theory.attack.scalars import THEOREMS, Worst, ratio, worst_of
+from fedauto_core.theory.bound.aggregation import RULES, aggregate, arrival_sets
+from fedauto_core.theory.bound.checks import round_terms, step_limit
+from fedauto_core.theory.bound.constants import Constant, Constants
+from fedauto_core.theory.bound.improved import improved_limit, improved_terms
+from fedauto_core.theory.problems.quadratics import Point, Quadratics, Split
+
+MOST_PER_CELL = 4  # samples of one class at one participant
+ANY = Constant("F_inf", float("-inf"), "exact", "one round does not need it")
+
+
+def set_adversary(
+    rule: str, theorem: str, steps: int, seed: int, clients: int = 3, classes: int = 3, generations: int = 30
+) -> Worst:
+    """Differential evolution over one-dimensional class losses, label counts, noise and step size, and for each of
+    these over all 2^N arrival sets, for the largest measured / bound of one round under `rule`."""
+    require_known("aggregation rule", rule, RULES)
+    require_known("theorem", theorem, THEOREMS)
+    require(
+        min(clients, classes, generations) >= 1,
+        f"{clients} clients, {classes} classes, {generations} generations",
+        allowed="at least one of each",
+        remedy="raise the smallest of the three",
+    )
+
+    def worst_set(x: np.ndarray) -> tuple[float, float, float, dict[str, object]]:
+        measured, bound, instance = _sides(x, rule, theorem, steps, clients, classes)
+        ratios = [ratio(m, b) for m, b in zip(measured, bound, strict=True)]
+        number = int(np.argmax(ratios))
+        arrived = np.flatnonzero(arrival_sets(clients)[number]) + 1
+        return ratios[number], measured[number], bound[number], instance | {"arrive": arrived.tolist()}
+
+    size = 2 * classes + (clients + 1) * classes + 2
+    found = differential_evolution(
+        lambda x: -worst_set(x)[0], [(0.0, 1.0)] * size, rng=seed, maxiter=generations, popsize=4, polish=False, tol=0
+    )
+    _, measured, bound, instance = worst_set(found.x)
+    case = instance | {"rule": rule, "theorem": theorem, "steps": steps}
+    return worst_of(float(measured), float(bound), case, int(found.nfev) * 2**clients)
+
+
+def _sides(
+    x: np.ndarray, rule: str, theorem: str, steps: int, clients: int, classes: int
+) -> tuple[np.ndarray, np.ndarray, dict[str, object]]:
+    """Both sides for every arrival set, from w = 0, of the instance at a point of the unit cube, and its numbers."""
+    curvature, centre = 2 * x[:classes] - 1, 4 * x[classes : 2 * classes] - 2
+    counts = np.floor((MOST_PER_CELL + 1 - 1e-9) * x[2 * classes : -2]).astype(int).reshape(clients + 1, classes)
+    counts[counts.sum(axis=1) == 0, 0] = 1
+    split, noise = Split(counts), 3 * float(x[-2])
+    problem = Quadratics(split, curvature[split.label][:, None, None], centre[split.label][:, None], noise)
+    used = aggregate(split, arrival_sets(clients), rule)
+    smoothness = float(max(problem.smoothness(np.vstack([used.rows, split.pooled]))))
+    known = Constants(
+        Constant("L", smoothness, *problem.source["L"]),
+        Constant("sigma^2", problem.sigma2, *problem.source["sigma^2"]),
+        ANY,
+    )
+    limit = step_limit(smoothness, steps) if theorem == "first" else improved_limit(smoothness, steps)
+    open_end = theorem == "improved" and steps > 1  # there the limit itself is not admissible
+    gamma = (0.02 + 0.98 * float(x[-1])) * limit * (0.999 if open_end else 1.0)
+    outcome = problem.round(Point(np.zeros(1)), used.rows, used.beta, gamma, steps)
+    terms = (round_terms if theorem == "first" else improved_terms)(outcome, used, known, gamma, steps)
+    numbers = {"curvature": curvature.tolist(), "centre": centre.tolist(), "counts": counts.tolist()}
+    return terms["measured"], terms["bound"], numbers | {"noise": noise, "L": smoothness, "gamma": gamma}

@@ -1,0 +1,71 @@
+"""The theorem's assumptions made executable: each constant comes with how it was obtained (method.md, 6)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedauto_core.errors import require
+from fedauto_core.theory.bound.aggregation import Aggregation
+from fedauto_core.theory.problems.quadratics import Provenance
+from fedauto_core.theory.problems.regression import Problem
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A number of the theorem: equal to its definition, provably on the safe side, or neither (an estimate)."""
+
+    symbol: str
+    value: float
+    provenance: Provenance
+    how: str
+
+
+@dataclass(frozen=True)
+class Constants:
+    """L of assumption A1, F_inf of A2, sigma^2 of A3. Raises InputError for L <= 0 or sigma^2 < 0."""
+
+    smoothness: Constant
+    sigma2: Constant
+    infimum: Constant
+
+    def __post_init__(self) -> None:
+        require(
+            bool(np.isfinite(self.smoothness.value) and self.smoothness.value > 0),
+            f"smoothness L = {self.smoothness.value}",
+            allowed="finite numbers > 0",
+            remedy="use the largest curvature of the aggregated losses and of F",
+        )
+        require(
+            bool(np.isfinite(self.sigma2.value) and self.sigma2.value >= 0),
+            f"sigma^2 = {self.sigma2.value}",
+            allowed="finite numbers >= 0",
+            remedy="use the variance of a minibatch gradient; 0 means full-batch gradients",
+        )
+
+
+def constants(problem: Problem, aggregation: Aggregation) -> Constants:
+    """L over all participants that are aggregated (m included) and F; sigma^2; F_inf."""
+    values = {
+        "L": float(max(problem.smoothness(np.vstack([aggregation.rows, problem.split.pooled])))),
+        "sigma^2": problem.sigma2,
+        "F_inf": problem.infimum(),
+    }
+    return Constants(*(Constant(symbol, value, *problem.source[symbol]) for symbol, value in values.items()))
+
+
+def kappa2(problem: Problem, w: np.ndarray) -> Constant:
+    """kappa^2 at w: sum_c alpha_g(c) ||grad f_c - grad F||^2."""
+    split = problem.split
+    by_class = problem.gradients(split.classes(), w) - problem.gradients(split.pooled, w)
+    value = float(split.target[split.target > 0] @ np.sum(by_class**2, axis=1))
+    return Constant("kappa^2", value, "exact", "at the visited point w, from all class gradients")
+
+
+def delta2(problem: Problem, aggregation: Aggregation, w: np.ndarray) -> np.ndarray:
+    """delta_j^2 at w, [J]: ||grad F_j - sum_c alpha_j(c) grad f_c||^2, exact. It vanishes without feature shift."""
+    split = problem.split
+    by_class = problem.gradients(split.classes(), w)
+    wanted = aggregation.alpha[:, split.target > 0] @ by_class
+    return np.sum((problem.gradients(aggregation.rows, w) - wanted) ** 2, axis=1)

@@ -1,0 +1,95 @@
+"""LoRA as an instance: the product of two factors on softmax regression, with a constant certified on a ball."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from fedauto_core.errors import require
+from fedauto_core.seeding import stream
+from fedauto_core.theory.problems.curvature import lora_ball_smoothness
+from fedauto_core.theory.problems.quadratics import NETWORK, Source, Split
+from fedauto_core.theory.problems.regression import NO_NOISE, NOTHING_BELOW_ZERO, FullBatch, SoftmaxRegression
+
+
+@dataclass(frozen=True, eq=False)
+class LowRankRegression(FullBatch):
+    """LoRA on softmax regression: W = scale * A B, A [d, rank], B [rank, C], trained on ||A||, ||B|| <= radius.
+
+    Weights are flat, w = (A, B). The loss is smooth on that ball only (`theory.curvature`), so a value or a gradient
+    asked for outside of it is an InputError: nothing can be claimed there.
+    """
+
+    base: SoftmaxRegression
+    rank: int = 4
+    scale: float = 2.0
+    radius: float = 2.0
+
+    source: ClassVar[Source] = {
+        "L": ("certified bound", "2 s^2 L rho^2 + s (|grad l(0)| + L s sqrt(r) rho^2) on the ball of radius rho"),
+        "sigma^2": NO_NOISE,
+        "F_inf": NOTHING_BELOW_ZERO,
+    }
+
+    def __post_init__(self) -> None:
+        for name, value in (("rank", self.rank), ("scale", self.scale), ("radius", self.radius)):
+            require(
+                bool(np.isfinite(value) and value > 0),
+                f"{name} = {value}",
+                allowed="finite numbers > 0",
+                remedy=f"choose a positive {name}",
+            )
+
+    @property
+    def split(self) -> Split:
+        return self.base.split
+
+    @property
+    def dimension(self) -> int:
+        """Length P of w."""
+        return self.rank * (self.base.features.shape[1] + self.base.n_classes)
+
+    def start(self, seed: int) -> np.ndarray:
+        """LoRA's usual start: A normal with deviation 1/10, B = 0."""
+        flat = np.zeros(self.dimension)
+        size = self.rank * self.base.features.shape[1]
+        flat[:size] = 0.1 * stream(seed, "theory", NETWORK).standard_normal(size)
+        return flat
+
+    def factors(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """A [K, d, rank] and B [K, rank, C] of points [K, P]."""
+        size = self.rank * self.base.features.shape[1]
+        a, b = points[:, :size], points[:, size:]
+        return a.reshape(len(points), -1, self.rank), b.reshape(len(points), self.rank, -1)
+
+    def _products(self, points: np.ndarray) -> np.ndarray:
+        a, b = self.factors(points)
+        farthest = max(float(np.linalg.norm(factor, ord=2, axis=(1, 2)).max()) for factor in (a, b))
+        require(
+            farthest <= self.radius,
+            f"a factor of norm {farthest:.4g} outside the ball of radius {self.radius}",
+            allowed=f"spectral norms up to {self.radius}",
+            remedy="raise the radius or lower the step size",
+        )
+        return self.scale * (a @ b).reshape(len(points), -1)
+
+    def smoothness(self, rows: np.ndarray) -> np.ndarray:
+        """Upper bound on L [J] on the ball."""
+        slopes = self.base.gradients(rows, np.zeros(self.base.dimension)).reshape(len(rows), -1, self.base.n_classes)
+        at_start = np.linalg.norm(slopes, ord=2, axis=(1, 2))
+        pairs = zip(self.base.smoothness(rows), at_start, strict=True)
+        return np.array([lora_ball_smoothness(self.scale, L, g, self.rank, self.radius) for L, g in pairs])
+
+    def value(self, points: np.ndarray) -> np.ndarray:
+        """F at points [K, P], shape [K]."""
+        return self.base.value(self._products(points))
+
+    def gradients(self, rows: np.ndarray, w: np.ndarray) -> np.ndarray:
+        """Gradients [J, P] of the rows' losses at w [P], or at one point per row, w [J, P]."""
+        points = np.broadcast_to(w, (len(rows), self.dimension))
+        a, b = self.factors(points)
+        slope = self.base.gradients(rows, self._products(points)).reshape(len(rows), -1, self.base.n_classes)
+        down, up = slope @ np.swapaxes(b, 1, 2), np.swapaxes(a, 1, 2) @ slope
+        return self.scale * np.hstack([down.reshape(len(rows), -1), up.reshape(len(rows), -1)])

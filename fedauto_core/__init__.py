@@ -1,7 +1,6 @@
 """FedAuto and its baselines: the small core behind the replication notebooks."""
 
-from fedauto_core.errors import InputError
-from fedauto_core.methods.weights import fedauto_weights
+import lazy_loader
 
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 __version__ = "0.1.0"
-__all__ = ["InputError", "__version__", "fedauto_weights"]

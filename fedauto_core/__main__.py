@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedauto_core.errors import InputError
-from fedauto_core.methods import METHODS, make_method, method_card
+from fedauto_core.methods.registry import METHODS, make_method, method_card
 from fedauto_core.report.batch import BAD_INPUT, print_notebooks, run_report
 from fedauto_core.report.record import markdown_table
 

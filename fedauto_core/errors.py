@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
+from math import inf
+from numbers import Integral, Real
 
 
 class InputError(ValueError):
@@ -33,3 +35,32 @@ def require_known(kind: str, name: str, known: Iterable[str]) -> None:
         allowed=", ".join(names),
         remedy=f"use one of the listed {kind} names",
     )
+
+
+def require_number(
+    name: str,
+    value: object,
+    *,
+    low: float = 0,
+    high: float = inf,
+    strict: bool = True,
+    whole: bool = False,
+    remedy: str = "",
+) -> None:
+    """Raise `InputError` unless `value` is one finite number (whole: an integer) above `low` and at most `high`.
+
+    strict: False: `low` itself is allowed, too. No bool is a number; NumPy's scalars are. remedy: by default, to bring
+    `name` into the range.
+    """
+    require(
+        is_number(value, whole=whole) and (value > low if strict else value >= low) and value <= high,
+        f"{name} = {value!r}",
+        allowed=f"{'integers' if whole else 'finite numbers'} {'>' if strict else '>='} {low:g}"
+        + (f" and <= {high:g}" if high < inf else ""),
+        remedy=remedy or f"bring {name} into this range",
+    )
+
+
+def is_number(value: object, *, whole: bool = False) -> bool:
+    """Whether it is one finite number (whole: an integer), no bool."""
+    return isinstance(value, Integral if whole else Real) and not isinstance(value, bool) and -inf < value < inf

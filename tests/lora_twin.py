@@ -12,11 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fedauto_core.data.datasets import Federation, FederationSpec, build_federation, load_dataset
-from fedauto_core.engine.averaging import Factor, adapted_way, aggregation, initial_vector
-from fedauto_core.engine.rounds import Run, Schedule, _Lane, _Task, _train
-from fedauto_core.methods.base import Arrivals, Method
-from fedauto_core.models.model import LoRA, adapt, build_model
+from fedauto_core.data import Federation, FederationSpec, build_federation, load_dataset
+from fedauto_core.engine import Run, Schedule, adapted_way, aggregation, initial_vector
+from fedauto_core.engine.averaging import Factor
+from fedauto_core.engine.lane import Lane
+from fedauto_core.engine.rounds import _Task, _train
+from fedauto_core.methods import Arrivals, Method
+from fedauto_core.models import LoRA, adapt, build_model
 from fedauto_core.network import Scenario, draw_trace
 from fedauto_core.seeding import stream
 
@@ -66,11 +68,11 @@ class World:
         arrived: np.ndarray = ARRIVED,
         with_server: bool = True,
         federation: Federation | None = None,
-    ) -> tuple[Factor, _Lane]:
+    ) -> tuple[Factor, Lane]:
         way, v0 = self.way(name)
-        return way, _Lane(way, self._run(v0, method, federation or self.federation, arrived, with_server), SCHEDULE)
+        return way, Lane(way, self._run(v0, method, federation or self.federation, arrived, with_server), SCHEDULE)
 
-    def advance(self, lane: _Lane, r: int, common: bool = False) -> dict[str, float]:
+    def advance(self, lane: Lane, r: int, common: bool = False) -> dict[str, float]:
         """Round r of the core, and its log. common: all participants draw the same minibatches."""
         draws = self.stream("minibatches", r).random((lane.run.federation.n_clients + 2, STEPS, BATCH))
         draws[:] = draws[0] if common else draws

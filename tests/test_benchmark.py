@@ -12,7 +12,7 @@ import torch
 from fedauto_core.benchmark.engine import DOUBLE_TOLERANCE, REPETITIONS, difference_in_double, trained
 from fedauto_core.benchmark.memory import ACTIVATIONS, ADAPTER, made_up, peak_growth, simulated, way_and_start
 from fedauto_core.benchmark.plain import plain_network, trainable
-from fedauto_core.models.model import build_model
+from fedauto_core.models import build_model
 
 
 @pytest.mark.parametrize("case", REPETITIONS, ids=lambda case: case.label)

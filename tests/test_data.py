@@ -9,17 +9,11 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from fedauto_core import InputError
+from fedauto_core.data import FederationSpec, build_federation, dataset_sha256, load_dataset, reported, share_public
 from fedauto_core.data import datasets as data
-from fedauto_core.data.datasets import (
-    FederationSpec,
-    build_federation,
-    dataset_sha256,
-    load_dataset,
-    reported,
-    share_public,
-)
 from fedauto_core.models.mobilenet import load_mobilenet_v2, pooled_features, trunk_activations
-from fedauto_core.store.files import CIFAR10, FASHION_MNIST, MOBILENET_V2, cache_folder, load_files
+from fedauto_core.store.files import cache_folder, load_files
+from fedauto_core.store.published import CIFAR10, FASHION_MNIST, MOBILENET_V2
 
 SPEC = FederationSpec(6, 60, 50, "classes", classes_per_client=3, size_ratio=3.0, server_missing_classes=(4,))
 

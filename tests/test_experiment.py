@@ -7,13 +7,23 @@ import pandas as pd
 import pytest
 
 from fedauto_core import InputError
-from fedauto_core.data.datasets import FederationSpec
-from fedauto_core.engine.pretraining import Pretraining
-from fedauto_core.engine.rounds import Schedule
-from fedauto_core.experiments import run as experiment
-from fedauto_core.experiments.run import Cell, Experiment, content_key, in_every_scenario, run, summarise
+from fedauto_core.data import FederationSpec
+from fedauto_core.engine import Pretraining, Schedule
+from fedauto_core.experiments import (
+    SCRATCH,
+    Cell,
+    Experiment,
+    content_key,
+    in_every_scenario,
+    key,
+    run,
+    running,
+    summarise,
+    unit,
+)
 from fedauto_core.methods import make_method
 from fedauto_core.network import Scenario
+from fedauto_core.store.keys import used_modules
 
 HALF = Scenario("half", "bernoulli", (("probability", 0.5),))
 SPEC = FederationSpec(4, 50, 40, "classes", classes_per_client=3)
@@ -26,7 +36,7 @@ def cell(label, lr=0.1, **hyper):
 PLAN = Experiment(
     "digits",
     "softmax",
-    experiment.SCRATCH,
+    SCRATCH,
     Schedule(rounds=4, steps=2, batch=8, evaluate_every=2),
     (cell("fedauto"), cell("fedavg")),
     (0, 1),
@@ -43,8 +53,8 @@ def own_cache(tmp_path, monkeypatch):
 @pytest.fixture
 def count_simulations(monkeypatch):
     calls = []
-    real = experiment._simulate
-    monkeypatch.setattr(experiment, "_simulate", lambda *args: calls.append(args) or real(*args))
+    real = running.simulate_unit
+    monkeypatch.setattr(running, "simulate_unit", lambda *args: calls.append(args) or real(*args))
     return calls
 
 
@@ -89,18 +99,18 @@ def test_a_damaged_cache_is_reported_and_computed_again(count_simulations, own_c
 
 
 def test_an_interrupted_run_keeps_what_was_finished_and_nothing_else(own_cache, monkeypatch, count_simulations):
-    counted = experiment._simulate
+    counted = running.simulate_unit
 
-    def stop_at_the_second(unit, checkpoint):
+    def stop_at_the_second(unit, *rest):
         if unit.seeds == (1,):
             raise KeyboardInterrupt
-        return counted(unit, checkpoint)
+        return counted(unit, *rest)
 
-    monkeypatch.setattr(experiment, "_simulate", stop_at_the_second)
+    monkeypatch.setattr(running, "simulate_unit", stop_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         run(PLAN)
     assert len(list(own_cache.glob("experiments/*"))) == 1
-    monkeypatch.setattr(experiment, "_simulate", counted)
+    monkeypatch.setattr(running, "simulate_unit", counted)
     run(PLAN)
     assert len(count_simulations) == 2  # the first seed once, the second once
 
@@ -128,11 +138,11 @@ def test_any_change_of_the_spec_changes_the_key(change):
 def test_data_code_and_versions_are_in_the_key(monkeypatch):
     keys = {content_key(PLAN)}
     for name, value in (
-        ("core_hash", lambda scope: "edited"),
+        ("cell_code", lambda method: "edited"),
         ("versions", lambda: {"torch": "0"}),
         ("dataset_sha256", lambda name: "other"),
     ):
-        monkeypatch.setattr(experiment, name, value)
+        monkeypatch.setattr(key, name, value)
         keys.add(content_key(PLAN))
     assert len(keys) == 4
 
@@ -140,13 +150,15 @@ def test_data_code_and_versions_are_in_the_key(monkeypatch):
 @pytest.mark.parametrize("part", ["arrived", "success_probability", "stationary"])
 def test_what_the_network_did_is_in_the_key(part, monkeypatch):
     """Its code is not: a run meets the network through the trace."""
-    before, real = content_key(PLAN), experiment.draw_trace
+    before, real = content_key(PLAN), unit.draw_trace
 
     def other(*args, **kwargs):
         trace = real(*args, **kwargs)
         return replace(trace, **{part: np.zeros_like(getattr(trace, part))})
 
-    monkeypatch.setattr(experiment, "draw_trace", other)
+    monkeypatch.setattr(unit, "draw_trace", other)
+    assert content_key(PLAN) == before  # remembered, as long as the code that draws it is the same
+    monkeypatch.setattr(key, "_trace_code", lambda: "edited")
     assert content_key(PLAN) != before
 
 
@@ -158,6 +170,75 @@ def test_an_edited_recording_changes_the_key(tmp_path):
     before = content_key(plan)
     path.write_text("\n".join([*lines[:-1], "3,4,0"]) + "\n")
     assert content_key(plan) != before
+
+
+def test_an_edited_recording_inside_a_product_changes_the_key(tmp_path):
+    path = tmp_path / "trace.csv"
+    path.write_text("before", encoding="utf-8")
+    replayed = Scenario("replayed", "replay", (("path", str(path)),))
+    product = Scenario("both", "product", (("of", (HALF, replayed)),))
+    piece = replace(PLAN, cells=(replace(cell("fedavg"), scenario=product),), seeds=(0,))
+    before = key._remembered(piece, SPEC)
+    path.write_text("after", encoding="utf-8")
+    assert key._remembered(piece, SPEC) != before
+
+
+def test_an_unused_method_is_not_in_the_key_and_a_used_one_is():
+    fedavg = used_modules(["fedauto_core.experiments.unit", "fedauto_core.methods.fedavg"], [key.NETWORK])
+    assert {"fedauto_core.methods.fedavg", "fedauto_core.engine.rounds", "fedauto_core.data.federation"} <= {*fedavg}
+    foreign = ("fedauto_core.methods.fedlaw", "fedauto_core.theory", "fedauto_core.report", key.NETWORK)
+    assert not any(name.startswith(foreign) for name in fedavg)
+    assert key.cell_code("fedauto_core.methods.fedlaw") != key.cell_code("fedauto_core.methods.fedavg")
+
+
+def test_a_fully_cached_run_loads_no_data(monkeypatch):
+    first = run(PLAN)
+
+    def refuse(*_):
+        raise AssertionError("data were loaded")
+
+    for name in ("_dataset", "_federation", "draw_trace"):
+        monkeypatch.setattr(unit, name, refuse)
+    pd.testing.assert_frame_equal(first.curves, run(PLAN).curves, check_exact=True)
+
+
+def test_federation_and_trace_are_built_once_for_key_and_run(monkeypatch):
+    drawn, real = [], unit.draw_trace
+    monkeypatch.setattr(unit, "draw_trace", lambda *args, **kwargs: drawn.append(args) or real(*args, **kwargs))
+    run(PLAN)
+    assert len(drawn) == len(PLAN.seeds)
+
+
+def test_a_changed_network_that_fails_alike_costs_no_training(count_simulations, monkeypatch):
+    run(PLAN)
+    monkeypatch.setattr(key, "_trace_code", lambda: "edited")
+    run(PLAN)
+    assert len(count_simulations) == 2
+
+
+DAMAGE = {
+    "cut short": b'{"curves": "0',
+    "binary": bytes(range(128, 256)),
+    "list": b"[]",
+    "null": b"null",
+    "empty": b"",
+    "other types": b'{"curves": 1, "rounds": {}}',
+    "folder": None,
+}
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+@pytest.mark.parametrize("pattern", ["experiments/*/hashes.json", "experiments/*/rounds.csv", "traces/*"])
+def test_whatever_became_of_a_stored_file_the_same_numbers_come_out(what, pattern, own_cache):
+    first = run(PLAN)
+    path = next(own_cache.glob(pattern))
+    path.unlink()
+    if DAMAGE[what] is None:
+        path.mkdir()
+    else:
+        path.write_bytes(DAMAGE[what])
+    pd.testing.assert_frame_equal(first.curves, run(PLAN).curves, check_exact=True)
+    pd.testing.assert_frame_equal(first.curves, run(PLAN).curves, check_exact=True)
 
 
 def test_cells_that_cannot_be_told_apart_are_refused():

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fedauto_core.data.datasets import FederationSpec, build_federation, load_dataset
+from fedauto_core.data import FederationSpec, build_federation, load_dataset
 from fedauto_core.methods import METHODS
 from fedauto_core.network import SCENARIOS, draw_trace
 from fedauto_core.report import figures

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedauto_core.methods import make_method
-from fedauto_core.methods.base import Arrivals, Context
+from fedauto_core.methods import Arrivals, Context, make_method
 from fedauto_core.network import Scenario, draw_trace
 
 N, STEPS, ROUNDS, BATCHES = 8, 2, 2000, 10

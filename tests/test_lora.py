@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from fedauto_core import InputError
+from fedauto_core.engine import AGGREGATIONS, aggregation, predict, simulate
 from fedauto_core.engine import rounds as simulation
-from fedauto_core.engine.averaging import AGGREGATIONS, Factor, OneSided, Residual, Stacked, Truncated, aggregation
-from fedauto_core.engine.local import predict
-from fedauto_core.engine.rounds import PublicData, simulate
+from fedauto_core.engine.averaging import Factor, OneSided, Residual, Stacked, Truncated
+from fedauto_core.engine.public import PublicData
 from fedauto_core.methods import METHODS, make_method
-from fedauto_core.models.model import LoRA, adapt, build_model
+from fedauto_core.models import LoRA, adapt, build_model
 
 EXACT = ("one_sided", "alternating", "residual", "stacked")
 VIT_LORA = LoRA(2, 3, ("layer3.*",))
@@ -194,7 +194,7 @@ def test_every_method_runs_in_every_way(world: World, name: str, monkeypatch: py
     """With failures, a round in which nobody is heard, with and without the server; nothing diverges."""
     lanes = []
     real = simulation._Lane
-    monkeypatch.setattr(simulation, "_Lane", lambda *args: lanes.append(real(*args)) or lanes[-1])
+    monkeypatch.setattr(simulation, "Lane", lambda *args: lanes.append(real(*args)) or lanes[-1])
     way, runs = world.runs(name, [make_method(method) for method in METHODS])
     history = simulate(way, runs, replace(SCHEDULE, evaluate_every=1))
     assert not history.curves["diverged"].any() and np.isfinite(history.curves["loss"]).all()

@@ -12,14 +12,12 @@ import pytest
 from torch import Tensor
 
 from fedauto_core import InputError
-from fedauto_core.data.datasets import FederationSpec
-from fedauto_core.engine.pretraining import Pretraining
-from fedauto_core.engine.rounds import Schedule
-from fedauto_core.experiments import run as experiment
-from fedauto_core.experiments.run import AdapterExperiment, Cell, Experiment, content_key, run
+from fedauto_core.data import FederationSpec
+from fedauto_core.engine import Pretraining, Schedule
+from fedauto_core.experiments import SCRATCH, AdapterExperiment, Cell, Experiment, content_key, run, running, unit
 from fedauto_core.methods import make_method
+from fedauto_core.models import Adapted, LoRA, Model, adapt, build_model
 from fedauto_core.models.architectures import Step
-from fedauto_core.models.model import Adapted, LoRA, Model, adapt, build_model
 from fedauto_core.network import Scenario
 
 HALF = Scenario("half", "bernoulli", (("probability", 0.5),))
@@ -36,9 +34,9 @@ PLAN = AdapterExperiment(
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("FEDAUTO_DATA", str(tmp_path))
     monkeypatch.delenv("FEDAUTO_FRESH", raising=False)
-    monkeypatch.setattr(experiment, "_BEHIND_TRUNK", {})
+    monkeypatch.setattr(unit, "_BEHIND_TRUNK", {})
     theta = build_model("vit", (1, 8, 8), 10).init(np.random.default_rng(1))  # in place of a minute of pre-training
-    monkeypatch.setattr(experiment, "_checkpoint", lambda start: theta)
+    monkeypatch.setattr(running, "_checkpoint", lambda start: theta)
     return tmp_path
 
 
@@ -51,7 +49,7 @@ def trunks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         adapted = adapt(*args, **options)
         return adapted._replace(trunk=lambda x: calls.append(len(x)) or adapted.trunk(x))
 
-    monkeypatch.setattr(experiment, "adapt", watched)
+    monkeypatch.setattr(unit, "adapt", watched)
     return calls
 
 
@@ -60,15 +58,15 @@ def unsplit(model: Model, theta: Tensor, lora: LoRA, *, offsets: bool = False) -
     return adapt(replace(model, steps=(Step(("",), model.forward),)), theta, lora, offsets=offsets)
 
 
-@pytest.mark.parametrize("start", [START, experiment.SCRATCH])
+@pytest.mark.parametrize("start", [START, SCRATCH])
 def test_running_the_trunk_once_changes_no_number(
     start: Pretraining | None, monkeypatch: pytest.MonkeyPatch, trunks: list[int]
 ) -> None:
     plan = replace(PLAN, start=start)
     behind = run(plan)
-    assert sum(trunks) == 1400 * (2 if start is experiment.SCRATCH else 1)  # every image once, or once per seed
+    assert sum(trunks) == 1400 * (2 if start is SCRATCH else 1)  # every image once, or once per seed
     del trunks[:]
-    monkeypatch.setattr(experiment, "adapt", unsplit)
+    monkeypatch.setattr(unit, "adapt", unsplit)
     monkeypatch.setenv("FEDAUTO_FRESH", "1")
     whole = run(plan)
     assert not trunks
@@ -87,7 +85,7 @@ def test_activations_are_kept_for_all_that_share_the_trunk(
     run(PLAN)
     assert len(files()) == 1 and sum(trunks) == 1400
     for other in (replace(PLAN, lora=LoRA(3, 1, ("layer3.up",))), replace(PLAN, aggregation="factor")):
-        monkeypatch.setattr(experiment, "_BEHIND_TRUNK", {})  # as in a new process
+        monkeypatch.setattr(unit, "_BEHIND_TRUNK", {})  # as in a new process
         run(other)
         assert len(files()) == 1 and sum(trunks) == 1400
     run(replace(PLAN, lora=LoRA(2, 4, ("layer2.up",))))  # a shorter trunk
@@ -96,8 +94,8 @@ def test_activations_are_kept_for_all_that_share_the_trunk(
 
 def test_a_second_run_comes_from_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     first, calls = run(PLAN), []
-    real = experiment._simulate
-    monkeypatch.setattr(experiment, "_simulate", lambda *args: calls.append(args) or real(*args))
+    real = running.simulate_unit
+    monkeypatch.setattr(running, "simulate_unit", lambda *args: calls.append(args) or real(*args))
     second = run(PLAN)
     assert not calls
     pd.testing.assert_frame_equal(first.curves, second.curves, check_exact=True)

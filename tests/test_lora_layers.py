@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fedauto_core.models import LoRA
 from fedauto_core.models.layers import LowRank, conv2d, dense, group_norm
-from fedauto_core.models.model import LoRA
 
 SCALE = 1.5
 

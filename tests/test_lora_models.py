@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedauto_core.engine.local import local_updates
+from fedauto_core.engine import local_updates
 from fedauto_core.errors import InputError
+from fedauto_core.models import Adapted, LoRA, Model, adapt, build_model
 from fedauto_core.models.architectures import Step
 from fedauto_core.models.layers import LowRank
-from fedauto_core.models.model import Adapted, LoRA, Model, adapt, build_model
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

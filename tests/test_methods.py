@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from reference import Reference, weights_by_slsqp
 
 from fedauto_core import InputError, fedauto_weights
-from fedauto_core.data.datasets import FederationSpec, build_federation, load_dataset
-from fedauto_core.engine.averaging import Whole
-from fedauto_core.engine.rounds import Run, Schedule, _Lane, _Task, _train
-from fedauto_core.methods import METHODS, make_method, method_card
-from fedauto_core.methods.base import Arrivals, Context
-from fedauto_core.models.model import build_model
+from fedauto_core.data import FederationSpec, build_federation, load_dataset
+from fedauto_core.engine import Run, Schedule, Whole
+from fedauto_core.engine.lane import Lane
+from fedauto_core.engine.rounds import _Task, _train
+from fedauto_core.methods import METHODS, Arrivals, Context, make_method, method_card
+from fedauto_core.models import build_model
 from fedauto_core.network import Scenario, draw_trace
 from fedauto_core.seeding import stream
 
@@ -37,7 +37,7 @@ def lane(world, method, scenario=HALF, with_server=True, seed=SEED):
     federation, model, w0 = world
     trace = draw_trace(scenario, rounds=ROUNDS, histograms=federation.alpha[1:], seed=seed)
     run = Run(method.name, method, federation, trace, w0, SEED, 0.1, with_server)
-    return _Lane(Whole(model), run, SCHEDULE)
+    return Lane(Whole(model), run, SCHEDULE)
 
 
 def advance(world, runner, rounds=ROUNDS, schedule=SCHEDULE):
@@ -161,7 +161,7 @@ def test_only_oracles_notice_wrong_probabilities(world, name):
         success_probability=np.full_like(told.trace.success_probability, 0.123),
         stationary=np.full_like(told.trace.stationary, 0.321),
     )
-    runners = [_Lane(Whole(world[1]), replace(told, trace=trace), SCHEDULE) for trace in (told.trace, wrong)]
+    runners = [Lane(Whole(world[1]), replace(told, trace=trace), SCHEDULE) for trace in (told.trace, wrong)]
     same = torch.equal(*(advance(world, runner) for runner in runners))
     assert same != METHODS[name].needs_network_knowledge
 

@@ -12,11 +12,10 @@ from reference import Reference
 from test_methods import ROUNDS, SEED, SPEC, advance, lane
 
 from fedauto_core import InputError
-from fedauto_core.data.datasets import build_federation, load_dataset
-from fedauto_core.engine.rounds import Schedule
-from fedauto_core.methods import make_method
-from fedauto_core.methods.base import Arrivals, Context
-from fedauto_core.models.model import build_model
+from fedauto_core.data import build_federation, load_dataset
+from fedauto_core.engine import Schedule
+from fedauto_core.methods import Arrivals, Context, make_method
+from fedauto_core.models import build_model
 from fedauto_core.seeding import stream
 
 NAMES = ("scaffold", "feddyn", "fednova", "fedavgm", "fedadam", "fedyogi")

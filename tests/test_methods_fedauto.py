@@ -11,8 +11,8 @@ from scipy.optimize import minimize
 from scipy.special import kl_div
 
 from fedauto_core import InputError, fedauto_weights
-from fedauto_core.methods import make_method, weights
-from fedauto_core.methods.base import Arrivals, Context, chi2_divergence
+from fedauto_core.methods import Arrivals, Context, make_method, weights
+from fedauto_core.methods.base import chi2_divergence
 from fedauto_core.methods.fedauto import compensation
 from fedauto_core.methods.weights import DIVERGENCES
 

@@ -9,8 +9,7 @@ import torch
 from reference_memory import MemoryRules
 
 from fedauto_core import InputError
-from fedauto_core.methods import METHODS, make_method
-from fedauto_core.methods.base import Arrivals, Context
+from fedauto_core.methods import METHODS, Arrivals, Context, make_method
 
 NAMES = ("fedau", "mifa", "fedvarp", "f3ast", "fl_fdms")
 COUNTS, SHAPE = np.array([20, 10, 30, 40, 15, 25]), (6, 3)  # (N + 1, P)

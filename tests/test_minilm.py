@@ -11,20 +11,14 @@ from safetensors.torch import load
 from sklearn.linear_model import RidgeClassifier
 
 from fedauto_core.data.reviews import read_reviews
-from fedauto_core.engine.local import local_updates
-from fedauto_core.engine.pretraining import (
-    SENTENCE_TRANSFORMERS,
-    Pretraining,
-    checkpoint_key,
-    pretrained,
-    with_fresh_head,
-)
+from fedauto_core.engine import Pretraining, checkpoint_key, local_updates, pretrained, with_fresh_head
+from fedauto_core.engine.pretraining import SENTENCE_TRANSFORMERS
 from fedauto_core.errors import InputError
-from fedauto_core.models import minilm
+from fedauto_core.models import LoRA, Model, adapt, build_model, minilm
 from fedauto_core.models.layers import LowRank
 from fedauto_core.models.minilm import minilm_parameters, token_ids
-from fedauto_core.models.model import LoRA, Model, adapt, build_model
-from fedauto_core.store.files import MINILM, cache_folder, load_files
+from fedauto_core.store.files import cache_folder, load_files
+from fedauto_core.store.published import MINILM
 
 Stack = dict[str, torch.Tensor]
 

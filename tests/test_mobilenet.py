@@ -14,7 +14,7 @@ from sklearn.linear_model import RidgeClassifier
 
 from fedauto_core.data import datasets as data
 from fedauto_core.errors import InputError
-from fedauto_core.models import mobilenet
+from fedauto_core.models import build_model, mobilenet
 from fedauto_core.models.mobilenet import (
     InvertedResidual,
     MobileNetV2,
@@ -25,8 +25,8 @@ from fedauto_core.models.mobilenet import (
     stage_parameters,
     trunk_activations,
 )
-from fedauto_core.models.model import build_model
-from fedauto_core.store.files import MOBILENET_V2, Route, cache_folder
+from fedauto_core.store.files import Route, cache_folder
+from fedauto_core.store.published import MOBILENET_V2
 
 
 @pytest.fixture(scope="module")

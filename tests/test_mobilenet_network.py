@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fedauto_core.engine.local import local_updates
+from fedauto_core.engine import local_updates
+from fedauto_core.models import LoRA, Model, adapt, build_model
 from fedauto_core.models.mobilenet import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -18,7 +19,6 @@ from fedauto_core.models.mobilenet import (
     prepare,
 )
 from fedauto_core.models.mobilenet_stack import enlarged, network_parameters
-from fedauto_core.models.model import LoRA, Model, adapt, build_model
 
 MODEL = build_model("mobilenet_v2", (3, 32, 32), 10)
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fedauto_core.engine.local import local_updates, predict
+from fedauto_core.engine import local_updates, predict
 from fedauto_core.errors import InputError
-from fedauto_core.models.architectures import ARCHITECTURES
+from fedauto_core.models import ARCHITECTURES, build_model
 from fedauto_core.models.layers import attention, conv2d, depthwise_conv2d, group_norm, layer_norm, max_pool
 from fedauto_core.models.mobilenet import POOLED_SCALE, TRUNK_SCALE, MobileNetV2, stage_parameters
-from fedauto_core.models.model import build_model, nonconvex_softmax_loss
+from fedauto_core.models.model import nonconvex_softmax_loss
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedauto_core import InputError
-from fedauto_core.data.partition import FederationSpec, class_counts
+from fedauto_core.data import FederationSpec
+from fedauto_core.data.partition import class_counts
 
 IID = FederationSpec(n_clients=5, samples_per_client=20, server_samples=10, partition="iid")
 CLASSES = replace(IID, partition="classes", classes_per_client=2)

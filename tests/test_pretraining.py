@@ -9,21 +9,21 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fedauto_core.data.datasets import Dataset
-from fedauto_core.engine import pretraining
-from fedauto_core.engine.pretraining import (
-    IMAGENET,
+from fedauto_core.data import Dataset
+from fedauto_core.engine import (
     Pretraining,
     accuracy,
     checkpoint_key,
     pretrain,
     pretrained,
+    pretraining,
     with_fresh_head,
 )
+from fedauto_core.engine.pretraining import IMAGENET
 from fedauto_core.errors import InputError
+from fedauto_core.models import build_model
 from fedauto_core.models.mobilenet import load_mobilenet_v2, stage_parameters
 from fedauto_core.models.mobilenet_stack import network_parameters
-from fedauto_core.models.model import build_model
 
 SETTINGS = {"epochs": 2, "lr": 0.1, "batch": 8, "momentum": 0.9, "seed": 3}
 TOY = Pretraining("softmax", "toy", **SETTINGS)

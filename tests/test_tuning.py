@@ -6,12 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fedauto_core.data.datasets import FederationSpec
-from fedauto_core.engine.rounds import Schedule
-from fedauto_core.experiments import run as experiment
-from fedauto_core.experiments import tuning
-from fedauto_core.experiments.run import SCRATCH, Cell, Experiment
-from fedauto_core.experiments.tuning import sensitivity, tune, tuned_cells
+from fedauto_core.data import FederationSpec
+from fedauto_core.engine import Schedule
+from fedauto_core.experiments import SCRATCH, Cell, Experiment, sensitivity, tune, tuned_cells, tuning, unit
 from fedauto_core.methods import METHODS, make_method
 from fedauto_core.network import scenario
 
@@ -44,9 +41,9 @@ def own_cache(tmp_path, monkeypatch):
 @pytest.fixture
 def simulated(monkeypatch):
     """Labels of the runs that are really simulated."""
-    labels, real = [], experiment.simulate
+    labels, real = [], unit.simulate
     monkeypatch.setattr(
-        experiment,
+        unit,
         "simulate",
         lambda model, runs, schedule: labels.extend(r.label for r in runs) or real(model, runs, schedule),
     )

@@ -16,7 +16,7 @@ from fedauto_core.benchmark.memory import print_memory
 from fedauto_core.benchmark.plain import CLASSES
 from fedauto_core.data.datasets import load_dataset
 from fedauto_core.errors import InputError
-from fedauto_core.methods import METHODS, make_method
+from fedauto_core.methods.registry import METHODS, make_method
 
 SERVER_CLIENTS, SERVER_PARAMETERS = 100, 1_000_000
 

@@ -25,7 +25,8 @@ from torch.multiprocessing import get_context
 
 from fedauto_core.benchmark.plain import Case, plain_network, plain_round, plain_state
 from fedauto_core.engine.local import in_chunks, local_updates, prepare_worker
-from fedauto_core.models.model import LoRA, Model, adapt
+from fedauto_core.models.adapters import LoRA, adapt
+from fedauto_core.models.model import Model
 from fedauto_core.seeding import stream
 
 CLIENTS, BATCH, LR = 20, 32, 0.005

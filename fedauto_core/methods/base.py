@@ -7,15 +7,12 @@ is the server, 1..N are the clients (method.md, section 3).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from numbers import Real
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
 from torch import Tensor, from_numpy
-
-from fedauto_core.errors import require
 
 Participation = Literal["network", "ideal", "server", "pooled"]
 Knob = tuple[str, tuple[Any, ...]]  # the hyper-parameter that is tuned beside the client step size, and its values
@@ -159,60 +156,6 @@ class Method:
         raise NotImplementedError
 
 
-def is_finite(value: object) -> bool:
-    """Whether it is a number (no bool) other than nan and the infinities."""
-    return isinstance(value, Real) and not isinstance(value, bool) and -np.inf < value < np.inf
-
-
-def _check(method: Method, name: str, valid: Callable[[Any], bool], allowed: str, remedy: str) -> None:
-    """InputError, with the method's fields, unless hyper-parameter `name` is `valid`."""
-    value = getattr(method, name)
-    known = ", ".join(field.name for field in fields(method))
-    require(
-        valid(value),
-        f"{method.name}: {name} = {value!r}",
-        allowed=allowed,
-        remedy=f"{remedy}; fields of {method.name}: {known}",
-    )
-
-
-def check_number(method: Method, name: str, inside: Callable[[float], bool], allowed: str, remedy: str) -> None:
-    """Refuse a hyper-parameter that is not a finite number `inside` the `allowed` range."""
-    _check(method, name, lambda value: is_finite(value) and bool(inside(value)), allowed, remedy)
-
-
-def check_positive(method: Method, name: str) -> None:
-    """Refuse a hyper-parameter that is not a finite number above zero."""
-    check_number(method, name, lambda value: value > 0, "finite numbers > 0", f"choose a positive {name}")
-
-
-def check_share(method: Method, name: str, remedy: str) -> None:
-    """Refuse a hyper-parameter that is not a number in (0, 1]."""
-    check_number(method, name, lambda value: 0 < value <= 1, "numbers in (0, 1]", remedy)
-
-
-def check_integer(method: Method, name: str, least: int) -> None:
-    """Refuse a hyper-parameter that is not an integer (no bool) of at least `least`."""
-    _check(
-        method,
-        name,
-        lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= least,
-        f"integers >= {least}",
-        f"choose an integer {name}",
-    )
-
-
-def check_choice(method: Method, name: str, choices: Sequence[str | bool]) -> None:
-    """Refuse a hyper-parameter that is none of `choices`; 0 and 1 are no booleans."""
-    _check(
-        method,
-        name,
-        lambda value: any(isinstance(value, type(choice)) and value == choice for choice in choices),
-        ", ".join(map(repr, choices)),
-        f"use one of the listed values of {name}",
-    )
-
-
 def combine(beta: np.ndarray, deltas: Tensor) -> Tensor:
     """sum_k beta_k Delta_k, shape [P]: one product of weights [1, K] and deltas [K, P]."""
     return from_numpy(np.asarray(beta, dtype=np.float32)).to(deltas.device) @ deltas
@@ -229,3 +172,19 @@ def mixture_log(beta: np.ndarray, alpha: np.ndarray, target: np.ndarray) -> dict
     total = float(np.sum(beta))
     chi2 = float(chi2_divergence(beta @ alpha / total, target)) if total > 0 else float("nan")
     return {"chi2": chi2, "sum_beta2": float(np.sum(np.square(beta))), "sum_beta": total}
+
+
+def data_weights(context: Context) -> np.ndarray:
+    """p_j = n_j / n over everyone who could be heard (the server only where it takes part), shape [N+1]."""
+    counts = context.counts.astype(float)
+    if not context.with_server:
+        counts[0] = 0.0
+    return counts / counts.sum()
+
+
+def aggregate_with(state: State, w: Tensor, arrivals: Arrivals, beta: np.ndarray) -> tuple[Tensor, State]:
+    """w_r = w + sum_j beta_j Delta_j; with no arrival the model stays (rule R2)."""
+    if not len(arrivals.ids):
+        return w, state.next(log={})
+    log = mixture_log(beta, state.context.alpha[arrivals.ids], state.context.target)
+    return w + combine(beta, arrivals.deltas), state.next(log=log, weights=beta)

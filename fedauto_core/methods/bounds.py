@@ -8,8 +8,7 @@ from typing import ClassVar
 import numpy as np
 from torch import Tensor
 
-from fedauto_core.methods.base import Arrivals, Cost, Method, Participation, Server, State
-from fedauto_core.methods.fedavg import aggregate_with
+from fedauto_core.methods.base import Arrivals, Cost, Method, Participation, Server, State, aggregate_with
 
 
 @dataclass(frozen=True)

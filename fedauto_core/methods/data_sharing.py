@@ -13,7 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fedauto_core.methods.base import Cost, Knob, check_share
+from fedauto_core.methods.base import Cost, Knob
+from fedauto_core.methods.checks import check_share
 from fedauto_core.methods.fedavg import FedAvg
 
 

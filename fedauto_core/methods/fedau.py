@@ -16,18 +16,8 @@ from typing import ClassVar
 import numpy as np
 from torch import Tensor
 
-from fedauto_core.methods.base import (
-    Arrivals,
-    Context,
-    Cost,
-    Knob,
-    Method,
-    Server,
-    State,
-    check_integer,
-    check_positive,
-)
-from fedauto_core.methods.fedavg import aggregate_with, data_weights
+from fedauto_core.methods.base import Arrivals, Context, Cost, Knob, Method, Server, State, aggregate_with, data_weights
+from fedauto_core.methods.checks import check_integer, check_positive
 
 
 @dataclass(frozen=True)

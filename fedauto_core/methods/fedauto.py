@@ -18,20 +18,8 @@ from typing import ClassVar
 import numpy as np
 from torch import Tensor
 
-from fedauto_core.methods.base import (
-    Arrivals,
-    Context,
-    Cost,
-    Knob,
-    Method,
-    Server,
-    State,
-    check_choice,
-    check_integer,
-    check_positive,
-    combine,
-    mixture_log,
-)
+from fedauto_core.methods.base import Arrivals, Context, Cost, Knob, Method, Server, State, combine, mixture_log
+from fedauto_core.methods.checks import check_choice, check_integer, check_positive
 from fedauto_core.methods.weights import DIVERGENCES, fedauto_weights
 
 CHOICES = {
@@ -76,7 +64,7 @@ class FedAuto(Method):
     lam: lambda of module 2, > 0.
     compensation: the classes participant m trains on: "missing" from the arrived clients, "underweighted" (below half
         of alpha_g(c) in the data-weighted mixture of the arrived clients, missing ones included), or "none". In noisy
-        histograms (`fedauto_core.data.datasets.reported`) a class that a client lacks may have a small positive entry, so that
+        histograms (`data.federation.reported`) a class that a client lacks may have a small positive entry, so that
         hardly any is "missing"; "underweighted" has a margin. The rule itself makes no exception for noise.
     adaptive: False: plain weights n_j / n_A instead of module 2.
     divergence: of module 2, "chi2", "l2" or "kl" (`weights.py`).

@@ -10,30 +10,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
 from torch import Tensor
 
 from fedauto_core.methods.base import (
     SERVER_LR,
     Arrivals,
-    Context,
     Knob,
     Method,
     Participation,
     Server,
     State,
-    check_positive,
-    combine,
-    mixture_log,
+    aggregate_with,
+    data_weights,
 )
-
-
-def aggregate_with(state: State, w: Tensor, arrivals: Arrivals, beta: np.ndarray) -> tuple[Tensor, State]:
-    """w_r = w + sum_j beta_j Delta_j; with no arrival the model stays (rule R2)."""
-    if not len(arrivals.ids):
-        return w, state.next(log={})
-    log = mixture_log(beta, state.context.alpha[arrivals.ids], state.context.target)
-    return w + combine(beta, arrivals.deltas), state.next(log=log, weights=beta)
+from fedauto_core.methods.checks import check_positive
 
 
 @dataclass(frozen=True)
@@ -56,14 +46,6 @@ class FedAvg(Method):
     def aggregate(self, state: State, w: Tensor, arrivals: Arrivals, server: Server) -> tuple[Tensor, State]:
         counts = state.context.counts[arrivals.ids]
         return aggregate_with(state, w, arrivals, self.server_lr * counts / counts.sum())
-
-
-def data_weights(context: Context) -> np.ndarray:
-    """p_j = n_j / n over everyone who could be heard (the server only where it takes part), shape [N+1]."""
-    counts = context.counts.astype(float)
-    if not context.with_server:
-        counts[0] = 0.0
-    return counts / counts.sum()
 
 
 @dataclass(frozen=True)

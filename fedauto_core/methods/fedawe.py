@@ -26,10 +26,9 @@ from fedauto_core.methods.base import (
     Method,
     Server,
     State,
-    check_number,
-    check_positive,
     mixture_log,
 )
+from fedauto_core.methods.checks import check_number, check_positive
 
 
 @dataclass(frozen=True)

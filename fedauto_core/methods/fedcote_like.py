@@ -17,8 +17,8 @@ import numpy as np
 from scipy.optimize import minimize
 from torch import Tensor
 
-from fedauto_core.methods.base import Arrivals, Context, Cost, Knob, Method, Server, State, check_share
-from fedauto_core.methods.fedavg import aggregate_with
+from fedauto_core.methods.base import Arrivals, Context, Cost, Knob, Method, Server, State, aggregate_with
+from fedauto_core.methods.checks import check_share
 from fedauto_core.seeding import stream
 
 RIDGE = 1e-3  # makes the probabilities unique: of equally good ones, those nearest to uniform

@@ -19,8 +19,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fedauto_core.methods.base import Arrivals, Knob, Method, Server, State, check_integer, check_positive
-from fedauto_core.methods.fedavg import aggregate_with
+from fedauto_core.methods.base import Arrivals, Knob, Method, Server, State, aggregate_with
+from fedauto_core.methods.checks import check_integer, check_positive
 
 # The student starts near the ensemble: with Adam's 1e-8, entries whose gradient is rounding noise take full steps.
 EPSILON = 3e-5

@@ -17,8 +17,8 @@ import numpy as np
 from scipy.special import rel_entr
 from torch import Tensor
 
-from fedauto_core.methods.base import Arrivals, Cost, Knob, Method, Server, State, check_number
-from fedauto_core.methods.fedavg import aggregate_with
+from fedauto_core.methods.base import Arrivals, Cost, Knob, Method, Server, State, aggregate_with
+from fedauto_core.methods.checks import check_number
 
 
 def disco_weights(alpha: np.ndarray, counts: np.ndarray, target: np.ndarray, a: float, b: float) -> np.ndarray:

@@ -18,7 +18,8 @@ import numpy as np
 from scipy.special import rel_entr
 from torch import Tensor
 
-from fedauto_core.methods.base import Arrivals, Context, Cost, Knob, Server, State, check_positive, check_share
+from fedauto_core.methods.base import Arrivals, Context, Cost, Knob, Server, State
+from fedauto_core.methods.checks import check_positive, check_share
 from fedauto_core.methods.fedavg import FedAvg
 
 ROUNDING = 1e-12  # a divergence below it is zero

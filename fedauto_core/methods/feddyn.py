@@ -27,10 +27,10 @@ from fedauto_core.methods.base import (
     Method,
     Server,
     State,
-    check_positive,
     combine,
     mixture_log,
 )
+from fedauto_core.methods.checks import check_positive
 
 
 @dataclass(frozen=True)

@@ -18,17 +18,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fedauto_core.methods.base import (
-    Arrivals,
-    Knob,
-    Method,
-    Server,
-    State,
-    check_integer,
-    check_positive,
-    combine,
-    mixture_log,
-)
+from fedauto_core.methods.base import Arrivals, Knob, Method, Server, State, combine, mixture_log
+from fedauto_core.methods.checks import check_integer, check_positive
 
 BETAS = (0.5, 0.999)  # of Adam, as in the authors' code
 

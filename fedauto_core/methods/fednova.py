@@ -13,8 +13,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from fedauto_core.methods.base import Arrivals, Cost, Server, State
-from fedauto_core.methods.fedavg import FedAvg, aggregate_with
+from fedauto_core.methods.base import Arrivals, Cost, Server, State, aggregate_with
+from fedauto_core.methods.fedavg import FedAvg
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from typing import ClassVar
 import numpy as np
 from torch import Tensor
 
-from fedauto_core.methods.base import Knob, LocalWork, State, check_number
+from fedauto_core.methods.base import Knob, LocalWork, State
+from fedauto_core.methods.checks import check_number
 from fedauto_core.methods.fedavg import FedAvg
 
 

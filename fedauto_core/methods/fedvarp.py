@@ -23,11 +23,11 @@ from fedauto_core.methods.base import (
     Method,
     Server,
     State,
-    check_positive,
     combine,
+    data_weights,
 )
-from fedauto_core.methods.fedavg import data_weights
-from fedauto_core.methods.mifa import empty_table, stored, table_log
+from fedauto_core.methods.checks import check_positive
+from fedauto_core.methods.table import empty_table, stored, table_log
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,19 @@ from typing import ClassVar
 import numpy as np
 from torch import Tensor
 
-from fedauto_core.methods.base import SERVER_LR, Arrivals, Context, Cost, Knob, Method, Server, State, check_positive
-from fedauto_core.methods.fedavg import aggregate_with, data_weights
+from fedauto_core.methods.base import (
+    SERVER_LR,
+    Arrivals,
+    Context,
+    Cost,
+    Knob,
+    Method,
+    Server,
+    State,
+    aggregate_with,
+    data_weights,
+)
+from fedauto_core.methods.checks import check_positive
 
 
 def cosines(deltas: Tensor) -> np.ndarray:

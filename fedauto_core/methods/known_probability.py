@@ -12,18 +12,8 @@ from typing import ClassVar, Literal
 import numpy as np
 from torch import Tensor
 
-from fedauto_core.methods.base import (
-    SERVER_LR,
-    Arrivals,
-    Knob,
-    Method,
-    Server,
-    State,
-    check_choice,
-    check_positive,
-    check_share,
-)
-from fedauto_core.methods.fedavg import aggregate_with, data_weights
+from fedauto_core.methods.base import SERVER_LR, Arrivals, Knob, Method, Server, State, aggregate_with, data_weights
+from fedauto_core.methods.checks import check_choice, check_positive, check_share
 
 
 @dataclass(frozen=True)

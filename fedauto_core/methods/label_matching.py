@@ -13,8 +13,8 @@ from typing import ClassVar
 import numpy as np
 from torch import Tensor
 
-from fedauto_core.methods.base import Arrivals, Cost, Knob, Method, Server, State, check_positive
-from fedauto_core.methods.fedavg import aggregate_with
+from fedauto_core.methods.base import Arrivals, Cost, Knob, Method, Server, State, aggregate_with
+from fedauto_core.methods.checks import check_positive
 from fedauto_core.methods.weights import KKT_TOLERANCE, kkt_residual, minimise
 
 

@@ -13,10 +13,8 @@ w_0; the official code trains everybody anew in the last waiting round, whether 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from fedauto_core.methods.base import (
@@ -28,33 +26,11 @@ from fedauto_core.methods.base import (
     Method,
     Server,
     State,
-    check_choice,
-    check_positive,
     combine,
-    mixture_log,
+    data_weights,
 )
-from fedauto_core.methods.fedavg import data_weights
-
-
-def empty_table(context: Context) -> dict[str, Any]:
-    """updates: zeros [N+1, P]; last: the round in which each participant was last heard, -1 for never, [N+1]."""
-    n = context.n_clients + 1
-    return {"updates": context.w0.new_zeros(n, len(context.w0)), "last": np.full(n, -1)}
-
-
-def stored(state: State, arrivals: Arrivals) -> dict[str, Any]:
-    """The table with the rows of those who arrived replaced; the others' stay as they are."""
-    rows = torch.from_numpy(arrivals.ids).to(arrivals.deltas.device)
-    last = state.memory["last"].copy()
-    last[arrivals.ids] = arrivals.round
-    return {"updates": state.memory["updates"].index_copy(0, rows, arrivals.deltas), "last": last}
-
-
-def table_log(state: State, beta: np.ndarray, last: np.ndarray, round: int) -> dict[str, float]:
-    """`mixture_log` of weights beta [N+1] over everyone heard so far; oldest: age in rounds of the oldest update."""
-    known = last >= 0
-    log = mixture_log(beta[known], state.context.alpha[known], state.context.target)
-    return log | {"oldest": float(round - last[known].min()) if known.any() else 0.0}
+from fedauto_core.methods.checks import check_choice, check_positive
+from fedauto_core.methods.table import empty_table, stored, table_log
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from fedauto_core.methods.base import Arrivals, Knob, Server, State, check_integer
+from fedauto_core.methods.base import Arrivals, Knob, Server, State
+from fedauto_core.methods.checks import check_integer
 from fedauto_core.methods.fedavg import FedAvg
 
 

@@ -17,19 +17,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fedauto_core.methods.base import (
-    Arrivals,
-    Context,
-    Cost,
-    Knob,
-    Method,
-    Server,
-    State,
-    check_number,
-    check_positive,
-    combine,
-    mixture_log,
-)
+from fedauto_core.methods.base import Arrivals, Context, Cost, Knob, Method, Server, State, combine, mixture_log
+from fedauto_core.methods.checks import check_number, check_positive
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import numpy as np
 from scipy.optimize import brentq, nnls
 
 from fedauto_core.errors import require, require_known
-from fedauto_core.methods.base import is_finite
+from fedauto_core.methods.checks import is_finite
 
 DIVERGENCES = ("chi2", "l2", "kl")
 KKT_TOLERANCE = 1e-10

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from fedauto_core.errors import InputError, require
 from fedauto_core.models.layers import Weights, attention, dense, distinct, layer_norm
-from fedauto_core.store.files import MINILM, cache_folder, load_files
+from fedauto_core.store.files import cache_folder, load_files
+from fedauto_core.store.published import MINILM
 
 VOCABULARY, POSITIONS, TYPES = 30_522, 512, 2
 WIDTH, WIDE, LAYERS, HEADS = 384, 1536, 6, 12

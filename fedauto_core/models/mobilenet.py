@@ -15,7 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from fedauto_core.store.files import MOBILENET_V2, cache_folder, cached_array, load_files
+from fedauto_core.store.arrays import cached_array
+from fedauto_core.store.files import cache_folder, load_files
+from fedauto_core.store.published import MOBILENET_V2
 
 # Table 2 of the paper: expansion, output channels, repetitions, stride of the first repetition.
 BLOCKS = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))

@@ -9,14 +9,7 @@ from scipy.signal import lfilter
 
 from fedauto_core.errors import require
 from fedauto_core.network.base import Setting, process, scalar
-from fedauto_core.network.radio import (
-    STANDARDS,
-    Placement,
-    Wired,
-    allocate,
-    log_threshold,
-    place,
-)
+from fedauto_core.network.radio import STANDARDS, Placement, Wired, allocate, log_threshold, place
 from fedauto_core.network.traces import Cause, Trace, make_trace
 
 FOUR_STANDARDS = ("wired", "wifi", "lte", "nr_umi")

@@ -1,0 +1,5 @@
+"""From frames to verdicts, figures and pages; the batch that runs the notebooks."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

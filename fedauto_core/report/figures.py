@@ -10,7 +10,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from fedauto_core.data.datasets import Federation
+from fedauto_core.data.federation import Federation
 from fedauto_core.network import CAUSES, Trace
 from fedauto_core.report.claims import MARKS, STANDINGS, interval
 

@@ -26,7 +26,7 @@ from fedauto_core.errors import require, require_known
 from fedauto_core.report.claims import Verdict
 from fedauto_core.store.keys import core_hash, versions
 
-REPORTS = Path(__file__).resolve().parents[1] / "reports"
+REPORTS = Path(__file__).resolve().parents[2] / "reports"
 FLOAT_FORMAT = "%.7g"
 DOTS_PER_INCH = 110
 PARAMETER_TYPES = (bool, int, float, str)

@@ -1,35 +1,28 @@
-"""What a number depends on besides its spec: the project's source code and the package versions."""
+"""What a number depends on besides its spec: the source code that computes it, and the package versions.
+
+The code that a module depends on is read from the import statements of the source, transitively, so a change re-runs
+what uses it and nothing else. `fedauto_core.x` may be a lazy face (`__init__.pyi`): a name that is taken from it stands
+for the module that defines the name.
+"""
 
 from __future__ import annotations
 
+import ast
+import functools
 import hashlib
 import platform
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
-PACKAGE = Path(__file__).parent
+ROOT = "fedauto_core"
+PACKAGE = Path(__file__).parents[1]
 NUMERIC_PACKAGES = ("torch", "numpy", "scipy", "sympy", "pandas", "scikit-learn", "matplotlib", "seaborn")
-
-# Rooms that only look at finished frames; changing them cannot change a simulated number.
-DOWNSTREAM = (
-    "theory",
-    "tuning",
-    "tuned",
-    "claims",
-    "figures",
-    "record",
-    "plan",
-    "worker",
-    "batch",
-    "pages",
-    "report",
-    "costs",
-    "benchmark",
-    "__main__",
-)
-
-# Rooms that a simulation meets through the traces alone, whose content is part of an experiment's key.
-UPSTREAM = ("network", "traces", "radio")
+DATA: Mapping[str, str] = {
+    "fedauto_core.experiments.tuning": "experiments/tuned/*.csv",
+    "fedauto_core.network.recorded": "network/*.csv",
+}
+"""Module -> pattern of the files beside the code that it reads."""
 
 
 def file_hash(path: Path) -> str:
@@ -37,18 +30,76 @@ def file_hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def core_hash(scope: str = "all") -> str:
-    """SHA-256 over the source of every module and the stored tuning ("all"), or over the modules that can influence a
-    simulation ("experiment")."""
-    digest = hashlib.sha256()
-    for path in sorted([*PACKAGE.rglob("*.py"), *PACKAGE.rglob("tuned/*.csv")]):
-        room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-        if scope == "experiment" and room in (*DOWNSTREAM, *UPSTREAM):
-            continue
-        digest.update(f"{path.relative_to(PACKAGE).as_posix()} {file_hash(path)}\n".encode())
-    return digest.hexdigest()
-
-
 def versions() -> dict[str, str]:
     """Versions of the packages that can change a number, and of Python."""
     return {"python": platform.python_version()} | {name: version(name) for name in NUMERIC_PACKAGES}
+
+
+def _source(module: str) -> Path | None:
+    """The file of a module or package of the core; None if there is none of this name."""
+    stem = PACKAGE.joinpath(*module.split(".")[1:])
+    places = (stem.with_suffix(".py"), stem / "__init__.py") if module != ROOT else (PACKAGE / "__init__.py",)
+    return next((path for path in places if path.is_file()), None)
+
+
+@functools.cache
+def _face(package: str) -> Mapping[str, str]:
+    """Name -> module that defines it, of what a package hands on lazily."""
+    stub = PACKAGE.joinpath(*package.split(".")[1:], "__init__.pyi")
+    if not stub.is_file():
+        return {}
+    lines = ast.parse(stub.read_text(encoding="utf-8")).body
+    return {
+        name.name: f"{package}.{line.module or name.name}"
+        for line in lines
+        if isinstance(line, ast.ImportFrom)
+        for name in line.names
+    }
+
+
+def imported(source: str) -> Iterator[str]:
+    """The modules of the core that a piece of Python source imports, anywhere in it."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names if name.name.split(".")[0] == ROOT)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == ROOT:
+            for name in node.names:
+                part = f"{node.module}.{name.name}"
+                yield _face(node.module).get(name.name) or (part if _source(part) else node.module)
+
+
+@functools.cache
+def _needs(module: str) -> frozenset[str]:
+    """What loading `module` loads: what it imports, the packages around it, and all behind a face taken as a whole."""
+    parents = {module.rpartition(".")[0]} - {""}
+    return parents | {*imported(_source(module).read_text(encoding="utf-8"))}
+
+
+def used_modules(roots: Iterable[str], without: Iterable[str] = ()) -> tuple[str, ...]:
+    """`roots` and all they import, transitively, sorted; `without`: modules and packages that are not followed."""
+    found: set[str] = set()
+    todo = {module for root in roots for module in (root, *_face(root).values())}
+    while todo:
+        module = todo.pop()
+        if module not in found and not any(f"{module}.".startswith(f"{left_out}.") for left_out in without):
+            found.add(module)
+            for needed in _needs(module):
+                todo |= {needed} if f"{module}.".startswith(f"{needed}.") else {needed, *_face(needed).values()}
+    return tuple(sorted(found))
+
+
+def code_hash(roots: Iterable[str], without: Iterable[str] = ()) -> str:
+    """SHA-256 over the source of `used_modules` and the data files that they read."""
+    modules = used_modules(roots, without)
+    data = [path for module in modules if module in DATA for path in sorted(PACKAGE.glob(DATA[module]))]
+    return _hash_of((*map(_source, modules), *data))
+
+
+def core_hash() -> str:
+    """SHA-256 over the source of the whole core: a name for its state, no key."""
+    return _hash_of(sorted(PACKAGE.rglob("*.py")))
+
+
+def _hash_of(paths: Iterable[Path]) -> str:
+    lines = [f"{path.relative_to(PACKAGE).as_posix()} {file_hash(path)}\n" for path in paths]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -25,14 +25,7 @@ from fedauto_core.theory.bound.checks import (
 from fedauto_core.theory.bound.constants import Constant, Constants, constants, delta2, kappa2
 from fedauto_core.theory.bound.enumeration import enumerated_checks
 from fedauto_core.theory.problems.low_rank import LowRankRegression
-from fedauto_core.theory.problems.quadratics import (
-    Point,
-    Quadratics,
-    Round,
-    Split,
-    random_quadratics,
-    skewed_split,
-)
+from fedauto_core.theory.problems.quadratics import Point, Quadratics, Round, Split, random_quadratics, skewed_split
 from fedauto_core.theory.problems.regression import (
     SmoothNet,
     SoftmaxRegression,

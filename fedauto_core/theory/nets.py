@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fedauto_core.data.datasets import Federation
+from fedauto_core.data.federation import Federation
 from fedauto_core.errors import require
 from fedauto_core.methods.base import Arrivals, Method, Server, State, chi2_divergence
 from fedauto_core.models.model import Model

@@ -1,0 +1,9 @@
+from .dataset import Dataset as Dataset
+from .datasets import DATASETS as DATASETS
+from .datasets import dataset_sha256 as dataset_sha256
+from .datasets import load_dataset as load_dataset
+from .federation import Federation as Federation
+from .federation import build_federation as build_federation
+from .federation import reported as reported
+from .federation import share_public as share_public
+from .partition import FederationSpec as FederationSpec

@@ -1,0 +1,68 @@
+"""Scikit-learn's digits, divided into a target task and a disjoint, distorted source for pre-training."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from scipy.ndimage import affine_transform
+from sklearn.datasets import load_digits as sklearn_digits
+
+from fedauto_core.data.dataset import Dataset
+from fedauto_core.data.images import Images, standardised
+from fedauto_core.seeding import stream
+
+# The digits split is part of the dataset, not of an experiment: always drawn from this seed.
+DIGITS_SEED = 0
+DIGITS_TRAIN_PER_CLASS, DIGITS_TEST_PER_CLASS = 100, 40
+SOURCE_TEST_PER_CLASS = 7
+CLASSES = tuple(str(digit) for digit in range(10))
+COPIES, MAX_SHIFT, MAX_ROTATION = 10, 1.0, 20.0  # augmented copies per image; pixels; degrees
+
+
+def _digits_split() -> tuple[Images, Images]:
+    """Target task (1,000 train, 400 test, balanced) and pre-training source (the remaining 397), disjoint."""
+    bunch = sklearn_digits()
+    pixels = (bunch.images * 15).astype(np.uint8)[:, None]  # the 17 grey levels 0..16 as 0..240: exact
+    labels = bunch.target
+    rng = stream(DIGITS_SEED, "partition", 1)
+    end_train, end_test = DIGITS_TRAIN_PER_CLASS, DIGITS_TRAIN_PER_CLASS + DIGITS_TEST_PER_CLASS
+    end_source_test = end_test + SOURCE_TEST_PER_CLASS
+    per_class = [rng.permutation(np.flatnonzero(labels == c)) for c in range(len(bunch.target_names))]
+
+    def take(start: int, stop: int | None) -> tuple[np.ndarray, np.ndarray]:
+        index = np.sort(np.concatenate([members[start:stop] for members in per_class]))
+        return pixels[index], labels[index]
+
+    target = Images(*take(0, end_train), *take(end_train, end_test))
+    source = Images(*take(end_source_test, None), *take(end_test, end_source_test))
+    return target, source
+
+
+def _augmented(pixels: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """`COPIES` randomly rotated and shifted copies of each image (bilinear, dark border), with their labels."""
+    copies = np.repeat(pixels, COPIES, axis=0)
+    angles = np.deg2rad(rng.uniform(-MAX_ROTATION, MAX_ROTATION, len(copies)))
+    shifts = rng.uniform(-MAX_SHIFT, MAX_SHIFT, (len(copies), 2))
+    centre = (np.array(pixels.shape[2:]) - 1) / 2
+    for image, angle, shift in zip(copies[:, 0], angles, shifts, strict=True):
+        rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        moved = affine_transform(image.astype(np.float64), rotation, centre - rotation @ (centre + shift), order=1)
+        image[:] = np.rint(moved)
+    return copies, np.repeat(labels, COPIES)
+
+
+@functools.cache
+def digits_images() -> Mapping[str, Images]:
+    """The two datasets made of scikit-learn's digits, by name."""
+    target, source = _digits_split()
+    rng = stream(DIGITS_SEED, "partition", 2)
+    moved = Images(*_augmented(source.x_train, source.y_train, rng), *_augmented(source.x_test, source.y_test, rng))
+    return {"digits": target, "digits_shifted": moved}
+
+
+def load_digits(name: str, sha256: str, cache: Path) -> Dataset:
+    _, source = _digits_split()
+    return standardised(name, digits_images()[name], CLASSES, sha256, reference=source.x_train)

@@ -1,0 +1,17 @@
+from .averaging import AGGREGATIONS as AGGREGATIONS
+from .averaging import Whole as Whole
+from .averaging import adapted_way as adapted_way
+from .averaging import aggregation as aggregation
+from .averaging import initial_vector as initial_vector
+from .local import local_updates as local_updates
+from .local import predict as predict
+from .pretraining import Pretraining as Pretraining
+from .pretraining import accuracy as accuracy
+from .pretraining import checkpoint_key as checkpoint_key
+from .pretraining import pretrain as pretrain
+from .pretraining import pretrained as pretrained
+from .pretraining import with_fresh_head as with_fresh_head
+from .rounds import simulate as simulate
+from .spec import History as History
+from .spec import Run as Run
+from .spec import Schedule as Schedule

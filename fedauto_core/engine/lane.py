@@ -1,0 +1,99 @@
+"""One run on its way through the rounds: who is heard, with which minibatches, and the step that follows."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedauto_core.data.federation import reported, share_public
+from fedauto_core.engine.averaging import Whole
+from fedauto_core.engine.public import PublicData
+from fedauto_core.engine.spec import Run, Schedule
+from fedauto_core.methods.base import Arrivals, Context, State
+from fedauto_core.seeding import stream
+
+FARTHEST = 100.0  # a model this many times farther from the start than the start from zero has diverged
+
+
+class Lane:
+    """A run on its way: current model, method state, and the round in which it diverged (0: none)."""
+
+    def __init__(self, way: Whole, run: Run, schedule: Schedule) -> None:
+        self.way, self.run, self.w, self.diverged = way, run, run.w0, 0
+        self.server_work = schedule.steps * schedule.batch  # as a participant, per round
+        self.server = PublicData(way, run, schedule)
+        federation, oracle = run.federation, run.method.needs_network_knowledge
+        if run.method.public_share:
+            federation = share_public(federation, run.method.public_share, run.seed)
+        self.shards = [*federation.shards, np.concatenate(run.federation.shards)]
+        alpha = reported(federation, run.epsilon, run.seed)
+        self.state: State = run.method.init(
+            Context(
+                counts=federation.counts,
+                alpha=alpha,
+                target=federation.counts @ alpha / federation.counts.sum(),
+                steps=schedule.steps,
+                lr=run.lr,
+                with_server=run.with_server,
+                w0=run.w0,
+                seed=run.seed,
+                success_probability=run.trace.success_probability if oracle else None,
+                long_run_probability=run.trace.stationary if oracle else None,
+            )
+        )
+
+    def heard(self, round: int) -> np.ndarray:
+        """Ids of those whose update reaches the rule in this round, ascending, 0 = server."""
+        run = self.run
+        if run.method.participation in ("server", "pooled"):
+            return np.zeros(1, dtype=np.int64)
+        if run.method.participation == "ideal":
+            clients = np.arange(1, run.federation.n_clients + 1)
+        else:
+            clients = 1 + np.flatnonzero(run.trace.arrived[round])
+        return np.concatenate([[0], clients]) if run.with_server else clients
+
+    def batches(self, ids: np.ndarray, draws: np.ndarray) -> np.ndarray:
+        """Indices [K, E, B] into the training data: uniform with replacement from each participant's shard."""
+        rows = [len(self.shards) - 1] if self.run.method.participation == "pooled" else ids
+        return np.stack([self.shards[j][(draws[j] * len(self.shards[j])).astype(np.int64)] for j in rows])
+
+    def steps(self, schedule: Schedule, round: int, ids: np.ndarray) -> np.ndarray:
+        """SGD steps that each of `ids` takes in this round, [K]; the server and one learner on all data take E."""
+        if not schedule.least_steps:
+            return np.full(len(ids), schedule.steps)
+        rng = stream(self.run.seed, "local work", round)
+        drawn = rng.integers(schedule.least_steps, schedule.steps, self.run.federation.n_clients + 1, endpoint=True)
+        return np.where(ids == 0, schedule.steps, drawn[ids])
+
+    def step(self, arrivals: Arrivals) -> dict[str, float]:
+        """Aggregate; a step that is not finite or leads far off is refused and the run stands still from then on."""
+        round, ids = arrivals.round, arrivals.ids
+        self.server.start_round(round)
+        if 0 in ids and self.run.method.participation != "pooled":
+            self.server.samples += self.server_work
+        w, state = self.run.method.aggregate(self.state, self.w, arrivals, self.server)
+        if self.distance(w) <= FARTHEST * (1 + float(self.run.w0.norm())):  # false for nan as well
+            log = self._log(state, arrivals)
+            self.w, self.state = self.way.land(self.w, w, round), state
+        else:
+            self.diverged, log = round + 1, {}
+        heard = {"arrived": float(np.count_nonzero(ids)), "server_samples": float(self.server.samples)}
+        return heard | state.log | log
+
+    def _log(self, state: State, arrivals: Arrivals) -> dict[str, float]:
+        """What the way of averaging says of the step, given the weights of all that was averaged in it; and, as
+        "plain_...", of the step that weights n_j / n_A would have made of the same uploads."""
+        weights, deltas = state.weights, arrivals.deltas
+        if weights is None:
+            return {}
+        counts = self.run.federation.counts[arrivals.ids]
+        plain = self.way.log(self.w, counts / counts.sum(), deltas)
+        if len(weights) > len(deltas):
+            deltas = torch.cat([deltas, self.server.trained[None]])
+        own = self.way.log(self.w, weights, deltas)
+        return own | {f"plain_{name}": value for name, value in plain.items()}
+
+    def distance(self, w: Tensor) -> float:
+        return float((w - self.run.w0).norm())

@@ -1,0 +1,81 @@
+"""What is simulated (`Run`, `Schedule`), and what comes out (`History`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+from torch import Tensor
+
+from fedauto_core.data.federation import Federation
+from fedauto_core.errors import require
+from fedauto_core.methods.base import Method
+from fedauto_core.network import Trace
+
+
+@dataclass(frozen=True)
+class Run:
+    """One method on one federation under one trace. label names it in the results; w0: start, shape [P], of the vectors
+    that the rule averages (`lora.Whole`: the weights).
+
+    epsilon: privacy of the label histograms that clients report (`fedauto_core.data.federation.reported`); inf: exact.
+    """
+
+    label: str
+    method: Method
+    federation: Federation
+    trace: Trace
+    w0: Tensor
+    seed: int
+    lr: float
+    with_server: bool
+    epsilon: float = float("inf")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """rounds T, local steps E, minibatch size B, rounds between evaluations.
+
+    least_steps: clients take between this many and E steps, drawn anew in every round (a deadline cuts slow ones
+    short); 0: always E. test: first and one past the last test image that is used (None: all); tuning and results use
+    different ones.
+    """
+
+    rounds: int
+    steps: int = 5
+    batch: int = 32
+    evaluate_every: int = 5
+    test: tuple[int, int] | None = None
+    least_steps: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("rounds", "steps", "batch", "evaluate_every"):
+            require(
+                getattr(self, name) >= 1,
+                f"{name} = {getattr(self, name)}",
+                allowed="integers >= 1",
+                remedy=f"raise {name} to at least 1",
+            )
+        require(
+            0 <= self.least_steps <= self.steps,
+            f"least_steps = {self.least_steps}",
+            allowed=f"integers 1..{self.steps} (the local steps E), or 0 for always E",
+            remedy="lower least_steps or raise steps",
+        )
+
+    def evaluates(self, round: int) -> bool:
+        """Every `evaluate_every` rounds, and in each of the last 10 %, over which final values are averaged."""
+        return (round + 1) % self.evaluate_every == 0 or round + 1 > 0.9 * self.rounds
+
+
+@dataclass(frozen=True)
+class History:
+    """Tidy frames keyed by `run` (position in the list of runs).
+
+    curves: one row per run and evaluation (round counted from 1; accuracy, worst_class, loss; distance: ||w_r - w_0||;
+    diverged: the round whose step was refused, or 0; the run then stands still at its last sound model).
+    rounds: one row per run and round (arrived clients, server_samples: gradient samples at the server, method's log).
+    """
+
+    curves: pd.DataFrame
+    rounds: pd.DataFrame

@@ -1,0 +1,13 @@
+from .key import content_key as content_key
+from .running import run as run
+from .spec import SCRATCH as SCRATCH
+from .spec import AdapterExperiment as AdapterExperiment
+from .spec import Cell as Cell
+from .spec import Experiment as Experiment
+from .spec import Result as Result
+from .summary import in_every_scenario as in_every_scenario
+from .summary import summarise as summarise
+from .tuning import sensitivity as sensitivity
+from .tuning import tune as tune
+from .tuning import tuned_cells as tuned_cells
+from .unit import initial_model as initial_model

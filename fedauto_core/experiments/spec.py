@@ -1,0 +1,94 @@
+"""An experiment: everything that determines its numbers, as a frozen value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import pandas as pd
+
+from fedauto_core.data.partition import FederationSpec
+from fedauto_core.engine.averaging import aggregation
+from fedauto_core.engine.pretraining import Pretraining
+from fedauto_core.engine.spec import Schedule
+from fedauto_core.errors import require
+from fedauto_core.methods.base import Method
+from fedauto_core.models.adapters import LoRA
+from fedauto_core.network import Scenario
+
+SCRATCH = None
+"""`Experiment.start` for a randomly initialised model."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One line of the comparison, run once per seed. epsilon: privacy of the reported label histograms (inf: exact);
+    tags: extra columns of the frames, as (name, value) pairs."""
+
+    label: str
+    method: Method
+    scenario: Scenario
+    federation: FederationSpec
+    lr: float
+    with_server: bool = True
+    epsilon: float = float("inf")
+    tags: tuple[tuple[str, object], ...] = ()
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything that determines the numbers. start: pre-training whose features are kept (fresh head), or SCRATCH."""
+
+    dataset: str
+    model: str
+    start: Pretraining | None
+    schedule: Schedule
+    cells: tuple[Cell, ...]
+    seeds: tuple[int, ...]
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        require(
+            len(self.cells) > 0 and len(self.seeds) > 0,
+            f"{len(self.cells)} cells and {len(self.seeds)} seeds",
+            allowed="at least one of each",
+            remedy="name at least one method and one seed",
+        )
+        keys = [(cell.label, cell.scenario.name, cell.with_server, cell.tags) for cell in self.cells]
+        twins = sorted({str(key) for key in keys if keys.count(key) > 1})
+        require(
+            not twins,
+            f"cells that cannot be told apart: {', '.join(twins)}",
+            allowed="one cell per label, scenario, with_server and tags",
+            remedy="give them different labels",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterExperiment(Experiment):
+    """The same with LoRA on the frozen model, its factors averaged by `aggregation` (`engine.averaging`)."""
+
+    lora: LoRA
+    aggregation: str = "factor"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        aggregation(self.aggregation)
+
+
+@dataclass(frozen=True)
+class Result:
+    """Frames of every run with the columns label, method, scenario, seed, with_server, lr, trace and the tags."""
+
+    curves: pd.DataFrame
+    rounds: pd.DataFrame
+    key: str
+
+
+def units(experiment: Experiment) -> list[Experiment]:
+    """The experiment as pieces that run in lockstep by themselves: one seed of one scenario each.
+
+    The pieces do not depend on how many processes share them, so neither do the numbers.
+    """
+    scenarios = dict.fromkeys(cell.scenario for cell in experiment.cells)
+    cells = {scenario: tuple(c for c in experiment.cells if c.scenario == scenario) for scenario in scenarios}
+    return [replace(experiment, cells=cells[s], seeds=(seed,)) for seed in experiment.seeds for s in scenarios]

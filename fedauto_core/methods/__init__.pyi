@@ -1,0 +1,10 @@
+from .base import Arrivals as Arrivals
+from .base import Context as Context
+from .base import LocalWork as LocalWork
+from .base import Method as Method
+from .base import Server as Server
+from .base import State as State
+from .registry import METHODS as METHODS
+from .registry import make_method as make_method
+from .registry import method_card as method_card
+from .weights import fedauto_weights as fedauto_weights

@@ -1,0 +1,110 @@
+"""Every aggregation rule of the comparison, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+
+import pandas as pd
+
+from fedauto_core.errors import require, require_known
+from fedauto_core.methods.base import Method
+from fedauto_core.methods.bounds import Centralised, ServerOnly
+from fedauto_core.methods.data_sharing import DataSharing
+from fedauto_core.methods.f3ast import F3AST
+from fedauto_core.methods.fedau import FedAU
+from fedauto_core.methods.fedauto import FedAuto
+from fedauto_core.methods.fedavg import FedAvg, FedAvgAll, FedAvgIdeal
+from fedauto_core.methods.fedawe import FedAWE
+from fedauto_core.methods.fedcote_like import FedCoteLike
+from fedauto_core.methods.feddf import FedDF
+from fedauto_core.methods.feddisco import FedDisco
+from fedauto_core.methods.feddu import FedDU
+from fedauto_core.methods.feddyn import FedDyn
+from fedauto_core.methods.fedlaw import FedLAW
+from fedauto_core.methods.fednova import FedNova
+from fedauto_core.methods.fedprox import FedProx
+from fedauto_core.methods.fedvarp import FedVARP
+from fedauto_core.methods.fl_fdms import FLFDMS
+from fedauto_core.methods.known_probability import KnownProbability, TFAggregationLike
+from fedauto_core.methods.label_matching import LabelMatching
+from fedauto_core.methods.mifa import MIFA
+from fedauto_core.methods.scaffold import Scaffold
+from fedauto_core.methods.server_finetuning import ServerFinetuning
+from fedauto_core.methods.server_optimisers import FedAdam, FedAvgM, FedYogi
+
+METHODS: Mapping[str, type[Method]] = {
+    cls.name: cls
+    for cls in (
+        FedAuto,
+        FedAvg,
+        FedAvgAll,
+        FedAvgIdeal,
+        ServerOnly,
+        Centralised,
+        FedProx,
+        KnownProbability,
+        TFAggregationLike,
+        FedAWE,
+        ServerFinetuning,
+        FedAU,
+        MIFA,
+        FedVARP,
+        F3AST,
+        FLFDMS,
+        FedLAW,
+        FedDF,
+        FedDU,
+        DataSharing,
+        FedDisco,
+        LabelMatching,
+        FedCoteLike,
+        Scaffold,
+        FedDyn,
+        FedNova,
+        FedAvgM,
+        FedAdam,
+        FedYogi,
+    )
+}
+
+
+def make_method(name: str, **hyper: object) -> Method:
+    """The method called `name` with hyper-parameters; InputError names the known methods or the method's fields."""
+    require_known("method", name, METHODS)
+    known = [field.name for field in fields(METHODS[name])]
+    for key in hyper:
+        require(
+            key in known,
+            f"method {name!r} has no hyper-parameter {key!r}",
+            allowed=", ".join(known) or "none",
+            remedy="drop it or use one of the listed fields",
+        )
+    return METHODS[name](**hyper)
+
+
+def method_card(methods: Mapping[str, Method]) -> pd.DataFrame:
+    """One row per labelled method, generated from the code: what it must know, costs and assumes.
+
+    Costs count numbers (floats): N clients, P parameters, C classes; see `base.Cost`.
+    """
+    rows = [
+        {
+            "label": label,
+            "family": method.family,
+            "source": method.source,
+            "network knowledge": "yes" if method.needs_network_knowledge else "no",
+            "label histograms": "yes" if method.uses_label_histograms else "no",
+            "public data": method.public_data,
+            "up": method.cost.up,
+            "down": method.cost.down,
+            "once": method.cost.once,
+            "server memory": method.cost.server,
+            "client memory": method.cost.clients,
+            "assumes": method.assumes,
+            "knob": f"{method.knob[0]}: {', '.join(map(str, method.knob[1]))}" if method.knob else "",
+            "hyper-parameters": ", ".join(f"{f.name}={getattr(method, f.name)}" for f in fields(method)),
+        }
+        for label, method in methods.items()
+    ]
+    return pd.DataFrame(rows)

@@ -1,0 +1,51 @@
+"""Computed arrays that are kept with their SHA-256."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from fedauto_core.store.writing import locked, write_atomically
+
+DIGEST_BYTES = hashlib.sha256().digest_size
+
+
+def cached_array(path: Path, compute: Callable[[], np.ndarray], *, fresh: bool = False) -> np.ndarray:
+    """The array stored in `path`; what is not there yet (or `fresh`) is computed and stored.
+
+    Processes that ask at once compute once. A damaged file is reported on stderr and computed again.
+    """
+    with locked(path.with_suffix(".lock")):
+        if path.exists() and not fresh:
+            array = _read_array(path)
+            if array is not None:
+                return array
+            print(f"{path} is damaged; it is computed again", file=sys.stderr)
+        array = compute()
+        _write_array(path, array)
+    return array
+
+
+def _write_array(path: Path, array: np.ndarray) -> None:
+    """SHA-256 of the .npy content, then the content."""
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    write_atomically(path, hashlib.sha256(buffer.getbuffer()).digest() + buffer.getvalue())
+
+
+def _read_array(path: Path) -> np.ndarray | None:
+    """The stored array, or None if the bytes are not those that were written."""
+    try:
+        with path.open("rb") as file:
+            digest = file.read(DIGEST_BYTES)
+            if hashlib.file_digest(file, "sha256").digest() != digest:
+                return None
+            file.seek(DIGEST_BYTES)
+            return np.load(file, allow_pickle=False)
+    except OSError:  # a folder, or not ours to read
+        return None

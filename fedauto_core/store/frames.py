@@ -1,0 +1,41 @@
+"""Tables that are kept as CSV files with their SHA-256, a folder for each result."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from fedauto_core.store.keys import file_hash
+from fedauto_core.store.writing import replace_folder
+
+HASHES = "hashes.json"
+
+
+def write_frames(folder: Path, frames: Mapping[str, pd.DataFrame]) -> None:
+    """Write to a temporary folder beside the target and rename: another process sees all or nothing."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder.parent))
+    try:
+        for name, frame in frames.items():
+            frame.to_csv(temporary / f"{name}.csv", index=False)
+        hashes = {name: file_hash(temporary / f"{name}.csv") for name in frames}
+        (temporary / HASHES).write_text(json.dumps(hashes), encoding="utf-8")
+        replace_folder(folder, temporary)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def read_frames(folder: Path, names: Sequence[str]) -> tuple[pd.DataFrame, ...] | None:
+    """The tables `names` of an entry, or None if it is incomplete or damaged in any way."""
+    files = [folder / f"{name}.csv" for name in names]
+    try:
+        hashes = json.loads((folder / HASHES).read_text(encoding="utf-8"))
+        intact = [file_hash(file) for file in files] == [hashes[name] for name in names]
+    except (OSError, ValueError, KeyError, TypeError):  # missing, cut short, not JSON, JSON of another kind
+        return None
+    return tuple(pd.read_csv(file) for file in files) if intact else None

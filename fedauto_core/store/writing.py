@@ -1,0 +1,70 @@
+"""How anything is written: whole or not at all, and by one process at a time."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from fedauto_core.errors import InputError
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Write a file by a temporary name in the same folder, made if it is missing: nobody ever sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = content.encode() if isinstance(content, str) else content
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", suffix=".writing", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        if path.is_dir():  # what stands in the way of our own file is damage
+            shutil.rmtree(path)
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's own mode shuts everybody else out
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)  # cannot be read without being set
+    os.umask(mask)
+    return mask
+
+
+def replace_folder(target: Path, folder: Path) -> None:
+    """Put `folder` in the place of `target`, on the same file system. Killed in between, the target is missing, never
+    mixed."""
+    old = folder.with_name(f"{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    folder.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold the lock file `path`, made with its folder; it ends with the process. wait: until whoever holds it is done,
+    else BlockingIOError. InputError where the file system knows no locks."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FileLock(path, timeout=-1 if wait else 0)
+        lock.acquire()
+    except Timeout:
+        raise BlockingIOError(f"{path} is held by another process") from None
+    except NotImplementedError as error:
+        raise InputError(
+            f"no lock can be had on {path}: {error}",
+            allowed="a file system with locks",
+            remedy="choose a folder on a local disk (FEDAUTO_DATA for the cache, --out for the report)",
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()

@@ -131,7 +131,7 @@ class Reference(MemoryRules, ControlRules, PublicRules):
         )
 
     def tf_aggregation_like(self, r, w):
-        p, q = self.potential(), [1.0, *self.trace.stationary]
+        p, q = self.potential(), [1.0, *self.trace.long_run_probability]
         return w + sum(
             (p[j] / max(q[j], 0.01) * (self.train(r, j, w) - w) for j in self.arrived(r)), torch.zeros_like(w)
         )

@@ -166,7 +166,8 @@ class PublicRules:
     def selection(self):
         """FedCote-like's probabilities by projected gradient descent."""
         n, counts, alpha, target = self.n, self.federation.counts, self.federation.alpha, self.federation.target
-        mass = [float(counts[0]) * self.with_server] + [self.trace.stationary[k] * counts[k + 1] for k in range(n)]
+        q = self.trace.long_run_probability
+        mass = [float(counts[0]) * self.with_server] + [q[k] * counts[k + 1] for k in range(n)]
         r = np.full(n, 0.75)
         for _ in range(300):
             total = mass[0] + sum(r[k] * mass[k + 1] for k in range(n))

@@ -37,7 +37,7 @@ def late(process, name, lr=0.025, rounds=ROUNDS, **hyper):
     """w after each round of the second half, [rounds / 2]."""
     drawn, method = trace(process), make_method(name, **hyper)
     u, w, path = torch.from_numpy(np.concatenate([[0.0], U])).float()[:, None], torch.zeros(1), []
-    oracle = (drawn.success_probability, drawn.stationary) if method.needs_network_knowledge else (None, None)
+    oracle = (drawn.success_probability, drawn.long_run_probability) if method.needs_network_knowledge else (None, None)
     alpha = np.eye(N + 1)
     state = method.init(Context(COUNTS, alpha, alpha.mean(axis=0), STEPS, lr, False, w, 0, *oracle))
     for r, heard in enumerate(drawn.arrived[:rounds]):

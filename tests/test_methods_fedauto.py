@@ -13,7 +13,7 @@ from scipy.special import kl_div
 from fedauto_core import InputError, fedauto_weights
 from fedauto_core.methods import Arrivals, Context, make_method, weights
 from fedauto_core.methods.base import chi2_divergence
-from fedauto_core.methods.fedauto import compensation
+from fedauto_core.methods.fedauto import compensation, underweighted
 from fedauto_core.methods.weights import DIVERGENCES
 
 each_divergence = pytest.mark.parametrize("divergence", DIVERGENCES)
@@ -154,16 +154,16 @@ def test_compensated_classes_by_hand():
     alpha, server = np.array([[1.0, 0, 0, 0], [0.5, 0.5, 0, 0]]), np.array([5, 6, 7, 0])
     target = np.array([0.4, 0.25, 0.25, 0.1])
     assert compensation(alpha, target, server).tolist() == [0, 0, 7, 0]
-    assert compensation(alpha, target, server, np.array([32, 8])).tolist() == [0, 6, 7, 0]
-    assert compensation(alpha, target, server, np.array([30, 10])).tolist() == [0, 0, 7, 0]  # .125 is not below half
+    assert underweighted(alpha, target, server, np.array([32, 8])).tolist() == [0, 6, 7, 0]
+    assert underweighted(alpha, target, server, np.array([30, 10])).tolist() == [0, 0, 7, 0]  # .125 is not below half
     nobody = alpha[:0], np.array([0.5, 0.5, 0, 0]), server
-    assert compensation(*nobody).tolist() == compensation(*nobody, np.array([])).tolist() == [5, 6, 0, 0]
+    assert compensation(*nobody).tolist() == underweighted(*nobody, np.array([])).tolist() == [5, 6, 0, 0]
 
 
 def test_noise_in_the_histograms_hides_a_missing_class_but_not_an_underweighted_one():
     noisy, target, server = np.array([[0.999, 0.001]]), np.array([0.5, 0.5]), np.array([3, 4])
     assert compensation(noisy, target, server).tolist() == [0, 0]
-    assert compensation(noisy, target, server, np.array([10])).tolist() == [0, 4]
+    assert underweighted(noisy, target, server, np.array([10])).tolist() == [0, 4]
 
 
 # A world without training: participant 0 holds all four classes, clients two each; class 3 is the server's alone.

@@ -50,9 +50,10 @@ def test_long_run_rates_are_the_stated_ones(process):
     drawn = trace(process, **options)
     assert drawn.arrived.shape == drawn.cause.shape == drawn.success_probability.shape == (ROUNDS, 12)
     # Variance of a time average with correlations <= memory**l; 12 clients are tested at once, hence 4 sigma.
-    sigma = np.sqrt(drawn.stationary * (1 - drawn.stationary) / ROUNDS * (1 + memory) / (1 - memory))
-    assert (np.abs(drawn.arrived.mean(axis=0) - drawn.stationary) <= 4 * sigma).all()
-    pooled = abs((drawn.arrived.mean(axis=0) - drawn.stationary).sum())
+    q = drawn.long_run_probability
+    sigma = np.sqrt(q * (1 - q) / ROUNDS * (1 + memory) / (1 - memory))
+    assert (np.abs(drawn.arrived.mean(axis=0) - drawn.long_run_probability) <= 4 * sigma).all()
+    pooled = abs((drawn.arrived.mean(axis=0) - drawn.long_run_probability).sum())
     assert pooled <= 3 * np.sqrt((sigma**2).sum())
 
 
@@ -78,7 +79,7 @@ def test_every_trace_starts_in_the_stationary_law():
     many = np.full((20_000, 2), 0.5)
     for process in ("gilbert_elliott", "long_outage", "mixed"):
         drawn = trace(process, rounds=1, histograms=many, **CASES[process][0])
-        q = drawn.stationary[0]
+        q = drawn.long_run_probability[0]
         np.testing.assert_allclose(drawn.success_probability[0], q)
         assert abs(drawn.arrived.mean() - q) <= 3 * np.sqrt(q * (1 - q) / 20_000)
 
@@ -93,7 +94,7 @@ def test_every_trace_starts_in_the_stationary_law():
 )
 def test_memory_and_outage_length_of_a_two_state_process(process, options, memory, off):
     drawn = trace(process, rounds=20_000, **options)
-    centred = drawn.arrived - drawn.stationary
+    centred = drawn.arrived - drawn.long_run_probability
     lag1 = (centred[1:] * centred[:-1]).mean() / (centred**2).mean()
     assert lag1 == pytest.approx(memory, abs=0.01)
     assert drawn.describe()["mean_off_run"].mean() == pytest.approx(off, rel=0.03)
@@ -102,24 +103,24 @@ def test_memory_and_outage_length_of_a_two_state_process(process, options, memor
 def test_rates_may_differ_between_clients():
     drawn = trace("bernoulli", histograms=TIDY, probability=(0.0, 1.0, 0.5, 0.5, 0.5, 0.5))
     assert not drawn.arrived[:, 0].any() and drawn.arrived[:, 1].all()
-    assert drawn.stationary.tolist() == [0, 1, 0.5, 0.5, 0.5, 0.5]
+    assert drawn.long_run_probability.tolist() == [0, 1, 0.5, 0.5, 0.5, 0.5]
 
 
 def test_label_coupled_rates_are_evenly_spread_over_classes():
     drawn = trace("label_coupled", histograms=np.eye(5), q_min=0.1, q_max=0.9)
-    assert sorted(drawn.stationary) == pytest.approx([0.1, 0.3, 0.5, 0.7, 0.9])
+    assert sorted(drawn.long_run_probability) == pytest.approx([0.1, 0.3, 0.5, 0.7, 0.9])
     blend = np.vstack([np.eye(5), [[0.5, 0.5, 0, 0, 0]]])
-    q = trace("label_coupled", histograms=blend, q_min=0.1, q_max=0.9).stationary
+    q = trace("label_coupled", histograms=blend, q_min=0.1, q_max=0.9).long_run_probability
     assert q[5] == pytest.approx((q[0] + q[1]) / 2)
-    orders = {tuple(trace("label_coupled", seed=s, rounds=1, histograms=np.eye(5), q_min=0, q_max=1).stationary)
-              for s in range(5)}  # fmt: skip
+    drawn = [trace("label_coupled", seed=s, rounds=1, histograms=np.eye(5), q_min=0, q_max=1) for s in range(5)]
+    orders = {tuple(one.long_run_probability) for one in drawn}
     assert len(orders) > 1
 
 
 def test_mixed_names_both_causes_and_can_be_label_coupled():
     drawn = trace("mixed", histograms=np.eye(5), mean_on=30, mean_off=10, q_min=0.2, q_max=1.0)
-    assert sorted(drawn.stationary) == pytest.approx(list(0.75 * np.array([0.2, 0.4, 0.6, 0.8, 1.0])))
-    sure = drawn.stationary.argmax()
+    assert sorted(drawn.long_run_probability) == pytest.approx(list(0.75 * np.array([0.2, 0.4, 0.6, 0.8, 1.0])))
+    sure = drawn.long_run_probability.argmax()
     assert set(np.unique(drawn.cause[:, sure])) == {Cause.OK, Cause.LONG}
     assert set(np.unique(drawn.cause)) == {Cause.OK, Cause.LONG, Cause.TRANSIENT}
 
@@ -130,7 +131,7 @@ def test_blackout_is_deterministic():
     off[10:15, :2] = True
     assert (drawn.arrived == ~off).all() and (drawn.cause == np.where(off, Cause.BLACKOUT, Cause.OK)).all()
     assert drawn.sha256 == trace("class_blackout", 5, 30, TIDY, label=0, start=10, length=5).sha256
-    assert drawn.stationary == pytest.approx([25 / 30, 25 / 30, 1, 1, 1, 1])
+    assert drawn.long_run_probability == pytest.approx([25 / 30, 25 / 30, 1, 1, 1, 1])
     forever = trace("class_blackout", rounds=30, histograms=TIDY, label=0, start=10, length=10**9)
     assert not forever.arrived[10:, :2].any() and forever.arrived[:10].all()
 

@@ -70,7 +70,7 @@ def test_an_access_point_takes_all_its_clients_down(aligned):
     assert (alike == (pi @ pi.T > 0)).all() == aligned
     share = drawn.arrived.mean(axis=0)
     sigma = np.sqrt(0.75 * 0.25 / 8000 * (1 + 13 / 15) / (1 - 13 / 15))
-    assert (np.abs(share - 0.75) <= 4 * sigma).all() and (drawn.stationary == 0.75).all()
+    assert (np.abs(share - 0.75) <= 4 * sigma).all() and (drawn.long_run_probability == 0.75).all()
     on = drawn.arrived[:-1]  # what is public before the next round
     assert np.allclose(drawn.success_probability[1:], np.where(on, 1 - 1 / 30, 1 / 10))
     assert set(np.unique(drawn.cause)) == {Cause.OK, Cause.SHARED}
@@ -123,7 +123,7 @@ def test_a_product_starts_with_its_first_part_and_names_who_lost_it():
     assert (both.arrived <= alone.arrived).all() and (both.cause[~alone.arrived] == Cause.LONG).all()
     assert (both.cause[alone.arrived & ~both.arrived] == Cause.LONG).all()
     assert (both.success_probability <= alone.success_probability).all()
-    np.testing.assert_allclose(both.stationary, 0.6 * 2 / 3)
+    np.testing.assert_allclose(both.long_run_probability, 0.6 * 2 / 3)
     assert trace("product", 3, parts=(first,)).sha256 == alone.sha256
 
 
@@ -131,7 +131,7 @@ def test_sessions_become_rounds(tmp_path):
     path = tmp_path / "sessions.csv"
     recorded.write_sessions({"a": np.array([[0, 100], [300, 400]])}, path)
     drawn = trace("sessions", rounds=5000, histograms=MANY, round_s=7, path=str(path))
-    assert (drawn.stationary == 0.5).all() and drawn.arrived.mean() == pytest.approx(0.5, abs=0.01)
+    assert (drawn.long_run_probability == 0.5).all() and drawn.arrived.mean() == pytest.approx(0.5, abs=0.01)
     assert np.nanmean(drawn.describe()["mean_off_run"]) == pytest.approx(200 / 7, rel=0.1)
     # the last session touches the first across the end: on for 200 s, off for 200 s
     assert np.nanmean(drawn.describe()["mean_on_run"]) == pytest.approx(200 / 7, rel=0.1)
@@ -140,7 +140,7 @@ def test_sessions_become_rounds(tmp_path):
 def test_the_example_recording_is_what_its_generator_draws(tmp_path):
     recorded.write_sessions(recorded.nightly_sessions(np.random.default_rng(0), 40, 3), tmp_path / "again.csv")
     assert (tmp_path / "again.csv").read_text() == recorded.EXAMPLE.read_text()
-    shares = trace("sessions", histograms=MANY, round_s=600.0).stationary
+    shares = trace("sessions", histograms=MANY, round_s=600.0).long_run_probability
     assert 0.1 < shares.min() < shares.max() < 0.6
 
 
@@ -189,13 +189,14 @@ def test_all_allocations_meet_the_same_users_and_the_same_luck():
         assert (other.arrived >= equal.arrived)[up].all() and (other.arrived <= equal.arrived)[~up].all()
     assert drawn["min_max"].success_probability.min() > equal.success_probability.min()
     assert (drawn["resource_blocks"].success_probability[0] == 0).sum() == 3 * 4  # four of ten in each of three bands
-    assert drawn["scheduled"].stationary.mean() >= max(other.stationary.mean() for other in drawn.values())
+    rates = {name: one.long_run_probability.mean() for name, one in drawn.items()}
+    assert rates["scheduled"] >= max(rates.values())
 
 
 def test_attempts_and_computing_change_what_is_lost_and_why():
     plain = trace("radio", histograms=MANY, **RADIO)
     busy = trace("radio", histograms=MANY, compute_s=0.3, **RADIO)
-    assert busy.stationary.mean() < plain.stationary.mean()
+    assert busy.long_run_probability.mean() < plain.long_run_probability.mean()
     assert set(np.unique(busy.cause)) == {Cause.OK, Cause.TRANSIENT, Cause.DEADLINE}
     late = trace("radio", histograms=MANY, compute_s=0.999, **RADIO)
     assert 0.4 < (late.cause[:, ::4] == Cause.DEADLINE).mean() < 0.6  # wires: half of the time nothing is left

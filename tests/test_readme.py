@@ -7,6 +7,7 @@ import pytest
 
 from fedauto_core.methods import METHODS, make_method, method_card
 from fedauto_core.report.record import markdown_table
+from fedauto_core.store.keys import PACKAGE
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -37,3 +38,18 @@ def test_the_two_commands_exist():
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M)
     assert {"report", "test", *re.findall(r"`make ([a-z]+)", README)} <= set(targets)
     assert "\nmake test\n" in (ROOT / ".ci" / "run").read_text()
+
+
+@pytest.mark.parametrize(
+    "block", re.findall(r"```python\n(.*?)```", README, re.S), ids=lambda block: block.split("\n")[-2][:40]
+)
+def test_snippets_run_when_pasted(block, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FEDAUTO_DATA", str(tmp_path))
+    exec(compile(block, "README.md", "exec"), {})
+
+
+def test_how_it_is_built_is_the_tree():
+    tree = re.search(r"```\nfedauto_core/\n(.*?)```", README, re.S)[1]
+    named = {word.rstrip("/") for line in tree.splitlines() for word in line[:25].split()}
+    rooms = {path.name for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
+    assert named == {room for room in rooms if not room.startswith("__")}

@@ -53,7 +53,7 @@ def test_csv_round_trip(tmp_path):
     assert path.read_text().startswith("round,client,arrived\n0,1,1\n0,2,0\n0,3,1\n1,1,1\n")
     again = Trace.from_csv(path)
     assert again.sha256 == recorded().sha256
-    assert again.stationary.tolist() == [0.75, 0, 0.5]
+    assert again.long_run_probability.tolist() == [0.75, 0, 0.5]
     assert (again.success_probability == [0.75, 0, 0.5]).all() and again.success_probability.shape == (4, 3)
     lines = path.read_text().splitlines(keepends=True)
     assert read(tmp_path, lines[0] + "".join(reversed(lines[1:]))).sha256 == recorded().sha256

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedauto_core.errors import require, require_known
+from fedauto_core.errors import require, require_known, require_number
 
 
 @dataclass(frozen=True)
@@ -63,18 +63,10 @@ def class_counts(
 def _check(spec: FederationSpec, n_classes: int) -> None:
     require_known("partition", spec.partition, PARTITIONS)
     for field in ("n_clients", "samples_per_client", "server_samples"):
-        require(
-            _is_integer(getattr(spec, field)) and getattr(spec, field) >= 1,
-            f"{field} is {getattr(spec, field)}",
-            allowed="integers >= 1",
-            remedy="every client and the server need at least one sample",
-        )
-    require(
-        1 <= spec.size_ratio < np.inf,
-        f"size_ratio is {spec.size_ratio}",
-        allowed="numbers >= 1 (largest / smallest client)",
-        remedy="use 1 for equal sizes",
-    )
+        remedy = "every client and the server need at least one sample"
+        require_number(field, getattr(spec, field), low=1, strict=False, whole=True, remedy=remedy)
+    remedy = "it is the largest / smallest client: use 1 for equal sizes"
+    require_number("size_ratio", spec.size_ratio, low=1, strict=False, remedy=remedy)
     require(
         set(spec.server_missing_classes) < set(range(n_classes)),
         f"server_missing_classes is {spec.server_missing_classes}",
@@ -91,23 +83,11 @@ def _check(spec: FederationSpec, n_classes: int) -> None:
             remedy="set exactly the parameter the partition uses",
         )
     if wanted == "classes_per_client":
-        require(
-            _is_integer(spec.classes_per_client) and 1 <= spec.classes_per_client <= n_classes,
-            f"classes_per_client is {spec.classes_per_client}",
-            allowed=f"integers 1..{n_classes}",
-            remedy="choose a number of classes the dataset has",
-        )
+        remedy, value = "choose a number of classes the dataset has", spec.classes_per_client
+        require_number(wanted, value, low=1, high=n_classes, strict=False, whole=True, remedy=remedy)
     if wanted == "concentration":
-        require(
-            0 < spec.concentration < np.inf,
-            f"concentration is {spec.concentration}",
-            allowed="numbers > 0 (small = skewed)",
-            remedy="use for instance 0.1 (skewed), 1 or 100 (nearly iid)",
-        )
-
-
-def _is_integer(value: object) -> bool:
-    return isinstance(value, int | np.integer)
+        remedy = "use for instance 0.1 (skewed), 1 or 100 (nearly iid)"
+        require_number(wanted, spec.concentration, remedy=remedy)
 
 
 def _require_supply(who: str, asked: np.ndarray, exist: np.ndarray) -> None:

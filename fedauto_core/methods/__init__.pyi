@@ -7,4 +7,5 @@ from .base import State as State
 from .registry import METHODS as METHODS
 from .registry import make_method as make_method
 from .registry import method_card as method_card
+from .registry import method_inputs as method_inputs
 from .weights import fedauto_weights as fedauto_weights

@@ -2,7 +2,7 @@
 
 A rule is handed `Context`, `Arrivals` and `Server` and nothing else; what the network does is in none of them unless
 the method declares itself an oracle. Claim C5 ("no network knowledge") is thereby visible in the types. Participant 0
-is the server, 1..N are the clients (method.md, section 3).
+is the server, 1..N are the clients (docs/method.md, section 3).
 """
 
 from __future__ import annotations
@@ -162,7 +162,8 @@ def combine(beta: np.ndarray, deltas: Tensor) -> Tensor:
 
 
 def chi2_divergence(mixture: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """sum_c (mixture_c - target_c)^2 / target_c over classes with target_c > 0 (method.md, 4); [..., C] -> [...]."""
+    """sum_c (mixture_c - target_c)^2 / target_c over classes with target_c > 0 (docs/method.md, section 4), [..., C] ->
+    [...]."""
     held = target > 0
     return np.sum((mixture[..., held] - target[held]) ** 2 / target[held], axis=-1)
 
@@ -182,7 +183,7 @@ def data_weights(context: Context) -> np.ndarray:
     return counts / counts.sum()
 
 
-def aggregate_with(state: State, w: Tensor, arrivals: Arrivals, beta: np.ndarray) -> tuple[Tensor, State]:
+def weighted_step(state: State, w: Tensor, arrivals: Arrivals, beta: np.ndarray) -> tuple[Tensor, State]:
     """w_r = w + sum_j beta_j Delta_j; with no arrival the model stays (rule R2)."""
     if not len(arrivals.ids):
         return w, state.next(log={})

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 from torch import Tensor
 
-from fedauto_core.methods.base import Arrivals, Cost, Method, Participation, Server, State, aggregate_with
+from fedauto_core.methods.base import Arrivals, Cost, Method, Participation, Server, State, weighted_step
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class ServerOnly(Method):
     participation: ClassVar[Participation] = "server"
 
     def aggregate(self, state: State, w: Tensor, arrivals: Arrivals, server: Server) -> tuple[Tensor, State]:
-        return aggregate_with(state, w, arrivals, np.ones(1))
+        return weighted_step(state, w, arrivals, np.ones(1))
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import ClassVar
 import numpy as np
 from torch import Tensor
 
-from fedauto_core.methods.base import Arrivals, Context, Cost, Knob, Method, Server, State, aggregate_with, data_weights
+from fedauto_core.methods.base import Arrivals, Context, Cost, Knob, Method, Server, State, data_weights, weighted_step
 from fedauto_core.methods.checks import check_number
 
 
@@ -49,5 +49,5 @@ class F3AST(Method):
         r[arrivals.ids] += self.rate
         # w_{t+1} = w_t + sum_{j arrived} (p_j / r_j) Delta_j
         beta = data_weights(state.context)[arrivals.ids] / r[arrivals.ids]
-        w, state = aggregate_with(state, w, arrivals, beta)
+        w, state = weighted_step(state, w, arrivals, beta)
         return w, state.noted({"smallest_rate": float(r[1:].min())}, r=r)

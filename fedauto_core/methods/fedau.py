@@ -16,7 +16,7 @@ from typing import ClassVar
 import numpy as np
 from torch import Tensor
 
-from fedauto_core.methods.base import Arrivals, Context, Cost, Knob, Method, Server, State, aggregate_with, data_weights
+from fedauto_core.methods.base import Arrivals, Context, Cost, Knob, Method, Server, State, data_weights, weighted_step
 from fedauto_core.methods.checks import check_integer, check_positive
 
 
@@ -47,7 +47,7 @@ class FedAU(Method):
     def aggregate(self, state: State, w: Tensor, arrivals: Arrivals, server: Server) -> tuple[Tensor, State]:
         ids, omega, memory = arrivals.ids, state.memory["omega"], state.memory
         beta = self.server_lr * (data_weights(state.context) * omega)[ids]
-        w, state = aggregate_with(state, w, arrivals, beta)
+        w, state = weighted_step(state, w, arrivals, beta)
         # An interval ends with an arrival, or after K rounds without one: its length is the rounds since the last end.
         length = memory["misses"] + 1
         ends = length >= self.cutoff

@@ -3,16 +3,17 @@
 Wang, Dai, Wang, Zhou, Xiao, Quek, Chang, arXiv 2512.22035 (2025).
 
 * Stated by the abstract: adaptive aggregation from server-side and client-side data, no prior knowledge of the network.
-* Reconstructed (method.md, section 4): module 1, compensation, below; module 2, the weights, in `weights.py`.
+* Reconstructed (docs/method.md, section 4): `fedauto` below, with module 1 in `compensation` and module 2 in
+  `weights.py`. Whoever corrects these two files corrects the theory's FedAuto and the notebooks', too.
 * Open choices of the reconstruction: the fields of `FedAuto` other than `lam`. Their defaults are the reconstruction,
   the other values its declared variants. Whether the server is a participant as well is the run's `with_server`.
-
-If the paper's text says otherwise, these two files are to be corrected.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -21,6 +22,45 @@ from torch import Tensor
 from fedauto_core.methods.base import Arrivals, Context, Cost, Knob, Method, Server, State, combine, mixture_log
 from fedauto_core.methods.checks import check_choice, check_integer, check_positive
 from fedauto_core.methods.weights import DIVERGENCES, fedauto_weights
+
+
+def compensation(alpha: np.ndarray, target: np.ndarray, server_counts: np.ndarray) -> np.ndarray:
+    """Module 1: samples per class [C] on which the server trains participant m; all zero if nothing can be compensated.
+
+    alpha: label histograms of the arrived *clients* [K, C]; target: alpha_g [C]; server_counts: public samples [C].
+    Missing classes M_r = {c : alpha_g(c) > 0, no arrived client holds c}; n_m(c) = the server's samples of c in M_r.
+    """
+    missing = (target > 0) & ~(alpha > 0).any(axis=0)
+    return np.where(missing, server_counts, 0)
+
+
+def fedauto(
+    context: Context,
+    w: Tensor,
+    arrivals: Arrivals,
+    server: Server,
+    target: np.ndarray,
+    compensate: Callable[..., np.ndarray],
+    weigh: Callable[..., np.ndarray],
+) -> tuple[Tensor, np.ndarray | None, np.ndarray]:
+    """One round, plain: w_r [P], weights beta of the arrived and behind them of participant m if there is one (None if
+    nobody is averaged), and n_m [C]. compensate, weigh: module 1 and 2, `compensation` and `fedauto_weights`."""
+    ids = arrivals.ids
+    alpha, counts = context.alpha[ids], context.counts[ids]
+
+    # Module 1. Participant m: E steps from the same w on the server's samples of the classes to compensate.
+    n_m = compensate(context.alpha[ids[ids > 0]], target, server.counts_per_class)
+    if n_m.any():
+        delta_m = server.train(w, context.steps, classes=np.flatnonzero(n_m).tolist())
+        alpha, counts = np.vstack([alpha, n_m / n_m.sum()]), np.append(counts, n_m.sum())
+    if not len(counts):
+        return w, None, n_m
+
+    # Module 2. w_r = w + sum_{j in A_r} beta_j Delta_j; delta_m apart, as appending it would copy all of [K, P].
+    beta = weigh(alpha, counts, target)
+    step = combine(beta[: len(ids)], arrivals.deltas)
+    return w + (step.add(delta_m, alpha=float(beta[-1])) if n_m.any() else step), beta, n_m
+
 
 CHOICES = {
     "compensation": ("missing", "none", "underweighted"),
@@ -31,21 +71,21 @@ CHOICES = {
 UNDERWEIGHTED = 0.5  # a class is under-weighted below this part of its target
 
 
-def compensation(
-    alpha: np.ndarray, target: np.ndarray, server_counts: np.ndarray, counts: np.ndarray | None = None
-) -> np.ndarray:
-    """Module 1: samples per class [C] on which the server trains participant m; all zero if nothing can be compensated.
-
-    alpha: label histograms of the arrived *clients* [K, C]; target: alpha_g [C]; server_counts: public samples [C].
-    Missing classes M_r = {c : alpha_g(c) > 0, no arrived client holds c}; n_m(c) = the server's samples of c in M_r.
-    counts: with the samples n_j of those clients [K], under-weighted classes instead, the missing ones among them:
-    {c : sum_j n_j alpha_j(c) / sum_j n_j < alpha_g(c) / 2}, all of alpha_g's classes if no client arrived.
-    """
-    if counts is None:
-        lacking = (target > 0) & ~(alpha > 0).any(axis=0)
-    else:
-        lacking = counts @ alpha < UNDERWEIGHTED * target * counts.sum() if len(counts) else target > 0
+def underweighted(alpha: np.ndarray, target: np.ndarray, server_counts: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """The variant of `compensation` for under-weighted classes, the missing ones among them: with the samples n_j of
+    the clients [K], {c : sum_j n_j alpha_j(c) / sum_j n_j < alpha_g(c) / 2}, all of alpha_g's if no client arrived."""
+    lacking = counts @ alpha < UNDERWEIGHTED * target * counts.sum() if len(counts) else target > 0
     return np.where(lacking, server_counts, 0)
+
+
+def plain_weights(alpha: np.ndarray, counts: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """The variant of module 2 that does not adapt: n_j / n_A, whatever the labels, shape [K]."""
+    return counts / counts.sum()
+
+
+def no_compensation(alpha: np.ndarray, target: np.ndarray, server_counts: np.ndarray) -> np.ndarray:
+    """The variant of `compensation` that leaves all classes as they arrive."""
+    return np.zeros_like(server_counts)
 
 
 def clients_target(context: Context) -> np.ndarray:
@@ -55,17 +95,16 @@ def clients_target(context: Context) -> np.ndarray:
 
 @dataclass(frozen=True)
 class FedAuto(Method):
-    """Module 1 (compensation) + module 2 (weights).
+    """`fedauto`, and its declared variants.
 
     Knows: arrivals, label histograms, public data; nothing of the network. Participation assumption: none. Server
     memory: nothing beyond the arrivals. Extra traffic: one histogram per client, once. Even where the server is no
     participant (client-only mode) the compensation trains on its public data: up to E more steps in a round.
 
     lam: lambda of module 2, > 0.
-    compensation: the classes participant m trains on: "missing" from the arrived clients, "underweighted" (below half
-        of alpha_g(c) in the data-weighted mixture of the arrived clients, missing ones included), or "none". In noisy
-        histograms (`data.federation.reported`) a class that a client lacks may have a small positive entry, so that
-        hardly any is "missing"; "underweighted" has a margin. The rule itself makes no exception for noise.
+    compensation: the classes participant m trains on: "missing" from the arrived clients, "underweighted", or "none".
+        In noisy histograms (`data.federation.reported`) a class that a client lacks may have a small positive entry, so
+        that hardly any is "missing"; "underweighted" has a margin. The method makes no exception for noise.
     adaptive: False: plain weights n_j / n_A instead of module 2.
     divergence: of module 2, "chi2", "l2" or "kl" (`weights.py`).
     target: alpha_g of both modules, over "all" participants or the "clients" only. The log's chi2 is against all.
@@ -98,28 +137,23 @@ class FedAuto(Method):
         return "; ".join(uses + ["SGD after the average"] * (self.server_steps > 0))
 
     def aggregate(self, state: State, w: Tensor, arrivals: Arrivals, server: Server) -> tuple[Tensor, State]:
-        context, ids = state.context, arrivals.ids
+        context = state.context
         target = context.target if self.target == "all" else clients_target(context)
-        alpha, counts, log, beta = context.alpha[ids], context.counts[ids], {}, None
-
-        # Module 1. Participant m: E steps from the same w on the server's samples of the classes to compensate.
-        n_m = np.zeros_like(target)
-        if self.compensation != "none":
-            clients = ids[ids > 0]
-            sizes = context.counts[clients] if self.compensation == "underweighted" else None
-            n_m = compensation(context.alpha[clients], target, server.counts_per_class, sizes)
-        if n_m.any():
-            delta_m = server.train(w, context.steps, classes=np.flatnonzero(n_m).tolist())
-            alpha, counts = np.vstack([alpha, n_m / n_m.sum()]), np.append(counts, n_m.sum())
-
-        # Module 2. w_r = w + sum_{j in A_r} beta_j Delta_j; delta_m apart, as appending it would copy all of [K, P].
-        if len(counts):
-            beta = counts / counts.sum()
-            if self.adaptive:
-                beta = fedauto_weights(alpha, counts, target, self.lam, divergence=self.divergence)
-            log = mixture_log(beta, alpha, context.target) | {"compensated_classes": float(np.count_nonzero(n_m))}
-            step = combine(beta[: len(ids)], arrivals.deltas)
-            w = w + (step.add(delta_m, alpha=float(beta[-1])) if n_m.any() else step)
+        clients = arrivals.ids[arrivals.ids > 0]
+        compensate = {
+            "missing": compensation,
+            "underweighted": partial(underweighted, counts=context.counts[clients]),
+            "none": no_compensation,
+        }[self.compensation]
+        adaptive = partial(fedauto_weights, lam=self.lam, divergence=self.divergence)
+        weigh = adaptive if self.adaptive else plain_weights
+        w, beta, n_m = fedauto(context, w, arrivals, server, target, compensate, weigh)
         if self.server_steps:
             w = w + server.train(w, self.server_steps)
+        if beta is None:
+            return w, state.next(log={})
+        alpha = context.alpha[arrivals.ids]
+        if n_m.any():
+            alpha = np.vstack([alpha, n_m / n_m.sum()])
+        log = mixture_log(beta, alpha, context.target) | {"compensated_classes": float(np.count_nonzero(n_m))}
         return w, state.next(log=log, weights=beta)

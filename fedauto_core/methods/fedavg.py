@@ -20,8 +20,8 @@ from fedauto_core.methods.base import (
     Participation,
     Server,
     State,
-    aggregate_with,
     data_weights,
+    weighted_step,
 )
 from fedauto_core.methods.checks import check_positive
 
@@ -45,7 +45,7 @@ class FedAvg(Method):
 
     def aggregate(self, state: State, w: Tensor, arrivals: Arrivals, server: Server) -> tuple[Tensor, State]:
         counts = state.context.counts[arrivals.ids]
-        return aggregate_with(state, w, arrivals, self.server_lr * counts / counts.sum())
+        return weighted_step(state, w, arrivals, self.server_lr * counts / counts.sum())
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class FedAvgAll(Method):
         check_positive(self, "server_lr")
 
     def aggregate(self, state: State, w: Tensor, arrivals: Arrivals, server: Server) -> tuple[Tensor, State]:
-        return aggregate_with(state, w, arrivals, self.server_lr * data_weights(state.context)[arrivals.ids])
+        return weighted_step(state, w, arrivals, self.server_lr * data_weights(state.context)[arrivals.ids])
 
 
 @dataclass(frozen=True)

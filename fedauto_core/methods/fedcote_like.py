@@ -17,7 +17,7 @@ import numpy as np
 from scipy.optimize import minimize
 from torch import Tensor
 
-from fedauto_core.methods.base import Arrivals, Context, Cost, Knob, Method, Server, State, aggregate_with
+from fedauto_core.methods.base import Arrivals, Context, Cost, Knob, Method, Server, State, weighted_step
 from fedauto_core.methods.checks import check_share
 from fedauto_core.seeding import stream
 
@@ -88,5 +88,5 @@ class FedCoteLike(Method):
             return w, state.next(log={})
         # beta_j = n_j / sum_k n_k over the selected that arrived; the others weigh zero.
         counts = np.where(selected, state.context.counts[ids], 0)
-        w, state = aggregate_with(state, w, arrivals, counts / counts.sum())
+        w, state = weighted_step(state, w, arrivals, counts / counts.sum())
         return w, state.noted({"kept": float(np.count_nonzero(ids[selected]))})

@@ -16,10 +16,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from fedauto_core.methods.base import Arrivals, Knob, Method, Server, State, aggregate_with
+from fedauto_core.methods.adam import Adam
+from fedauto_core.methods.base import Arrivals, Knob, Method, Server, State, weighted_step
 from fedauto_core.methods.checks import check_integer, check_positive
 
 # The student starts near the ensemble: with Adam's 1e-8, entries whose gradient is rounding noise take full steps.
@@ -47,16 +47,14 @@ class FedDF(Method):
 
     def aggregate(self, state: State, w: Tensor, arrivals: Arrivals, server: Server) -> tuple[Tensor, State]:
         counts = state.context.counts[arrivals.ids]
-        average, state = aggregate_with(state, w, arrivals, counts / counts.sum())
+        average, state = weighted_step(state, w, arrivals, counts / counts.sum())
         if len(counts) < 2:  # the only teacher is the student
             return average, state
         # t(x) = softmax(mean_k f(w + Delta_k; x)).
         targets = server.logits(w + arrivals.deltas).mean(dim=0).softmax(dim=-1)
         # min_w mean_x KL(t(x) || softmax f(w; x)): the cross-entropy with soft labels has the same gradient.
         student = average.clone()
-        adam = torch.optim.Adam([student], lr=self.distill_lr, eps=EPSILON)
+        adam = Adam(student, self.distill_lr, epsilon=EPSILON)
         for _ in range(self.server_steps):
-            student.grad = server.gradient(student, targets)
-            adam.step()
-        student.grad = None
+            adam.step(server.gradient(student, targets))
         return student, state.noted({"distilled": float((student - average).norm())})

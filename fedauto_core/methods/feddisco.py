@@ -17,7 +17,7 @@ import numpy as np
 from scipy.special import rel_entr
 from torch import Tensor
 
-from fedauto_core.methods.base import Arrivals, Cost, Knob, Method, Server, State, aggregate_with
+from fedauto_core.methods.base import Arrivals, Cost, Knob, Method, Server, State, weighted_step
 from fedauto_core.methods.checks import check_number
 
 
@@ -55,4 +55,4 @@ class FedDisco(Method):
     def aggregate(self, state: State, w: Tensor, arrivals: Arrivals, server: Server) -> tuple[Tensor, State]:
         context, ids = state.context, arrivals.ids
         beta = disco_weights(context.alpha[ids], context.counts[ids], context.target, self.a, self.b)
-        return aggregate_with(state, w, arrivals, beta)
+        return weighted_step(state, w, arrivals, beta)

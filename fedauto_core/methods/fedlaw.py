@@ -18,6 +18,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from fedauto_core.methods.adam import Adam
 from fedauto_core.methods.base import Arrivals, Knob, Method, Server, State, combine, mixture_log
 from fedauto_core.methods.checks import check_integer, check_positive
 
@@ -50,14 +51,13 @@ class FedLAW(Method):
         # lambda = softmax(z), gamma = e^x; z = log n_k and x = 0 start at FedAvg.
         z = torch.as_tensor(state.context.counts[ids], dtype=w.dtype, device=w.device).log().requires_grad_()
         x = torch.zeros((), dtype=w.dtype, device=w.device, requires_grad=True)
-        adam = torch.optim.Adam([z, x], lr=self.weight_lr, betas=BETAS)
+        adams = [Adam(one, self.weight_lr, betas=BETAS) for one in (z, x)]
         for _ in range(self.server_steps):
             beta = x.exp() * z.softmax(dim=0)
             # dF / d beta_k = <g, Delta_k>, g = grad F(w + sum_k beta_k Delta_k); autograd does the K + 1 numbers only.
             slopes = deltas @ server.gradient(w + beta.detach() @ deltas)
-            adam.zero_grad()
-            (beta @ slopes).backward()
-            adam.step()
+            for adam, slope in zip(adams, torch.autograd.grad(beta @ slopes, [z, x]), strict=True):
+                adam.step(slope)
         gamma = float(x.detach().exp())
         learned = gamma * z.detach().softmax(dim=0).double().cpu().numpy()
         log = mixture_log(learned, state.context.alpha[ids], state.context.target) | {"gamma": gamma}

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from fedauto_core.methods.base import Arrivals, Cost, Server, State, aggregate_with
+from fedauto_core.methods.base import Arrivals, Cost, Server, State, weighted_step
 from fedauto_core.methods.fedavg import FedAvg
 
 
@@ -31,4 +31,4 @@ class FedNova(FedAvg):
         counts = state.context.counts[arrivals.ids]
         p = counts / counts.sum()
         tau_eff = p @ arrivals.steps
-        return aggregate_with(state, w, arrivals, self.server_lr * p * tau_eff / arrivals.steps)
+        return weighted_step(state, w, arrivals, self.server_lr * p * tau_eff / arrivals.steps)

@@ -26,8 +26,8 @@ from fedauto_core.methods.base import (
     Method,
     Server,
     State,
-    aggregate_with,
     data_weights,
+    weighted_step,
 )
 from fedauto_core.methods.checks import check_positive
 
@@ -75,6 +75,6 @@ class FLFDMS(Method):
         friend, has_friend = known.argmax(axis=1), known.max(axis=1) >= 0
         share = p[ids]
         np.add.at(share, friend[has_friend], p[missing[has_friend]])
-        w, state = aggregate_with(state, w, arrivals, self.server_lr * share / share.sum())
+        w, state = weighted_step(state, w, arrivals, self.server_lr * share / share.sum())
         log = {"substituted": float(has_friend.sum()), "left_out": float((~has_friend).sum())}
         return w, state.noted(log, similarity=similarity, met=met)

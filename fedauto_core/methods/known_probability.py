@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from torch import Tensor
 
-from fedauto_core.methods.base import SERVER_LR, Arrivals, Knob, Method, Server, State, aggregate_with, data_weights
+from fedauto_core.methods.base import SERVER_LR, Arrivals, Knob, Method, Server, State, data_weights, weighted_step
 from fedauto_core.methods.checks import check_choice, check_positive, check_share
 
 
@@ -47,7 +47,7 @@ class KnownProbability(Method):
         beta = (data_weights(state.context) / q)[arrivals.ids]
         if self.normalise == "self" and len(beta):
             beta = beta / beta.sum()
-        return aggregate_with(state, w, arrivals, self.server_lr * beta)
+        return weighted_step(state, w, arrivals, self.server_lr * beta)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import ClassVar
 import numpy as np
 from torch import Tensor
 
-from fedauto_core.methods.base import Arrivals, Cost, Knob, Method, Server, State, aggregate_with
+from fedauto_core.methods.base import Arrivals, Cost, Knob, Method, Server, State, weighted_step
 from fedauto_core.methods.checks import check_positive
 from fedauto_core.methods.weights import KKT_TOLERANCE, kkt_residual, minimise
 
@@ -55,4 +55,4 @@ class LabelMatching(Method):
         if not len(ids):
             return w, state.next(log={})
         beta = matching_weights(context.alpha[ids], context.counts[ids], context.target, self.rho)
-        return aggregate_with(state, w, arrivals, beta)
+        return weighted_step(state, w, arrivals, beta)

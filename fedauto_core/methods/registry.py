@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
+from inspect import get_annotations, signature
+from typing import Protocol, get_type_hints
 
 import pandas as pd
 
@@ -108,3 +110,25 @@ def method_card(methods: Mapping[str, Method]) -> pd.DataFrame:
         for label, method in methods.items()
     ]
     return pd.DataFrame(rows)
+
+
+def method_inputs() -> pd.DataFrame:
+    """All that a method is handed, read from the contract: one row per function, argument and member of the argument.
+
+    A member is a field of a dataclass or what a protocol promises; an argument of another type is its own member.
+    """
+    rows = []
+    for name in ("init", "local_work", "aggregate"):
+        function = getattr(Method, name)
+        types = get_type_hints(function)
+        for argument in list(signature(function).parameters)[1:]:
+            rows += [(name, argument, member) for member in _members(types[argument]) or [argument]]
+    return pd.DataFrame(rows, columns=["function", "argument", "member"])
+
+
+def _members(kind: type) -> list[str]:
+    if is_dataclass(kind):
+        return [field.name for field in fields(kind)]
+    if Protocol in kind.__bases__:
+        return [name for name in {**get_annotations(kind), **vars(kind)} if not name.startswith("_")]
+    return []

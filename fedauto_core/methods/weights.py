@@ -9,7 +9,8 @@
 for the mixture m = sum_j beta_j alpha_j and the target t = alpha_g. The factors make one lambda mean the same for all
 three: l2 equals chi2 for a uniform target, kl equals chi2 to second order at m = t. kl is 2 KL(m || t) where m has no
 mass outside the target's classes (the last two terms then cancel); the reverse, KL(t || m), would be infinite, for all
-weights alike, whenever no arrived participant holds one of the classes. Source: reconstruction, method.md section 4.
+weights alike, whenever no arrived participant holds one of the classes. Source: reconstruction, docs/method.md,
+section 4.
 """
 
 from __future__ import annotations
@@ -17,8 +18,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.optimize import brentq, nnls
 
-from fedauto_core.errors import require, require_known
-from fedauto_core.methods.checks import is_finite
+from fedauto_core.errors import require, require_known, require_number
 
 DIVERGENCES = ("chi2", "l2", "kl")
 KKT_TOLERANCE = 1e-10
@@ -48,12 +48,7 @@ def _check(alpha: np.ndarray, counts: np.ndarray, target: np.ndarray, lam: float
             allowed="non-negative entries that sum to one",
             remedy="divide the label counts by their sum",
         )
-    require(
-        is_finite(lam) and lam > 0,
-        f"lambda = {lam}",
-        allowed="finite numbers > 0",
-        remedy="use a small positive value such as 1e-6 for pure label matching",
-    )
+    require_number("lambda", lam, remedy="use a small positive value such as 1e-6 for pure label matching")
     require_known("divergence", divergence, DIVERGENCES)
 
 
@@ -126,7 +121,7 @@ def fedauto_weights(
     alpha: label histograms [K, C] of the arrived; counts: their samples [K]; target: alpha_g [C]; lam > 0; divergence:
     D, "chi2", "l2" or "kl" as in this module's docstring. Raises InputError on bad input and ArithmeticError if the
     solution misses its optimality conditions (KKT_TOLERANCE; KL_TOLERANCE for kl).
-    Source: reconstruction, method.md section 4.
+    Source: reconstruction, docs/method.md, section 4.
     """
     alpha, counts, target = (np.asarray(value, dtype=np.float64) for value in (alpha, counts, target))
     _check(alpha, counts, target, lam, divergence)

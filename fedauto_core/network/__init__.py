@@ -4,7 +4,8 @@ Column k of a trace is client k + 1 (participant 0, the server, never fails); ro
 sees the methods, so failures do not depend on the training. To add one, write a function decorated with `process`.
 """
 
-from fedauto_core.network import correlated, independent, markov, physical, recorded, timetable  # noqa: F401(register)
+# Loading these registers their processes.
+from fedauto_core.network import correlated, independent, markov, physical, recorded, timetable  # noqa: F401
 from fedauto_core.network.base import PROCESSES, Scenario, Setting, draw_trace, process
 from fedauto_core.network.suite import SCENARIOS, SUITE, scenario
 from fedauto_core.network.traces import CAUSES, Cause, Trace

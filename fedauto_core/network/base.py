@@ -127,18 +127,6 @@ def durations(name: str, value: Rate, setting: Setting) -> np.ndarray:
     return values
 
 
-def scalar(name: str, value: float, low: float, high: float = np.inf, *, whole: bool = False) -> None:
-    """InputError unless an option is one number (`whole`: an integer) in [low, high]; low = tiny: > 0."""
-    least = "> 0" if low == np.finfo(float).tiny else f">= {low:g}"
-    kinds = (int, np.integer) if whole else (int, float, np.integer, np.floating)
-    require(
-        isinstance(value, kinds) and not isinstance(value, bool) and low <= value <= high and value < np.inf,
-        f"{name} is {value!r}",
-        allowed=f"{'whole' if whole else 'finite'} numbers {least}" + (f" and <= {high:g}" if high < np.inf else ""),
-        remedy=f"correct {name}",
-    )
-
-
 def by_label(setting: Setting, groups: int) -> np.ndarray:
     """Group 0..groups - 1 of each client, int64 [N]: sorted by the most frequent class, cut into equal parts."""
     n_clients = setting.shape[1]

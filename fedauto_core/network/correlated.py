@@ -6,8 +6,8 @@ import numpy as np
 from scipy.signal import lfilter
 from scipy.stats import norm
 
-from fedauto_core.errors import require
-from fedauto_core.network.base import Rate, Scenario, Setting, by_label, drawn, probabilities, process, scalar
+from fedauto_core.errors import is_number, require, require_number
+from fedauto_core.network.base import Rate, Scenario, Setting, by_label, drawn, probabilities, process
 from fedauto_core.network.markov import connection
 from fedauto_core.network.traces import Cause, Trace, make_trace
 
@@ -47,8 +47,13 @@ def _copula(setting: Setting, *, probability: Rate, rho: float, memory: float = 
     A loss counts as shared if the shock had the larger part in it.
     """
     q = probabilities("probability", probability, setting)
-    scalar("rho", rho, 0, 1)
-    scalar("memory", memory, 0, np.nextafter(1, 0))
+    require_number("rho", rho, strict=False, high=1)
+    require(
+        is_number(memory) and 0 <= memory < 1,
+        f"memory = {memory!r}",
+        allowed="finite numbers >= 0 and < 1",
+        remedy="use 0 for failures that forget, 0.9 for ten rounds",
+    )
     noise = setting.rng.normal(size=setting.rounds)
     noise[1:] *= np.sqrt(1 - memory**2)  # the first is drawn from the stationary law
     shock = lfilter([1.0], [1.0, -memory], noise)[:, None]
@@ -63,7 +68,7 @@ def _adversary(setting: Setting, *, budget: float) -> Trace:
     """An adversary silences the same floor(budget N) clients in every round: one by one those whose loss takes the mean
     label histogram of the others furthest (2-norm) from that of all. Public: everything."""
     n_clients = setting.shape[1]
-    scalar("budget", budget, 0, 1)
+    require_number("budget", budget, strict=False, high=1)
     dropped = int(budget * n_clients + 1e-9)  # 0.3 * 10 is not quite 3
     require(
         dropped < n_clients,
@@ -102,5 +107,5 @@ def _product(setting: Setting, *, parts: tuple[Scenario, ...]) -> Trace:
     for trace in reversed(traces):
         cause = np.where(trace.arrived, cause, trace.cause)
     q = np.prod([trace.success_probability for trace in traces], axis=0)
-    long_run = np.prod([trace.stationary for trace in traces], axis=0)
+    long_run = np.prod([trace.long_run_probability for trace in traces], axis=0)
     return make_trace(np.all([trace.arrived for trace in traces], axis=0), cause, q, long_run)

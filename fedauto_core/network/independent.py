@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from fedauto_core.errors import require, require_known
-from fedauto_core.network.base import Rate, Setting, probabilities, process, scalar
+from fedauto_core.errors import require, require_known, require_number
+from fedauto_core.network.base import Rate, Setting, probabilities, process
 from fedauto_core.network.traces import Cause, Trace, make_trace
 
 
@@ -46,9 +46,9 @@ def _modulated(
     while. Public: q_k^t.
     """
     require_known("shape", shape, ("sine", "staircase", "interleaved_sine"))
-    scalar("period", period, 2, whole=True)
-    scalar("depth", depth, 0, 1)
-    scalar("cut", cut, 0, 1)
+    require_number("period", period, low=2, strict=False, whole=True)
+    require_number("depth", depth, strict=False, high=1)
+    require_number("cut", cut, strict=False, high=1)
     base = coupled(setting, q_min, q_max)
     t = np.arange(max(setting.rounds, period))[:, None]
     sine = depth * np.sin(2 * np.pi * t / period) + 1 - depth
@@ -64,7 +64,7 @@ def _modulated(
 def coupled(setting: Setting, q_min: float, q_max: float) -> np.ndarray:
     """q_k = q_min + (q_max - q_min) <pi_k, phi>, phi evenly spread over [0, 1] in an order drawn by the seed; [N]."""
     for name, value in (("q_min", q_min), ("q_max", q_max)):
-        scalar(name, value, 0, 1)
+        require_number(name, value, strict=False, high=1)
     require(
         q_min <= q_max,
         f"q_min = {q_min} exceeds q_max = {q_max}",

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.signal import lfilter
 
-from fedauto_core.errors import require
-from fedauto_core.network.base import Setting, process, scalar
+from fedauto_core.errors import require, require_number
+from fedauto_core.network.base import Setting, process
 from fedauto_core.network.radio import STANDARDS, Placement, Wired, allocate, log_threshold, place
 from fedauto_core.network.traces import Cause, Trace, make_trace
 
@@ -42,13 +42,12 @@ def _radio(
     Public: shadowing and computing time of the round; not the fading. The long-run rate is the mean of
     success_probability over the T rounds.
     """
-    positive = np.finfo(float).tiny
-    scalar("payload_bits", payload_bits, positive)
-    scalar("window_s", window_s, positive)
-    scalar("moved_m", moved_m, 0)
-    scalar("compute_s", compute_s, 0)
-    scalar("attempts", attempts, 1, whole=True)
-    scalar("downlink", downlink, 0, 1)
+    require_number("payload_bits", payload_bits)
+    require_number("window_s", window_s)
+    require_number("moved_m", moved_m, strict=False)
+    require_number("compute_s", compute_s, strict=False)
+    require_number("attempts", attempts, low=1, strict=False, whole=True)
+    require_number("downlink", downlink, strict=False, high=1)
     require(
         isinstance(ergodic, bool) and not (ergodic and attempts > 1),
         f"ergodic is {ergodic} with {attempts} attempts",

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fedauto_core.errors import require
-from fedauto_core.network.base import Setting, process, scalar
+from fedauto_core.errors import require, require_number
+from fedauto_core.network.base import Setting, process
 from fedauto_core.network.traces import Cause, Recording, Trace, make_trace
 
 EXAMPLE = Path(__file__).parent / "example_sessions.csv"
@@ -43,7 +43,7 @@ def _sessions(setting: Setting, *, round_s: float, path: str = "") -> Trace:
     uniform phase, and is heard in a round if the device is on when the round of `round_s` seconds ends. The recording
     repeats itself. Public: the device's share of time on, no more; so it is also the long-run rate.
     """
-    scalar("round_s", round_s, np.finfo(float).tiny)
+    require_number("round_s", round_s)
     recorded = list(read_sessions(Path(path or EXAMPLE)).values())
     span = max(times[-1, 1] for times in recorded)
     arrived = np.empty(setting.shape, dtype=bool)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from fedauto_core.errors import require
-from fedauto_core.network.base import Rate, Setting, by_label, probabilities, process, scalar
+from fedauto_core.errors import require, require_number
+from fedauto_core.network.base import Rate, Setting, by_label, probabilities, process
 from fedauto_core.network.traces import Cause, Trace, make_trace
 
 
@@ -26,7 +26,7 @@ def _class_blackout(
         remedy="choose a class of the dataset",
     )
     _require_start(start, setting)
-    scalar("length", length, 1, whole=True)
+    require_number("length", length, low=1, strict=False, whole=True)
     holds = setting.histograms[:, label] >= min_share
     require(
         0 < min_share <= 1 and bool(holds.any()),
@@ -46,7 +46,7 @@ def _cyclic(setting: Setting, *, probability: Rate, period: int = 100) -> Trace:
     After the cyclic availability of FedAU (Wang and Ji 2024), whose code starts all clients in their off time; here the
     phase is uniform over the whole period, so that the first rounds are like all others. Public: the timetable.
     """
-    scalar("period", period, 1, whole=True)
+    require_number("period", period, low=1, strict=False, whole=True)
     on_rounds = np.maximum(np.round(period * probabilities("probability", probability, setting)), 1)
     phase = setting.rng.integers(period, size=setting.shape[1])
     on = (np.arange(setting.rounds)[:, None] + phase) % period < on_rounds
@@ -58,7 +58,7 @@ def _block_cyclic(setting: Setting, *, groups: int, turn: int) -> Trace:
     """Groups of clients, sorted by their most frequent class, take turns of `turn` rounds (Eichner et al. 2019; Cho et
     al. 2023): only some classes are heard at a time. Public: the timetable."""
     group = by_label(setting, groups)
-    scalar("turn", turn, 1, whole=True)
+    require_number("turn", turn, low=1, strict=False, whole=True)
     on = (np.arange(setting.rounds)[:, None] // turn) % groups == group
     return _timetable(on, np.full(setting.shape[1], 1 / groups))
 
@@ -92,7 +92,7 @@ def _timetable(on: np.ndarray, long_run: np.ndarray) -> Trace:
 def _some(setting: Setting, share: float, start: int) -> np.ndarray:
     """round(share N) clients drawn by the seed, bool [N]."""
     _require_start(start, setting)
-    scalar("share", share, 0, 1)
+    require_number("share", share, strict=False, high=1)
     n_clients = setting.shape[1]
     return np.isin(np.arange(n_clients), setting.rng.permutation(n_clients)[: round(share * n_clients)])
 

@@ -50,7 +50,7 @@ CAUSES = (
 class Trace:
     """What the network does to every upload.
 
-    arrived bool [T, N]; cause int8 [T, N] (`Cause`); stationary float64 [N]: the long-run arrival rate;
+    arrived bool [T, N]; cause int8 [T, N] (`Cause`); long_run_probability float64 [N]: of arrival;
     success_probability float64 [T, N]: the true probability of arrival given what the process makes public before
     round t (each process of `network` states what), for oracles only.
     """
@@ -58,7 +58,7 @@ class Trace:
     arrived: np.ndarray
     cause: np.ndarray
     success_probability: np.ndarray
-    stationary: np.ndarray
+    long_run_probability: np.ndarray
 
     @property
     def sha256(self) -> str:
@@ -68,7 +68,7 @@ class Trace:
     @property
     def identity(self) -> str:
         """SHA-256 of all that a run can see: the arrivals, and the probabilities that oracles are told."""
-        parts = (self.arrived, self.success_probability, self.stationary)
+        parts = (self.arrived, self.success_probability, self.long_run_probability)
         return hashlib.sha256(b"".join(np.ascontiguousarray(part).tobytes() for part in parts)).hexdigest()
 
     def describe(self) -> pd.DataFrame:
@@ -83,7 +83,7 @@ class Trace:
         return pd.DataFrame(
             {
                 "arrival_rate": self.arrived.mean(axis=0),
-                "long_run_rate": self.stationary,
+                "long_run_rate": self.long_run_probability,
                 "longest_gap": longest,
                 "mean_on_run": _mean_run(self.arrived),
                 "mean_off_run": _mean_run(~self.arrived),
@@ -103,7 +103,7 @@ class Trace:
     def from_csv(cls, path: Path | str, n_clients: int | None = None) -> Trace:
         """Read what `to_csv` writes, lines in any order; every (round, client) exactly once.
 
-        A recording has no known law: success_probability and stationary are the recorded rate of each client.
+        A recording has no known law: success_probability and long_run_probability are the recorded rate of each client.
         InputError with file and line for gaps, duplicates, unknown clients, values other than 0 and 1, wrong columns.
         """
         arrived = _read_recording(Path(path), n_clients)
@@ -111,9 +111,11 @@ class Trace:
         return make_trace(arrived, Cause.RECORDED, np.broadcast_to(rate, arrived.shape).copy(), rate)
 
 
-def make_trace(arrived: np.ndarray, cause_if_lost: np.ndarray | Cause, q: np.ndarray, stationary: np.ndarray) -> Trace:
+def make_trace(
+    arrived: np.ndarray, cause_if_lost: np.ndarray | Cause, q: np.ndarray, long_run_probability: np.ndarray
+) -> Trace:
     """Trace whose missing uploads have `cause_if_lost` (one for all, or [T, N]); q is success_probability."""
-    return Trace(arrived, np.where(arrived, Cause.OK, cause_if_lost).astype(np.int8), q, stationary)
+    return Trace(arrived, np.where(arrived, Cause.OK, cause_if_lost).astype(np.int8), q, long_run_probability)
 
 
 def _mean_run(on: np.ndarray) -> np.ndarray:

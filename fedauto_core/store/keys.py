@@ -1,7 +1,7 @@
 """What a number depends on besides its spec: the source code that computes it, and the package versions.
 
 The code that a module depends on is read from the import statements of the source, transitively, so a change re-runs
-what uses it and nothing else. `fedauto_core.x` may be a lazy face (`__init__.pyi`): a name that is taken from it stands
+what uses it and nothing else. A package may be a lazy face (`__init__.pyi`): a name that is taken from it stands
 for the module that defines the name.
 """
 

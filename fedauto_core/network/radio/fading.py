@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special, stats
 
-from fedauto_core.errors import require, require_known
+from fedauto_core.errors import require_known, require_number
 
 Numbers = float | np.ndarray
 
@@ -25,12 +25,8 @@ class Fading:
     def __post_init__(self) -> None:
         require_known("fading", self.kind, KINDS)
         least = {"rayleigh": 0.0, "rician": 0.0, "nakagami": 0.5}[self.kind]
-        require(
-            np.isfinite(self.shape) and self.shape >= least,
-            f"{self.kind} fading with shape {self.shape}",
-            allowed=f"finite numbers >= {least}",
-            remedy="K of Rician fading is >= 0, m of Nakagami fading >= 0.5",
-        )
+        remedy = "K of Rician fading is >= 0, m of Nakagami fading >= 0.5"
+        require_number(f"{self.kind} fading: shape", self.shape, low=least, strict=False, remedy=remedy)
 
     def outage(self, log_x: Numbers) -> Numbers:
         """P(|h|^2 < x) for ln x (any shape; a logarithm, because x itself over- and underflows).

@@ -15,7 +15,7 @@ import numpy as np
 from scipy.optimize import elementwise
 from scipy.stats import norm
 
-from fedauto_core.errors import require, require_known
+from fedauto_core.errors import require, require_known, require_number
 from fedauto_core.network.radio.fading import RAYLEIGH, Fading, Numbers
 
 NOISE_DBM_HZ = -174.0  # thermal noise density k T at 290 K
@@ -185,19 +185,10 @@ def outage(
     distance = _positive("distance_m", distance_m, "m")
     payload = _positive("payload_bits", payload_bits, "bits")
     time = _positive("upload_s", upload_s, "seconds")
-    require(
-        0 <= shadowing_db < np.inf,
-        f"shadowing_db is {shadowing_db}",
-        allowed="finite numbers of dB >= 0",
-        remedy="give the standard deviation, or 0 for none",
-    )
+    require_number("shadowing_db", shadowing_db, strict=False, remedy="give the standard deviation, or 0 for none")
+    remedy = "count the client itself among those that share the band, and the first try among the attempts"
     for name, value in (("sharing", sharing), ("attempts", attempts)):
-        require(
-            isinstance(value, int | np.integer) and value >= 1,
-            f"{name} is {value}",
-            allowed="integers >= 1",
-            remedy="count the client itself among those that share the band, and the first try among the attempts",
-        )
+        require_number(name, value, low=1, strict=False, whole=True, remedy=remedy)
     link = STANDARDS[standard]
     if isinstance(link, Wired):
         return np.full(np.broadcast_shapes(distance.shape, payload.shape, time.shape), link.failure)[()]

@@ -1,15 +1,22 @@
-# Each target makes .venv on first use. The stamp is written last, so that a half-finished set-up is done again.
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# Each target makes .venv on first use. The stamp is written last, so that a half-finished set-up is done again. It carries
+# Python's version: another PYTHON makes a new .venv; without PYTHON an existing .venv keeps its own.
+VERSION_OF = $(shell $(1) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v < (3, 15) and print("%d.%d" % v)' 2>/dev/null)
+FOUND = $(if $(call VERSION_OF,$(1)),$(1))
+ifndef PYTHON
+PYTHON := $(or $(call FOUND,.venv/bin/python),$(call FOUND,python3.11),$(call FOUND,python3.12),$(call FOUND,python3.13),\
+	$(call FOUND,python3.14),$(call FOUND,python3))
+endif
+VERSION := $(call VERSION_OF,$(PYTHON))
+STAMP := .venv/.installed-$(VERSION)
 PROFILE ?= standard
 ARGS ?=
-STAMP := .venv/.installed
 
-.PHONY: report tune test lint bench lab clean
+.PHONY: report tune test lint bench lab lock clean
 
 report: $(STAMP)
 	.venv/bin/python -m fedauto_core report --profile $(PROFILE) $(ARGS)
 
-# Runs the grids of step sizes anew and keeps them in fedauto_core/tuned/, from where `make report` takes them.
+# Runs the grids of step sizes anew and keeps them in fedauto_core/experiments/tuned/, from where `make report` takes them.
 tune: $(STAMP)
 	FEDAUTO_STORE_TUNING=1 .venv/bin/python -m fedauto_core report --profile $(PROFILE) --only '10_*' --only '11_*' \
 		--only '13_*' --out reports/scratch/tuning $(ARGS)
@@ -32,8 +39,14 @@ clean:
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis reports/scratch
 	find fedauto_core tests notebooks -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
 
-$(STAMP): pyproject.toml
-	rm -f $@
-	$(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[certificates,dev,text]'
+# Pins what pyproject.toml asks for, keeping the pins that fit; ARGS='--upgrade-package numpy' renews one.
+lock:
+	.venv/bin/uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 --only-binary :all: \
+		--all-extras --no-annotate --custom-compile-command 'make lock' --output-file constraints.txt $(ARGS) pyproject.toml
+
+$(STAMP): pyproject.toml constraints.txt
+	$(if $(VERSION),,$(error No Python 3.11 to 3.14 found$(if $(PYTHON), as $(PYTHON)); say where one is: make PYTHON=python3.12))
+	rm -f .venv/.installed*
+	$(PYTHON) -m venv $(if $(filter $(VERSION),$(call VERSION_OF,.venv/bin/python)),,--clear) .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[certificates,dev,text]'
 	touch $@

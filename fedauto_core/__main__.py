@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from fedauto_core.errors import InputError
-from fedauto_core.methods.registry import METHODS, make_method, method_card
 from fedauto_core.report.batch import BAD_INPUT, print_notebooks, run_report
-from fedauto_core.report.record import markdown_table
+from fedauto_core.report.folder import REPORTS
+from fedauto_core.report.sources import NOTEBOOKS
 
 
 def parser() -> argparse.ArgumentParser:
     """The options of all commands."""
-    top = argparse.ArgumentParser(prog="python -m fedauto_core", description="FedAuto, replicated.")
+    notebooks, reports = (os.path.relpath(folder).replace("%", "%%") for folder in (NOTEBOOKS, REPORTS))
+    top = argparse.ArgumentParser(
+        prog="python -m fedauto_core",
+        description="FedAuto, replicated. In a checkout, reports go to its folder reports/; installed as a package, to "
+        "reports/ in the current folder.",
+    )
     commands = top.add_subparsers(dest="command", required=True)
-    commands.add_parser("list", help="notebooks with their parameters: type, default, help")
+    listing = commands.add_parser("list", help="notebooks with their parameters: type, default, help")
     commands.add_parser("methods", help="the method card: what every rule needs, keeps and sends (Markdown)")
     report = commands.add_parser("report", help="run the notebooks of a profile; what is up to date is skipped")
-    report.add_argument("--profile", default="smoke", help="notebooks/profiles/PROFILE.yaml (default: smoke)")
-    report.add_argument("--out", type=Path, metavar="DIR", help="report folder (default: reports/PROFILE)")
+    for command in (listing, report):
+        command.add_argument(
+            "--notebooks", type=Path, metavar="DIR", default=NOTEBOOKS, help=f"source notebooks (default: {notebooks})"
+        )
+    report.add_argument("--profile", default="smoke", help="profiles/PROFILE.yaml beside them (default: smoke)")
+    report.add_argument("--out", type=Path, metavar="DIR", help=f"report folder (default: {reports}/PROFILE)")
     report.add_argument(
         "--only", action="append", default=[], metavar="PATTERN", help="notebooks, such as '1*'; repeatable"
     )
@@ -42,9 +52,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         if options.command == "list":
-            print_notebooks()
+            print_notebooks(options.notebooks)
             return 0
         if options.command == "methods":
+            from fedauto_core.methods.registry import METHODS, make_method, method_card  # they take seconds to import
+            from fedauto_core.report.tables import markdown_table
+
             print(markdown_table(method_card({name: make_method(name) for name in METHODS})), end="")
             return 0
         return run_report(
@@ -56,6 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             fresh=options.fresh,
             scheduler=options.scheduler,
             out=options.out,
+            notebooks_dir=options.notebooks,
         )
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -4,8 +4,6 @@ All methods of a comparison draw from the same streams (common random numbers), 
 are paired. Nothing in the project touches a global random state.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from fedauto_core.errors import require, require_known

@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fedauto_core.data import Federation, FederationSpec, build_federation, load_dataset
-from fedauto_core.engine import Run, Schedule, adapted_way, aggregation, initial_vector
+from fedauto_core.engine import Run, Schedule, aggregation, initial_vector, lora_averaging
 from fedauto_core.engine.averaging import Factor
 from fedauto_core.engine.lane import Lane
-from fedauto_core.engine.rounds import _Task, _train
+from fedauto_core.engine.rounds import Task, uploads
 from fedauto_core.methods import Arrivals, Method
 from fedauto_core.models import LoRA, adapt, build_model
 from fedauto_core.network import Scenario, draw_trace
@@ -42,19 +42,19 @@ class World:
     def stream(self, purpose: str, *keys: int) -> np.random.Generator:
         return stream(SEED, purpose, *keys)
 
-    def way(self, name: str | type[Factor], double: bool = False) -> tuple[Factor, Tensor]:
+    def averaging(self, name: str | type[Factor], double: bool = False) -> tuple[Factor, Tensor]:
         cls, w0 = aggregation(name) if isinstance(name, str) else name, self.w0.double() if double else self.w0
         adapted = adapt(self.base, w0, LORA, offsets=cls.offsets)
-        way = cls(adapted.model, LORA, adapted.layers, SEED)
+        averaging = cls(adapted.model, LORA, adapted.layers, SEED)
         if isinstance(name, str):
-            assert adapted_way(name, adapted, LORA, SEED) == way
-        return way, initial_vector(way, w0, self.base)
+            assert lora_averaging(name, adapted, LORA, SEED) == averaging
+        return averaging, initial_vector(averaging, w0, self.base)
 
     def runs(
         self, name: str | type[Factor], methods: Sequence[Method], servers: Sequence[bool] = (True, False)
     ) -> tuple[Factor, list[Run]]:
-        way, v0 = self.way(name)
-        return way, [self._run(v0, m, self.federation, ARRIVED, server) for m in methods for server in servers]
+        averaging, v0 = self.averaging(name)
+        return averaging, [self._run(v0, m, self.federation, ARRIVED, server) for m in methods for server in servers]
 
     def _run(self, v0: Tensor, method: Method, federation: Federation, arrived: np.ndarray, with_server: bool) -> Run:
         trace = draw_trace(HALF, rounds=ROUNDS, histograms=federation.alpha[1:], seed=SEED)
@@ -69,31 +69,32 @@ class World:
         with_server: bool = True,
         federation: Federation | None = None,
     ) -> tuple[Factor, Lane]:
-        way, v0 = self.way(name)
-        return way, Lane(way, self._run(v0, method, federation or self.federation, arrived, with_server), SCHEDULE)
+        averaging, v0 = self.averaging(name)
+        run = self._run(v0, method, federation or self.federation, arrived, with_server)
+        return averaging, Lane(averaging, run, SCHEDULE)
 
     def advance(self, lane: Lane, r: int, common: bool = False) -> dict[str, float]:
         """Round r of the core, and its log. common: all participants draw the same minibatches."""
         draws = self.stream("minibatches", r).random((lane.run.federation.n_clients + 2, STEPS, BATCH))
         draws[:] = draws[0] if common else draws
-        task = _Task(lane, lane.heard(r), lane.steps(SCHEDULE, r, lane.heard(r)))
-        (deltas,) = _train(lane.way, r, [task], {SEED: draws})
+        task = Task(lane, lane.heard(r), lane.steps(SCHEDULE, r, lane.heard(r)))
+        (deltas,) = uploads(lane.averaging, r, [task], {SEED: draws})
         return lane.step(Arrivals(r, task.ids, deltas, task.steps))
 
 
-def product(way: Factor, v: Tensor, layer: str = "hidden") -> Tensor:
-    """The update of the weights that v [P] stands for; the ways without offset have it in the factors alone."""
-    parts = way.model.unflatten(v[None])
-    if way.offsets and parts[f"{layer}.offset"].any():
+def product(averaging: Factor, v: Tensor, layer: str = "hidden") -> Tensor:
+    """The update of the weights that v [P] stands for; without offset it is in the factors alone."""
+    parts = averaging.model.unflatten(v[None])
+    if averaging.offsets and parts[f"{layer}.offset"].any():
         return parts[f"{layer}.offset"][0]
-    return way.lora.scale * parts[f"{layer}.A"][0] @ parts[f"{layer}.B"][0]
+    return averaging.lora.scale * parts[f"{layer}.A"][0] @ parts[f"{layer}.B"][0]
 
 
-def factor_log(way: Factor, v: Tensor, beta: np.ndarray, deltas: Tensor) -> dict[str, float]:
+def factor_log(averaging: Factor, v: Tensor, beta: np.ndarray, deltas: Tensor) -> dict[str, float]:
     """Loss of averaged factors against averaged products, over all layers, by its definition."""
     lost, exact, step = [], [], []
-    start, moves = way.model.unflatten(v[None]), way.model.unflatten(deltas)
-    for layer in way.layers:
+    start, moves = averaging.model.unflatten(v[None]), averaging.model.unflatten(deltas)
+    for layer in averaging.layers:
         a, b = (start[f"{layer}.{side}"][0].double().numpy() for side in "AB")
         da, db = (moves[f"{layer}.{side}"].double().numpy() for side in "AB")
         change = sum(w * ((a + p) @ (b + q) - a @ b) for w, p, q in zip(beta, da, db, strict=True))
@@ -106,7 +107,7 @@ def factor_log(way: Factor, v: Tensor, beta: np.ndarray, deltas: Tensor) -> dict
 
 
 class Twin:
-    """One way of averaging, round by round. p: the current factors, head, and frozen "offset"; product: W."""
+    """One averaging of LoRA, round by round. p: the current factors, head, and frozen "offset"; product: W."""
 
     def __init__(self, world: World, name: str) -> None:
         self.world, self.name = world, name

@@ -22,7 +22,7 @@ def write_notebook(folder, name, *sources, parameters=None):
 
 def write_profile(folder, text, name="tiny"):
     (folder / "profiles").mkdir(parents=True, exist_ok=True)
-    (folder / "profiles" / f"{name}.yaml").write_text(text)
+    (folder / "profiles" / f"{name}.yaml").write_text(text, encoding="utf-8")
 
 
 def jobs_of(folder, *settings):

@@ -141,7 +141,7 @@ def test_matching_is_the_best_of_all_matchings(blocks):
     ("change", "message"),
     [
         ({"rule": "auction"}, "unknown allocation 'auction'. Allowed: equal, min_max, resource_blocks"),
-        ({"bandwidth_hz": 0.0}, "bandwidth_hz is 0.0. Allowed: finite numbers > 0"),
+        ({"bandwidth_hz": 0.0}, "bandwidth_hz = 0.0. Allowed: finite numbers > 0"),
         ({"kappa": np.array([1e-9, -1.0])}, "kappa is [ 1.e-09 -1.e+00]"),
         ({"rate_bps": np.array([1e6, 0.0])}, "rate_bps is [1000000.       0.]"),
         ({"weights": np.ones(3)}, "2 clients and weights of shape (3,)"),

@@ -1,6 +1,8 @@
-"""The batch: order, skipping, failures, interruption."""
+"""The batch: order, skipping, failures, interruption, damaged state."""
 
+import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from notebook_factory import InProcess, use_executor, write_notebook, write_prof
 
 from fedauto_core.errors import InputError
 from fedauto_core.report import batch, plan, worker
+from fedauto_core.report.orders import Outcome
 
 PROFILE = "01_a: {minutes: 1}\n02_b: {minutes: 5, parameters: {seeds: 4}}\n30_review: {minutes: 9, after: all}\n"
 
@@ -28,13 +31,15 @@ def folder(tmp_path):
     return tmp_path
 
 
-def pretend(order):
-    """A notebook that leaves a result in no time."""
+def pretend(order, others=()):
+    """A notebook that leaves a page in no time."""
     result = order.out / order.name
-    result.mkdir(parents=True, exist_ok=True)
-    (result / "verdicts.json").write_text("[]")
+    shutil.rmtree(result, ignore_errors=True)
+    result.mkdir(parents=True)
+    for name in ("verdicts", *others):
+        (result / f"{name}.json").write_text("[]")
     worker._write_manifest(order, result, 1.0, 10.0)
-    return worker.Outcome(order.name, 1.0)
+    return Outcome(order.name, 1.0)
 
 
 def report(folder, **options):
@@ -49,7 +54,7 @@ def executor(monkeypatch):
 def test_longest_first_the_review_last_then_everything_is_up_to_date(folder, executor, capsys):
     assert report(folder) == 0
     assert [order.name for order in executor.orders] == ["02_b", "01_a", "30_review"]
-    assert executor.orders[0].parameters == executor.orders[0].overrides == {"seeds": 4}
+    assert executor.orders[0].inputs["parameters"] == executor.orders[0].overrides == {"seeds": 4}
     assert capsys.readouterr().out.splitlines()[:2] == ["[1/3] 02_b  ok  1 s", "[2/3] 01_a  ok  1 s"]
     assert report(folder) == 0
     assert len(executor.orders) == 3
@@ -98,7 +103,7 @@ class Slow(Executor):
 
     def finish(self, futures, return_when):
         first = next(iter(futures))
-        first.set_result(worker.Outcome(self.open.pop(first).name, 1.0))
+        first.set_result(Outcome(self.open.pop(first).name, 1.0))
         return {first}, set()
 
 
@@ -129,8 +134,9 @@ def test_a_failing_notebook_stops_nothing_and_ends_in_the_table(folder, monkeypa
     out = capsys.readouterr().out
     assert "02_b: cell 3, line `x / 0`\n  ZeroDivisionError: division by zero\n" in out
     assert f"log:    {os.path.relpath(folder / 'out' / 'logs' / '02_b.log')}\n" in out
-    where = os.path.relpath(folder / "out")
-    assert f"repeat: python -m fedauto_core report --profile tiny --only 02_b --set seeds=7 --out {where}\n" in out
+    source, target = (os.path.relpath(folder / name) for name in ("notebooks", "out"))
+    repeat = f"--profile tiny --only 02_b --set seeds=7 --notebooks {source} --out {target}\n"
+    assert f"repeat: python -m fedauto_core report {repeat}" in out
     assert "1 notebook failed" in out and (folder / "out" / "01_a" / "01_a.html").exists()
     assert "| 02_b | failed |" in (folder / "out" / "status.md").read_text()
 
@@ -180,10 +186,116 @@ def test_a_dry_run_shows_the_plan_and_touches_nothing(folder, executor, capsys):
 
 
 def test_two_batches_never_share_a_folder(folder, executor):
-    (folder / "out").mkdir()
-    with batch._locked(folder / "out"), pytest.raises(InputError, match=r"in use by another batch.*--out"):
+    with batch._held(folder / "out"), pytest.raises(InputError, match=r"in use by another batch.*--out"):
         report(folder)
     assert report(folder) == 0
+
+
+DAMAGED = {
+    "empty": b"",
+    "cut": b'{"key": "x", ',
+    "mapping": b"{}",
+    "list": b"[3]",
+    "null": b"null",
+    "wrong types": b'{"parameters": [], "threads": "1", "seconds": 1, "peak_mib": 1, "files": {}}',
+    "binary": bytes(range(256)),
+    "deep": b"[" * 100_000,
+    "folder": None,
+}
+
+
+def damage(path, content):
+    path.unlink()
+    path.mkdir() if content is None else path.write_bytes(content)
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
+def test_a_page_with_a_damaged_manifest_counts_as_not_there_and_one_line_says_so(folder, executor, capsys, content):
+    report(folder)
+    del executor.orders[:]
+    capsys.readouterr()
+    damage(folder / "out" / "01_a" / "manifest.json", content)
+    assert report(folder) == 0
+    assert executor.orders[0].name == "01_a" and "02_b" not in [order.name for order in executor.orders]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{folder / 'out' / '01_a' / 'manifest.json'} is damaged and counts as not there: ")
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
+@pytest.mark.parametrize("name", ["verdicts", "products", "provenance"])
+def test_a_page_with_any_damaged_file_runs_again_and_breaks_nothing_before(folder, executor, name, content):
+    executor.run = lambda order: pretend(order, ("products", "provenance"))
+    report(folder)
+    del executor.orders[:]
+    damage(folder / "out" / "02_b" / f"{name}.json", content)
+    assert report(folder, only=["01*"]) == 0  # the overview is written over the damaged page
+    status = (folder / "out" / "status.md").read_text(encoding="utf-8")
+    assert "| 02_b | out of date (files) |" in status and "| 01_a | ok |" in status
+    assert executor.orders == []
+    assert report(folder) == 0
+    assert executor.orders[0].name == "02_b"
+
+
+def test_a_file_in_the_place_of_a_page_is_replaced(folder, monkeypatch, capsys):
+    use_executor(monkeypatch, InProcess())
+    (folder / "out").mkdir()
+    for name in ("01_a", ".work"):
+        (folder / "out" / name).write_text("a file")
+    (folder / "out" / "logs" / "02_b.log").mkdir(parents=True)
+    (folder / "out" / "index.html").mkdir()
+    assert report(folder, only=["0*"]) == 0
+    assert (folder / "out" / "index.html").is_file() and list((folder / "out" / "logs").iterdir()) == []
+    assert (folder / "out" / "01_a" / "01_a.html").is_file() and not (folder / "out" / ".work").exists()
+    assert capsys.readouterr().err.count("counts as not there") == 1
+
+
+def test_one_damaged_notebook_is_a_failure_of_its_own(folder, executor, capsys):
+    report(folder)
+    (folder / "notebooks" / "02_b.ipynb").write_bytes(b"")
+    write_notebook(folder / "notebooks", "01_a", "2")
+    assert report(folder, only=["0*"]) == 2
+    assert [order.name for order in executor.orders[3:]] == ["01_a"]
+    out = capsys.readouterr().out
+    assert "02_b: outside the cells\n  InputError: 02_b.ipynb cannot be read: JSONDecodeError" in out
+    assert "| 02_b | failed |" in (folder / "out" / "status.md").read_text(encoding="utf-8")
+    assert (folder / "out" / "02_b" / "verdicts.json").exists()  # what it left last time is kept
+    batch.print_notebooks(folder / "notebooks")
+    listed = capsys.readouterr().out
+    assert "01_a\n02_b\n    02_b.ipynb cannot be read" in listed and listed.endswith("30_review\n")
+    assert report(folder, dry_run=True) == 0 and "02_b.ipynb cannot be read" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("place", ["/dev/null/x", "/proc/x", "a file", "a file/below", "logs is a file"])
+def test_a_report_folder_that_cannot_be_used_is_one_clear_error(folder, executor, place):
+    (folder / "a file").touch()
+    (folder / "logs is a file").mkdir()
+    (folder / "logs is a file" / "logs").touch()
+    options = dict(notebooks_dir=folder / "notebooks", out=folder / place)
+    with pytest.raises(InputError, match=r"report folder .*can be made, locked and written.*--out"):
+        batch.run_report("tiny", **options)
+    assert batch.run_report("tiny", dry_run=True, **options) == 0
+
+
+def test_a_folder_that_knows_no_locks_is_one_clear_error(folder, executor, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("filelock._unix.lock_fd_nonblocking", refuse)
+    with pytest.raises(InputError, match=r"report folder .*No locks available.*--out"):
+        report(folder)
+
+
+def test_the_index_is_rewritten_only_when_something_in_it_changed(folder, executor):
+    report(folder)
+    index = folder / "out" / "index.html"
+    before, written = index.read_bytes(), index.stat().st_mtime_ns
+    report(folder)
+    assert index.stat().st_mtime_ns == written
+    index.write_bytes(before.replace(b"Claims", b"Klaims"))
+    report(folder)
+    assert index.read_bytes() == before
+    report(folder, settings=["seeds=9"])
+    assert index.read_bytes() != before and b"seeds=9" in index.read_bytes()
 
 
 def test_a_scheduler_without_dask_is_refused_with_the_remedy(folder, monkeypatch):
@@ -227,4 +339,4 @@ def test_an_interrupted_batch_stops_its_kernels_and_continues_later(tmp_path):
     assert {path.name for path in result.iterdir()} == {"01_quick", "index.html", "claims.md", "status.md"}
     first, second = plan.read_profile("tiny", tmp_path / "notebooks")
     threads = len(os.sched_getaffinity(0))
-    assert plan.is_current(first, threads, result) and not plan.is_current(second, threads, result)
+    assert plan.changes(first, threads, result) == [] and plan.changes(second, threads, result) is None

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fedauto_core.benchmark.engine import DOUBLE_TOLERANCE, REPETITIONS, difference_in_double, trained
-from fedauto_core.benchmark.memory import ACTIVATIONS, ADAPTER, made_up, peak_growth, simulated, way_and_start
+from fedauto_core.benchmark.memory import ACTIVATIONS, ADAPTER, averaging_and_start, made_up, peak_growth, simulated
 from fedauto_core.benchmark.plain import plain_network, trainable
 from fedauto_core.models import build_model
 
@@ -34,9 +34,9 @@ def test_the_loop_trains_factors_and_head_alone():
 
 
 def test_made_up_inputs_fit_the_adapted_step():
-    way, start = way_and_start(ADAPTER)
+    averaging, start = averaging_and_start(ADAPTER)
     data = made_up(2, ACTIVATIONS).dataset
-    logits = way.model.forward(way.model.unflatten(start[None]), data.x_test[None])
+    logits = averaging.model.forward(averaging.model.unflatten(start[None]), data.x_test[None])
     assert logits.shape == (1, 10, 10) and len(data.x_train) == 15
 
 

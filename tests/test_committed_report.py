@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from fedauto_core.report.plan import file_hashes, read_manifest, read_profile
+from fedauto_core.report.folder import file_hashes, read_manifest
+from fedauto_core.report.plan import read_profile
 
 REPORT = Path(__file__).parents[1] / "reports" / "standard"
 JOBS = {job.name: job for job in read_profile("standard")}

@@ -1,4 +1,4 @@
-"""The six ways of averaging LoRA: identities, a slow twin of the round loop, and every method in every way."""
+"""The six ways of averaging LoRA: identities, a slow twin of the round loop, and every method with every averaging."""
 
 from __future__ import annotations
 
@@ -34,31 +34,31 @@ def close(got: Tensor, expected: Tensor, tolerance: float = 2e-6) -> None:
 
 
 def uploads(cls: type[Factor], weights: int) -> tuple[Factor, Tensor, Tensor]:
-    """A way over four layers of a transformer, in float64: v [P] with no offset yet, and changes of theta [K, P]."""
+    """Four adapted layers of a transformer, in float64: averaging, v [P] with no offset yet, moves of theta [K, P]."""
     rng = np.random.default_rng(5)
     base = build_model("vit", (1, 8, 8), 10)
     adapted = adapt(base, torch.from_numpy(rng.standard_normal(base.n_parameters)), VIT_LORA, offsets=cls.offsets)
-    way = cls(adapted.model, VIT_LORA, adapted.layers, 0)
-    theta = torch.from_numpy(rng.standard_normal((1, way.model.n_parameters)))
-    deltas = torch.from_numpy(rng.standard_normal((weights, way.model.n_parameters)))
-    for name in way.model.frozen:
+    averaging = cls(adapted.model, VIT_LORA, adapted.layers, 0)
+    theta = torch.from_numpy(rng.standard_normal((1, averaging.model.n_parameters)))
+    deltas = torch.from_numpy(rng.standard_normal((weights, averaging.model.n_parameters)))
+    for name in averaging.model.frozen:
         for vectors in (theta, deltas):
-            way.model.unflatten(vectors)[name].zero_()
+            averaging.model.unflatten(vectors)[name].zero_()
     if not cls.offsets:
-        return way, theta[0], deltas
-    start = {f"{layer}.offset": product(way, theta[0], layer)[None] for layer in way.layers}
-    return way, way._put(theta, start)[0], deltas
+        return averaging, theta[0], deltas
+    start = {f"{layer}.offset": product(averaging, theta[0], layer)[None] for layer in averaging.layers}
+    return averaging, averaging.model.flatten(averaging.model.unflatten(theta) | start)[0], deltas
 
 
 @pytest.mark.parametrize("sigma", [1.0, 0.6, 1.7])
 def test_the_offset_takes_what_averaging_the_factors_loses(sigma: float) -> None:
     """R = scale (sum beta dA dB - sum beta dA sum beta dB): the weighted covariance where the weights sum to one."""
     beta = sigma * np.array([0.5, 0.3, 0.2])
-    way, v, deltas = uploads(Residual, 3)
-    lifted = way.lift(way.start(v[None], 0).expand(3, -1), deltas)
-    after = way.model.unflatten(way.start((v + torch.from_numpy(beta) @ lifted)[None], 1))
-    moves, before, scale = way.model.unflatten(deltas), way.model.unflatten(v[None]), VIT_LORA.scale
-    for layer in way.layers:
+    averaging, v, deltas = uploads(Residual, 3)
+    lifted = averaging.as_upload(averaging.local_start(v[None], 0).expand(3, -1), deltas)
+    after = averaging.model.unflatten(averaging.local_start((v + torch.from_numpy(beta) @ lifted)[None], 1))
+    moves, before, scale = averaging.model.unflatten(deltas), averaging.model.unflatten(v[None]), VIT_LORA.scale
+    for layer in averaging.layers:
         a, b = before[f"{layer}.A"][0].numpy(), before[f"{layer}.B"][0].numpy()
         da, db = moves[f"{layer}.A"].numpy(), moves[f"{layer}.B"].numpy()
         mean_a, mean_b = np.tensordot(beta, da, 1), np.tensordot(beta, db, 1)
@@ -77,18 +77,18 @@ def test_the_offset_takes_what_averaging_the_factors_loses(sigma: float) -> None
 @pytest.mark.parametrize("sigma", [1.0, 0.6])
 def test_the_log_is_the_lost_part_over_all_layers(sigma: float) -> None:
     beta = sigma * np.array([0.5, 0.3, 0.2])
-    way, v, deltas = uploads(Factor, 3)
-    expected = factor_log(way, v, beta, deltas)
-    assert way.log(v, beta, deltas) == pytest.approx(expected, rel=1e-12) and 0.1 < expected["residual"] < 2
-    assert way.log(v, np.ones(1), deltas[:1])["residual"] == pytest.approx(0, abs=1e-15)
-    assert way.log(v, np.empty(0), deltas[:0]) == {"residual": 0.0, "residual_step": 0.0}
+    averaging, v, deltas = uploads(Factor, 3)
+    expected = factor_log(averaging, v, beta, deltas)
+    assert averaging.log(v, beta, deltas) == pytest.approx(expected, rel=1e-12) and 0.1 < expected["residual"] < 2
+    assert averaging.log(v, np.ones(1), deltas[:1])["residual"] == pytest.approx(0, abs=1e-15)
+    assert averaging.log(v, np.empty(0), deltas[:0]) == {"residual": 0.0, "residual_step": 0.0}
 
 
 @pytest.mark.parametrize("method", ["fedavg", "known_probability"])
 @pytest.mark.parametrize("name", list(AGGREGATIONS))
-def test_every_way_equals_its_slow_twin(world: World, name: str, method: str) -> None:
+def test_every_averaging_equals_its_slow_twin(world: World, name: str, method: str) -> None:
     """Product, head and factors after every round, for weights that sum to one and for weights that do not."""
-    way, lane = world.lane(name, make_method(method))
+    averaging, lane = world.lane(name, make_method(method))
     twin = Twin(world, name)
     for r in range(ROUNDS):
         before = lane.w
@@ -99,43 +99,43 @@ def test_every_way_equals_its_slow_twin(world: World, name: str, method: str) ->
             beta = world.federation.counts[ids] / world.federation.counts.sum() / np.where(np.array(ids) > 0, 0.5, 1)
             assert abs(beta.sum() - 1) > 0.05
         exact = twin.round(r, {j: twin.train(r, j) for j in ids}, beta)
-        close(product(way, lane.w), twin.product)
-        parts, old = way.model.unflatten(lane.w[None]), way.model.unflatten(before[None])
+        close(product(averaging, lane.w), twin.product)
+        parts, old = averaging.model.unflatten(lane.w[None]), averaging.model.unflatten(before[None])
         for part in ("head.weight", "head.bias"):
             close(parts[part][0], twin.p[part])
         if name in ("factor", "one_sided", "alternating", "residual"):
             for part in ("hidden.A", "hidden.B"):
                 close(parts[part][0], twin.p[part])
-        for part in way.held(r):
+        for part in averaging.held(r):
             assert torch.equal(parts[part], old[part])
         if name in EXACT:
-            close(product(way, lane.w), exact)
-        logits = predict(way.model, way.readable(lane.w[None]), world.digits.x_test)[0]
+            close(product(averaging, lane.w), exact)
+        logits = predict(averaging.model, averaging.readable(lane.w[None]), world.digits.x_test)[0]
         close(logits, twin.logits(world.digits.x_test), 2e-5)
 
 
-def test_the_ways_that_lose_something_are_told_apart_by_this_federation(world: World) -> None:
+def test_the_averagings_that_lose_something_are_told_apart_by_this_federation(world: World) -> None:
     """So that the twins above do not agree for lack of drift."""
     products = {}
     for name in ("factor", "residual", "truncated"):
-        way, lane = world.lane(name, make_method("fedavg"))
+        averaging, lane = world.lane(name, make_method("fedavg"))
         for r in range(ROUNDS):
             world.advance(lane, r)
-        products[name] = product(way, lane.w)
+        products[name] = product(averaging, lane.w)
     assert (products["factor"] - products["residual"]).abs().max() > 1e-3
     assert (products["truncated"] - products["residual"]).abs().max() > 1e-3
 
 
 def test_truncation_keeps_the_best_approximation_of_the_exact_mean(world: World) -> None:
-    way, lane = world.lane("truncated", make_method("fedavg"))
-    exact_way, exact_lane = world.lane("residual", make_method("fedavg"))
+    averaging, lane = world.lane("truncated", make_method("fedavg"))
+    exact, exact_lane = world.lane("residual", make_method("fedavg"))
     for runner in (lane, exact_lane):
         world.advance(runner, 0)
-    u, s, vh = np.linalg.svd(product(exact_way, exact_lane.w).double().numpy())
+    u, s, vh = np.linalg.svd(product(exact, exact_lane.w).double().numpy())
     r = LORA.rank
-    close(product(way, lane.w), torch.from_numpy((u[:, :r] * s[:r]) @ vh[:r]).float(), 1e-6)
+    close(product(averaging, lane.w), torch.from_numpy((u[:, :r] * s[:r]) @ vh[:r]).float(), 1e-6)
     assert s[r] > 1e-3 * s[0]  # something is cut
-    parts = way.model.unflatten(lane.w[None])
+    parts = averaging.model.unflatten(lane.w[None])
     close(parts["hidden.offset"][0], LORA.scale * parts["hidden.A"][0] @ parts["hidden.B"][0], 1e-6)
     norms = parts["hidden.A"][0].norm(dim=0), parts["hidden.B"][0].norm(dim=1)
     close(norms[0], norms[1], 1e-5)  # split evenly
@@ -143,9 +143,9 @@ def test_truncation_keeps_the_best_approximation_of_the_exact_mean(world: World)
 
 @pytest.mark.parametrize("name", ["factor", "residual", "truncated", "stacked"])
 def test_one_upload_is_taken_over_as_it_is(world: World, name: str) -> None:
-    """With a single participant all ways agree; stacking trains from factors of its own."""
+    """With a single participant all agree; stacking trains from factors of its own."""
     alone = replace(world.federation, shards=world.federation.shards[:2])
-    way, lane = world.lane(name, make_method("fedavg"), with_server=False, federation=alone)
+    averaging, lane = world.lane(name, make_method("fedavg"), with_server=False, federation=alone)
     world.advance(lane, 0)
     twin = Twin(world, name)
     twin.round(0, {1: twin.train(0, 1)}, np.ones(1))
@@ -154,53 +154,53 @@ def test_one_upload_is_taken_over_as_it_is(world: World, name: str) -> None:
         twin = Twin(world, "factor")
         end = twin.train(0, 1)
         expected = LORA.scale * end["hidden.A"] @ end["hidden.B"]
-    close(product(way, lane.w), expected, 1e-6)
+    close(product(averaging, lane.w), expected, 1e-6)
     assert expected.abs().max() > 1e-3
 
 
 @pytest.mark.parametrize(("name", "rounds"), [("residual", ROUNDS), ("truncated", 1)])
-def test_ways_coincide_where_all_participants_do_the_same(world: World, name: str, rounds: int) -> None:
+def test_averagings_coincide_where_all_participants_do_the_same(world: World, name: str, rounds: int) -> None:
     """Truncating does for a round: then it trains from another pair of factors of the same product."""
     same = replace(world.federation, shards=world.federation.shards[1:2] * 5)
     products = {}
     for other in ("factor", name):
-        way, lane = world.lane(other, make_method("fedavg"), federation=same)
+        averaging, lane = world.lane(other, make_method("fedavg"), federation=same)
         for r in range(rounds):
             log = world.advance(lane, r, common=True)
-        products[other] = product(way, lane.w)
+        products[other] = product(averaging, lane.w)
         if other == "factor":
             assert log["residual"] < 1e-6
     close(products[name], products["factor"], 1e-6)
 
 
-def test_exact_ways_coincide_where_a_is_common_and_held(world: World) -> None:
+def test_exact_averagings_coincide_where_a_is_common_and_held(world: World) -> None:
     """Among them stacking and truncating, from the same A."""
 
     def holding_a(cls: type[Factor], **methods: object) -> type[Factor]:
         return type(f"Held{cls.__name__}", (cls,), {"held": OneSided.held, **methods})
 
     expected = None
-    stacked = holding_a(Stacked, start=Residual.start)
+    stacked = holding_a(Stacked, local_start=Residual.local_start)
     for cls in (OneSided, holding_a(Residual), stacked, holding_a(Truncated)):
-        way, lane = world.lane(cls, make_method("known_probability"))
+        averaging, lane = world.lane(cls, make_method("known_probability"))
         world.advance(lane, 0)
-        expected = product(way, lane.w) if expected is None else expected
-        close(product(way, lane.w), expected, 1e-6)
+        expected = product(averaging, lane.w) if expected is None else expected
+        close(product(averaging, lane.w), expected, 1e-6)
     assert expected.abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("name", list(AGGREGATIONS))
-def test_every_method_runs_in_every_way(world: World, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_method_runs_with_every_averaging(world: World, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With failures, a round in which nobody is heard, with and without the server; nothing diverges."""
     lanes = []
-    real = simulation._Lane
+    real = simulation.Lane
     monkeypatch.setattr(simulation, "Lane", lambda *args: lanes.append(real(*args)) or lanes[-1])
-    way, runs = world.runs(name, [make_method(method) for method in METHODS])
-    history = simulate(way, runs, replace(SCHEDULE, evaluate_every=1))
+    averaging, runs = world.runs(name, [make_method(method) for method in METHODS])
+    history = simulate(averaging, runs, replace(SCHEDULE, evaluate_every=1))
     assert not history.curves["diverged"].any() and np.isfinite(history.curves["loss"]).all()
-    start = way.model.unflatten(runs[0].w0[None])
+    start = averaging.model.unflatten(runs[0].w0[None])
     for lane in lanes:
-        parts = way.model.unflatten(lane.w[None])
+        parts = averaging.model.unflatten(lane.w[None])
         assert torch.isfinite(lane.w).all()
         if name == "one_sided":
             assert torch.equal(parts["hidden.A"], start["hidden.A"]), lane.run.label
@@ -227,7 +227,7 @@ def test_fedauto_counts_the_model_that_the_server_trained(world: World, name: st
     """Compensation is one upload more: in the weights, in the mean, and in what is logged."""
     arrived = np.zeros_like(ARRIVED)
     arrived[0, 1] = True  # client 2 alone
-    way, lane = world.lane(name, make_method("fedauto"), arrived=arrived, with_server=False)
+    averaging, lane = world.lane(name, make_method("fedauto"), arrived=arrived, with_server=False)
     v = lane.w
     log = world.advance(lane, 0)
     beta = lane.state.weights
@@ -235,13 +235,13 @@ def test_fedauto_counts_the_model_that_the_server_trained(world: World, name: st
     twin = Twin(world, name)
     ends = {2: twin.train(0, 2), "m": twin.compensate(0, [2])}
     exact = twin.round(0, ends, beta)
-    close(product(way, lane.w), twin.product, 1e-6)
+    close(product(averaging, lane.w), twin.product, 1e-6)
     if name == "residual":
-        close(product(way, lane.w), exact, 1e-6)
-    shapes = way.model.shapes
-    theta = [way._put(v[None], {n: part[None] for n, part in end.items() if n in shapes})[0] for end in ends.values()]
+        close(product(averaging, lane.w), exact, 1e-6)
+    start = averaging.model.unflatten(v[None])
+    theta = [averaging.model.flatten(start | {n: part[None] for n, part in end.items()})[0] for end in ends.values()]
     deltas = torch.stack(theta) - v
-    assert log["residual"] == pytest.approx(factor_log(way, v, beta, deltas)["residual"], rel=1e-3)
+    assert log["residual"] == pytest.approx(factor_log(averaging, v, beta, deltas)["residual"], rel=1e-3)
     assert log["residual"] > 1e-4
 
 
@@ -257,15 +257,15 @@ def test_what_is_logged_of_the_average_is_not_changed_by_training_after_it(world
 
 def test_a_public_gradient_is_the_slope_along_the_product(world: World) -> None:
     """And zero along the factors, which stand for nothing where a rule reads a vector."""
-    way, v = world.way("residual", double=True)
+    averaging, _ = world.averaging("residual", double=True)
     rng = np.random.default_rng(8)
-    blocks = {n: torch.from_numpy(0.1 * rng.standard_normal(s))[None] for n, s in way.model.shapes.items()}
-    v = way._put(v[None], blocks)[0]
+    blocks = {n: torch.from_numpy(0.1 * rng.standard_normal(s))[None] for n, s in averaging.model.shapes.items()}
+    v = averaging.model.flatten(blocks)[0]
     digits = replace(world.digits, x_train=world.digits.x_train.double())
     federation = replace(world.federation, dataset=digits)
     run = replace(world.lane("residual", make_method("fedavg"))[1].run, federation=federation, w0=v)
-    server = PublicData(way, run, SCHEDULE)
-    gradient = way.model.unflatten(server.gradient(v)[None])
+    server = PublicData(averaging, run, SCHEDULE)
+    gradient = averaging.model.unflatten(server.gradient(v)[None])
     assert not gradient["hidden.A"].any() and not gradient["hidden.B"].any()
     draws = world.stream("server minibatches", 0, 0).random((1, BATCH))[0]
     rows = torch.from_numpy(federation.shards[0][(draws * len(federation.shards[0])).astype(np.int64)])
@@ -298,9 +298,9 @@ def test_a_public_gradient_is_the_slope_along_the_product(world: World) -> None:
     ],
 )
 def test_traffic_by_hand(world: World, name: str, arrived: int, expected: tuple[int, int]) -> None:
-    assert world.way(name)[0].traffic(arrived) == expected
+    assert world.averaging(name)[0].traffic(arrived) == expected
 
 
-def test_an_unknown_way_is_refused() -> None:
+def test_an_unknown_averaging_is_refused() -> None:
     with pytest.raises(InputError, match=r"unknown LoRA aggregation 'mean'.*alternating, factor, one_sided, residual"):
         aggregation("mean")

@@ -1,14 +1,19 @@
 """The command line: options reach the batch, bad input is one line and exit status 2."""
 
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from notebook_factory import write_notebook, write_profile
 
 from fedauto_core import __main__ as command
 from fedauto_core.errors import InputError
 from fedauto_core.methods import METHODS
+from fedauto_core.report.sources import NOTEBOOKS
+
+HEAVY = {"torch", "numpy", "pandas", "scipy", "matplotlib", "papermill", "nbconvert", "nbformat", "IPython"}
 
 
 @pytest.fixture
@@ -20,7 +25,7 @@ def calls(monkeypatch):
 
 def test_options_reach_the_batch_and_its_status_is_returned(calls):
     line = "report --profile full --only 1* --only 30* --set a=1 --set b=2 --jobs 3 --dry-run --fresh --out x"
-    assert command.main([*line.split(), "--scheduler", "tcp://h:1"]) == 1
+    assert command.main([*line.split(), "--notebooks", "y", "--scheduler", "tcp://h:1"]) == 1
     ((arguments, options),) = calls
     assert arguments == ("full",)
     assert options == {
@@ -31,6 +36,7 @@ def test_options_reach_the_batch_and_its_status_is_returned(calls):
         "fresh": True,
         "scheduler": "tcp://h:1",
         "out": Path("x"),
+        "notebooks_dir": Path("y"),
     }
 
 
@@ -47,6 +53,7 @@ def test_defaults(calls):
                 "fresh": False,
                 "scheduler": None,
                 "out": None,
+                "notebooks_dir": NOTEBOOKS,
             },
         )
     ]
@@ -69,9 +76,9 @@ def test_methods_prints_the_card(capsys):
 
 
 def test_list_names_the_notebooks(monkeypatch, capsys):
-    monkeypatch.setattr(command, "print_notebooks", lambda: print("01_a"))
-    assert command.main(["list"]) == 0
-    assert capsys.readouterr().out == "01_a\n"
+    monkeypatch.setattr(command, "print_notebooks", print)
+    assert command.main(["list", "--notebooks", "y"]) == 0
+    assert capsys.readouterr().out == "y\n"
 
 
 def test_the_module_can_be_called(monkeypatch, capsys):
@@ -83,3 +90,33 @@ def test_the_module_can_be_called(monkeypatch, capsys):
     captured = capsys.readouterr()
     assert stopped.value.code == 2 and captured.out == ""
     assert captured.err.startswith("error: unknown profile 'nope'. Allowed: ") and captured.err.count("\n") == 1
+
+
+def test_help_says_where_reports_go(capsys):
+    for line in (["--help"], ["report", "--help"]):
+        with pytest.raises(SystemExit):
+            command.main(line)
+    out = " ".join(capsys.readouterr().out.split())
+    assert "In a checkout, reports go to its folder reports/" in out and "reports/PROFILE" in out
+
+
+@pytest.mark.parametrize("line", ["--help", "list", "report --profile standard --dry-run", "report"])
+def test_a_command_without_work_imports_nothing_heavy(tmp_path, line):
+    """`report` is that of a folder in which everything is up to date."""
+    write_notebook(tmp_path / "notebooks", "01_a", "1")
+    write_profile(tmp_path / "notebooks", "01_a: {minutes: 1}\n")
+    words = [*line.split(), *(UP_TO_DATE.format(tmp_path).split() if line == "report" else ())]
+    if line == "report":
+        assert command.main(words) == 0
+    code = (
+        "import sys, contextlib\nfrom fedauto_core.__main__ import main\n"
+        f"with contextlib.suppress(SystemExit):\n    main({words})\n"
+        "print('\\n', *{name.partition('.')[0] for name in sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    *output, loaded = done.stdout.splitlines()
+    assert output and HEAVY & set(loaded.split()) == set()
+    assert line != "report" or "[1/1] 01_a  up to date" in output
+
+
+UP_TO_DATE = "--profile tiny --notebooks {0}/notebooks --out {0}/out"

@@ -11,9 +11,9 @@ from reference import Reference, weights_by_slsqp
 
 from fedauto_core import InputError, fedauto_weights
 from fedauto_core.data import FederationSpec, build_federation, load_dataset
-from fedauto_core.engine import Run, Schedule, Whole
+from fedauto_core.engine import Averaging, Run, Schedule
 from fedauto_core.engine.lane import Lane
-from fedauto_core.engine.rounds import _Task, _train
+from fedauto_core.engine.rounds import Task, uploads
 from fedauto_core.methods import METHODS, Arrivals, Context, make_method, method_card
 from fedauto_core.models import build_model
 from fedauto_core.network import Scenario, draw_trace
@@ -37,7 +37,7 @@ def lane(world, method, scenario=HALF, with_server=True, seed=SEED):
     federation, model, w0 = world
     trace = draw_trace(scenario, rounds=ROUNDS, histograms=federation.alpha[1:], seed=seed)
     run = Run(method.name, method, federation, trace, w0, SEED, 0.1, with_server)
-    return Lane(Whole(model), run, SCHEDULE)
+    return Lane(Averaging(model), run, SCHEDULE)
 
 
 def advance(world, runner, rounds=ROUNDS, schedule=SCHEDULE):
@@ -46,8 +46,8 @@ def advance(world, runner, rounds=ROUNDS, schedule=SCHEDULE):
     for r in range(rounds):
         draws = {SEED: stream(SEED, "minibatches", r).random((federation.n_clients + 2, 2, 8))}
         ids = runner.heard(r)
-        task = _Task(runner, ids, runner.steps(schedule, r, ids))
-        runner.step(Arrivals(r, ids, _train(Whole(model), 0, [task], draws)[0], task.steps))
+        task = Task(runner, ids, runner.steps(schedule, r, ids))
+        runner.step(Arrivals(r, ids, uploads(Averaging(model), 0, [task], draws)[0], task.steps))
     return runner.w
 
 
@@ -159,9 +159,9 @@ def test_only_oracles_notice_wrong_probabilities(world, name):
     wrong = replace(
         told.trace,
         success_probability=np.full_like(told.trace.success_probability, 0.123),
-        stationary=np.full_like(told.trace.stationary, 0.321),
+        long_run_probability=np.full_like(told.trace.long_run_probability, 0.321),
     )
-    runners = [Lane(Whole(world[1]), replace(told, trace=trace), SCHEDULE) for trace in (told.trace, wrong)]
+    runners = [Lane(Averaging(world[1]), replace(told, trace=trace), SCHEDULE) for trace in (told.trace, wrong)]
     same = torch.equal(*(advance(world, runner) for runner in runners))
     assert same != METHODS[name].needs_network_knowledge
 
@@ -224,7 +224,7 @@ def test_weights_agree_with_a_general_solver():
         ({"lam": -0.1}, "lambda = -0.1"),
         ({"lam": 0.0}, "lambda = 0.0"),
         ({"lam": np.nan}, "lambda = nan"),
-        ({"lam": "0.1"}, "lambda = 0.1"),
+        ({"lam": "0.1"}, "lambda = '0.1'"),
         ({"counts": [1.0, 0.0]}, "sample counts"),
         ({"counts": [1.0]}, "shapes"),
         ({"alpha": np.array([[0.5, 0.6], [0.5, 0.5]])}, "alpha is not a probability histogram"),

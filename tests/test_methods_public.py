@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from fedauto_core import InputError
 from fedauto_core.data import FederationSpec, build_federation, load_dataset, share_public
-from fedauto_core.engine import Run, Schedule, Whole, local_updates
+from fedauto_core.engine import Averaging, Run, Schedule, local_updates
 from fedauto_core.engine.lane import Lane
 from fedauto_core.engine.public import PublicData
 from fedauto_core.methods import Arrivals, Context, make_method
@@ -59,7 +59,7 @@ def digits():
     model = build_model("mlp", (1, 8, 8), 10)
     trace = draw_trace(Scenario("none", "none", ()), rounds=1, histograms=federation.alpha[1:], seed=3)
     run = Run("", make_method("fedavg"), federation, trace, model.init(stream(3, "initial model")), 3, 0.1, True)
-    lane = Lane(Whole(model), run, Schedule(rounds=1, steps=5, batch=16))
+    lane = Lane(Averaging(model), run, Schedule(rounds=1, steps=5, batch=16))
     batches = lane.batches(np.arange(7), stream(3, "minibatches", 0).random((7, 5, 16)))
     data = federation.dataset
     return lane, local_updates(model, run.w0.expand(7, -1), data.x_train, data.y_train, batches, 0.1)
@@ -134,7 +134,7 @@ def test_feddf_does_not_look_at_labels(digits):
     ids = [1, 2, 3]
     results = []
     for shift in (0, 1):
-        server = PublicData(lane.way, lane.run, Schedule(rounds=1, batch=16))
+        server = PublicData(lane.averaging, lane.run, Schedule(rounds=1, batch=16))
         server.labels = (server.labels + shift) % 10
         results.append(outcome(make_method("feddf"), lane.state.context, arrived(ids, deltas[ids]), server)[0])
     assert torch.equal(*results)
@@ -183,7 +183,7 @@ def test_feddu_ratio_grows_with_the_skew_of_the_arrived():
 def test_data_sharing_trains_on_the_shared_samples(digits):
     """Shards, counts and histograms are those of the sharing federation; the server's are unchanged."""
     lane, _ = digits
-    sharing = Lane(lane.way, replace(lane.run, method=make_method("data_sharing")), Schedule(rounds=1))
+    sharing = Lane(lane.averaging, replace(lane.run, method=make_method("data_sharing")), Schedule(rounds=1))
     expected = share_public(lane.run.federation, 0.3, 3)
     for shard, mine, own in zip(sharing.shards, expected.shards, lane.run.federation.shards, strict=False):
         assert np.array_equal(shard, mine) and set(own) <= set(shard)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from sklearn.linear_model import RidgeClassifier
 
-from fedauto_core.data import datasets as data
+from fedauto_core.data import images
 from fedauto_core.errors import InputError
 from fedauto_core.models import build_model, mobilenet
 from fedauto_core.models.mobilenet import (
@@ -35,11 +35,11 @@ def network() -> MobileNetV2:
 
 
 @pytest.fixture(scope="module")
-def cifar() -> data._Images:
-    return data._cifar10_images(cache_folder())
+def cifar() -> images.Images:
+    return images._cifar10_images(cache_folder())
 
 
-def probe(network: MobileNetV2, cifar: data._Images, n_train: int, n_test: int) -> float:
+def probe(network: MobileNetV2, cifar: images.Images, n_train: int, n_test: int) -> float:
     """Test accuracy of a linear classifier on the frozen features of the first images."""
     x_train, x_test = (
         pooled_features(network, trunk_activations(network, pixels)).numpy()
@@ -72,7 +72,7 @@ def test_a_block_without_projection_is_the_identity_where_it_may_be() -> None:
     assert torch.equal(strided(x), torch.zeros(2, 8, 3, 3))
 
 
-def test_the_parts_make_the_whole(network: MobileNetV2, cifar: data._Images) -> None:
+def test_the_parts_make_the_whole(network: MobileNetV2, cifar: images.Images) -> None:
     images = prepare(cifar.x_test[:2])
     assert network.trunk(images).shape == (2, *mobilenet.TRUNK_SHAPE)
     pooled = network.features(images).mean(dim=(2, 3))
@@ -81,7 +81,7 @@ def test_the_parts_make_the_whole(network: MobileNetV2, cifar: data._Images) -> 
     assert torch.allclose(pooled_features(network, activations) * mobilenet.POOLED_SCALE, pooled, atol=1e-5)
 
 
-def test_the_stage_to_be_tuned_starts_as_the_official_one(network: MobileNetV2, cifar: data._Images) -> None:
+def test_the_stage_to_be_tuned_starts_as_the_official_one(network: MobileNetV2, cifar: images.Images) -> None:
     """Model "mobilenet_stage" with an identity as its head gives the pooled features."""
     activations = trunk_activations(network, cifar.x_test[:4])
     head = {"head.weight": torch.eye(1280), "head.bias": torch.zeros(1280)}
@@ -99,17 +99,19 @@ def test_images_are_enlarged_and_normalised() -> None:
     assert torch.allclose(images, expected[None, :, None, None].expand_as(images), atol=1e-5)
 
 
-def test_a_linear_probe_recognises_cifar10_and_random_weights_do_not(network: MobileNetV2, cifar: data._Images) -> None:
+def test_a_linear_probe_recognises_cifar10_and_random_weights_do_not(
+    network: MobileNetV2, cifar: images.Images
+) -> None:
     assert probe(network, cifar, 1_000, 1_000) > 0.70
     torch.manual_seed(0)
     assert probe(MobileNetV2().eval().requires_grad_(False), cifar, 300, 300) < 0.25
 
 
-def test_activations_have_about_unit_scale(network: MobileNetV2, cifar: data._Images) -> None:
+def test_activations_have_about_unit_scale(network: MobileNetV2, cifar: images.Images) -> None:
     assert trunk_activations(network, cifar.x_train[:64]).square().mean().sqrt().item() == pytest.approx(1, abs=0.05)
 
 
-def test_activations_do_not_depend_on_the_callers_threads(network: MobileNetV2, cifar: data._Images) -> None:
+def test_activations_do_not_depend_on_the_callers_threads(network: MobileNetV2, cifar: images.Images) -> None:
     before, results = torch.get_num_threads(), []
     try:
         for threads in (1, 2):
@@ -130,7 +132,7 @@ def cache(network: MobileNetV2, tmp_path: Path) -> Path:
 
 
 def test_activations_are_computed_once_and_again_after_damage(
-    network: MobileNetV2, cifar: data._Images, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys
+    network: MobileNetV2, cifar: images.Images, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     made = []
     monkeypatch.setattr(mobilenet, "trunk_activations", lambda *a: made.append(1) or trunk_activations(*a))
@@ -146,7 +148,7 @@ def test_activations_are_computed_once_and_again_after_damage(
 
 
 def test_other_images_settings_or_versions_are_other_activations(
-    cifar: data._Images, cache: Path, monkeypatch: pytest.MonkeyPatch
+    cifar: images.Images, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cached_activations(cifar.x_train[:2], cache)
     cached_activations(cifar.x_train[1:3], cache)

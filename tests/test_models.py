@@ -12,7 +12,6 @@ from fedauto_core.errors import InputError
 from fedauto_core.models import ARCHITECTURES, build_model
 from fedauto_core.models.layers import attention, conv2d, depthwise_conv2d, group_norm, layer_norm, max_pool
 from fedauto_core.models.mobilenet import POOLED_SCALE, TRUNK_SCALE, MobileNetV2, stage_parameters
-from fedauto_core.models.model import nonconvex_softmax_loss
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -142,15 +141,11 @@ def test_models_with_the_same_description_are_equal() -> None:
     assert len({build_model("mlp", (1, 8, 8), 10), build_model("mlp", (1, 8, 8), 3)}) == 2
 
 
-def test_nonconvex_objective_by_hand() -> None:
-    """One feature, two classes: theta = (w0, w1, b0, b1) = (1, 0, 0, 0), x = 2, y = 0: loss log(1 + e^-2) + mu / 2."""
-    theta = torch.tensor([1.0, 0.0, 0.0, 0.0], dtype=torch.float64, requires_grad=True)
-    x, y = torch.tensor([[2.0]], dtype=torch.float64), torch.tensor([0])
-    loss = nonconvex_softmax_loss(theta, x, y, 0.3)
-    assert loss.item() == pytest.approx(np.log1p(np.exp(-2)) + 0.15, abs=1e-15)
-    stacked = nonconvex_softmax_loss(torch.stack([theta, 2 * theta]), x, y, 0.3)
-    assert stacked.tolist() == pytest.approx([loss.item(), np.log1p(np.exp(-4)) + 0.3 * 0.8], abs=1e-15)
-    assert torch.autograd.gradcheck(lambda t: nonconvex_softmax_loss(t, x, y, 0.3), theta)
+def test_flatten_is_the_inverse_of_unflatten_whatever_else_it_is_given() -> None:
+    model = build_model("mlp", (1, 8, 8), 10)
+    theta = torch.arange(3.0 * model.n_parameters).view(3, -1)
+    parts = model.unflatten(theta)
+    assert torch.equal(model.flatten({"other": theta} | dict(reversed(parts.items()))), theta)
 
 
 def stage_start(n_classes: int) -> tuple[MobileNetV2, torch.Tensor]:

@@ -12,7 +12,8 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from fedauto_core.errors import InputError
-from fedauto_core.report import pages, plan
+from fedauto_core.report import pages
+from fedauto_core.report.sources import NOTEBOOKS
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
 
@@ -141,7 +142,7 @@ def test_links_are_moved_to_where_the_page_lies(link, expected):
     assert f'href="{expected}"' in html
 
 
-@pytest.mark.parametrize("path", sorted(plan.NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
 def test_the_prose_of_every_notebook_can_be_shown(path):
     cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown"]
     html = "".join(pages.markdown(source, path.parent, path.parent) for source in cells)

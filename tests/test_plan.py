@@ -6,12 +6,14 @@ import pytest
 from notebook_factory import jobs_of, write_notebook, write_profile
 
 from fedauto_core.errors import InputError
-from fedauto_core.report import plan
-from fedauto_core.store import keys as provenance
+from fedauto_core.report import plan, sources
+from fedauto_core.store import keys
 
 PARAMETERS = (
     "seeds: int = 3  # repetitions\nlr: float = 1  # step size\nname: str = 'a'  # which\nfast: bool = False  # skip"
 )
+
+NAMES = ["10_main", "20_other", "30_review"]
 
 
 @pytest.fixture
@@ -27,7 +29,7 @@ def folder(tmp_path):
 
 
 def test_parameters_cell_gives_type_default_and_help(folder):
-    found = plan.read_notebook(folder / "10_main.ipynb").parameters
+    found = sources.read_notebook(folder / "10_main.ipynb").parameters
     assert [str(p) for p in found.values()] == [
         "seeds: int = 3 (repetitions)",
         "lr: float = 1.0 (step size)",
@@ -43,13 +45,13 @@ def test_parameters_cell_gives_type_default_and_help(folder):
 def test_a_parameters_cell_is_only_a_list_of_plain_values(tmp_path, line):
     write_notebook(tmp_path, "nb", parameters=line)
     with pytest.raises(InputError, match=r"nb\.ipynb, parameters cell: cannot read .*`name: type = literal  # help`"):
-        plan.read_notebook(tmp_path / "nb.ipynb")
+        sources.read_notebook(tmp_path / "nb.ipynb")
 
 
 def test_a_default_must_have_its_own_type(tmp_path):
     write_notebook(tmp_path, "nb", parameters="x: int = 'a'  # wrong")
     with pytest.raises(InputError, match="value 'a' for the parameter x"):
-        plan.read_notebook(tmp_path / "nb.ipynb")
+        sources.read_notebook(tmp_path / "nb.ipynb")
 
 
 def test_cells_need_identifiers(tmp_path):
@@ -59,7 +61,80 @@ def test_cells_need_identifiers(tmp_path):
     del raw["cells"][0]["id"]
     path.write_text(json.dumps(raw))
     with pytest.raises(InputError, match=r"nb\.ipynb: cells without identifiers"):
-        plan.read_notebook(path)
+        sources.read_notebook(path)
+
+
+@pytest.mark.parametrize(
+    ("code", "modules"),
+    [
+        ("from fedauto_core import theory\nimport numpy", {"fedauto_core.theory"}),
+        ("%matplotlib inline\nfiles = !ls\nfrom fedauto_core.methods import fedlaw", {"fedauto_core.methods.fedlaw"}),
+        ("from fedauto_core.methods import METHODS", {"fedauto_core.methods.registry"}),
+        ("%%time\nfrom fedauto_core.store import keys", {"fedauto_core.store.keys"}),
+        ("def f():\n    %time 1\n    import fedauto_core.errors", {"fedauto_core.errors"}),
+        ("x = (7\n  % 2)\nimport fedauto_core.errors", {"fedauto_core.errors"}),
+        ("%%bash\nfor x in *; do echo $x; done", set()),
+        ("import fedauto_core.nope, fedauto_core.errors", {"fedauto_core.errors"}),
+        ("from fedauto_core.nope import x", set()),
+    ],
+)
+def test_the_imports_of_a_notebook_are_found_among_magics(tmp_path, code, modules):
+    write_notebook(tmp_path, "nb", code)
+    found = sources.read_notebook(tmp_path / "nb.ipynb").modules
+    assert set(found) == modules and keys.code_hash(found)
+
+
+CELL = b'{"cells": [{"cell_type": "code", "id": "a", "metadata": %s}]}'
+DAMAGED = {
+    "empty": b"",
+    "conflict": b'<<<<<<< HEAD\n{"cells": []}\n=======\n{}\n>>>>>>> other\n',
+    "cut": b'{"cells": [{"cell_type": "code"',
+    "a list": b"[]",
+    "null": b"null",
+    "format 3": b'{"worksheets": []}',
+    "null tags": CELL % b'{"tags": null}, "source": ""',
+    "no source": CELL % b"{}",
+    "a number as source": CELL % b'{}, "source": 3',
+    "binary": bytes(range(256)),
+    "UTF-16": '{"cells": []}'.encode("utf-16"),
+    "a magic as parameter": CELL % b'{"tags": ["parameters"]}, "source": "%time 1"',
+}
+
+
+@pytest.mark.parametrize("content", [*DAMAGED.values(), None], ids=[*DAMAGED, "folder"])
+def test_a_damaged_notebook_is_named_and_the_others_go_on(folder, content):
+    path = folder / "10_main.ipynb"
+    path.unlink()
+    path.mkdir() if content is None else path.write_bytes(content)
+    found = sources.read_notebooks(folder)
+    assert list(found) == NAMES and found["20_other"].problem is None
+    assert str(found["10_main"].problem).startswith("10_main.ipynb")
+    assert [job.name for job in jobs_of(folder, "seeds=2")] == ["20_other", "10_main", "30_review"]
+
+
+def test_a_byte_order_mark_is_no_damage(folder):
+    before = plan.read_profile("tiny", folder)
+    for path in (folder / "10_main.ipynb", folder / "profiles" / "tiny.yaml"):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert plan.read_profile("tiny", folder) == before
+
+
+@pytest.mark.parametrize(
+    "content", [b"a: [", b"<<<<<<< HEAD\na: 1\n=======\n", b"a:\n\t- 1", bytes(range(128, 256)), None]
+)
+def test_a_damaged_profile_is_named_and_the_others_can_be_used(folder, content):
+    path = folder / "profiles" / "broken.yaml"
+    path.mkdir() if content is None else path.write_bytes(content)
+    with pytest.raises(InputError, match=r"profile broken\.yaml cannot be read: .*mend the file"):
+        plan.read_profile("broken", folder)
+    assert len(plan.read_profile("tiny", folder)) == 3
+
+
+def test_a_folder_without_notebooks_or_profiles_is_refused_with_the_remedy(tmp_path):
+    with pytest.raises(InputError, match=r"no profiles in .*--notebooks"):
+        plan.read_profile("smoke", tmp_path)
+    with pytest.raises(InputError, match=r"no notebooks in .*--notebooks"):
+        sources.read_notebooks(tmp_path)
 
 
 def test_profile_is_ordered_longest_first_and_the_review_last(folder):
@@ -85,6 +160,7 @@ def test_a_profile_may_run_a_notebook_more_than_once(folder):
         ("nope: {minutes: 1}", "unknown notebook 'nope'.*10_main, 20_other, 30_review"),
         ("10_main: {minutes: 1, colour: red}", "10_main:.*a mapping with minutes, processes, parameters"),
         ("10_main: {minutes: 1, processes: 0}", "10_main: processes 0.*whole number >= 1"),
+        ("1: {minutes: 1}", "profile tiny.yaml without notebooks"),
         ("10_main: 3", "10_main: 3.*a mapping"),
         ("10_main: {minutes: 0}", "minutes 0.*a positive number"),
         ("10_main: {parameters: {}}", "minutes None"),
@@ -150,32 +226,65 @@ def test_only_takes_patterns(folder):
         plan.select(jobs, ["1*", "4*"])
 
 
-def key(folder, name="10_main", settings=(), threads=1):
+def inputs(folder, name="10_main", settings=(), threads=1):
     (job,) = plan.select(jobs_of(folder, *settings), [name])
-    return plan.job_key(job, threads, folder / "out")
+    return plan.inputs_of(job, threads, folder / "out")
 
 
-def test_the_key_changes_with_everything_a_result_depends_on(folder, monkeypatch):
-    first = key(folder)
-    assert key(folder) == first
-    assert key(folder, settings=["seeds=4"]) != first
-    assert key(folder, threads=2) != first
+def test_everything_that_a_result_depends_on_is_an_input(folder, monkeypatch):
+    first = inputs(folder)
+    assert inputs(folder) == first
+    assert inputs(folder, settings=["seeds=4"])["parameters"] != first["parameters"]
+    assert inputs(folder, threads=2) == first | {"threads": 2}
     write_notebook(folder, "20_other", "another source")
-    assert key(folder) == first
+    assert inputs(folder) == first
     write_notebook(folder, "10_main", "1 + 2", parameters=PARAMETERS)
-    assert key(folder) != first
-    edited = key(folder)
-    with monkeypatch.context() as patch:
-        patch.setattr(plan, "versions", lambda: provenance.versions() | {"numpy": "0"})
-        assert key(folder) != edited
-    with monkeypatch.context() as patch:
-        patch.setattr(plan, "core_hash", lambda: "another core")
-        assert key(folder) != edited
+    edited = inputs(folder)
+    assert {key for key in first if edited[key] != first[key]} == {"notebook_sha256"}
+    monkeypatch.setattr(plan, "versions", lambda: keys.versions() | {"numpy": "0"})
+    assert inputs(folder)["versions"]["numpy"] == "0"
 
 
-def test_the_key_of_a_review_follows_the_verdicts_it_reads(folder):
-    review, main = key(folder, "30_review"), key(folder)
-    verdicts = folder / "out" / "10_main" / "verdicts.json"
-    verdicts.parent.mkdir(parents=True)
-    verdicts.write_text("[]")
-    assert key(folder, "30_review") != review and key(folder) == main
+def test_a_notebook_depends_on_the_code_that_it_imports_and_on_the_code_that_makes_its_page(folder, monkeypatch):
+    write_notebook(folder, "10_main", "from fedauto_core.methods import fedlaw", parameters=PARAMETERS)
+    before, edited = {name: inputs(folder, name)["code_sha256"] for name in NAMES}, set()
+    real = keys.file_hash
+    monkeypatch.setattr(keys, "file_hash", lambda path: "edited" if path.name in edited else real(path))
+
+    def touched(file):
+        edited.clear()
+        edited.add(file)
+        return [name for name in NAMES if inputs(folder, name)["code_sha256"] != before[name]]
+
+    assert touched("fedlaw.py") == ["10_main"] and touched("search.py") == []
+    assert touched("worker.py") == touched("pages.py") == NAMES
+    assert touched("batch.py") == touched("overview.py") == []
+
+
+def test_a_changed_method_touches_only_the_notebooks_that_use_it():
+    """Of the real notebooks: the theory of 20 knows no methods, notebook 10 no theory."""
+    used = {
+        name: keys.used_modules(notebook.modules)
+        for name, notebook in sources.read_notebooks().items()
+        if name[0] != "3"
+    }
+    assert "fedauto_core.methods.fedlaw" in used["10_full_parameter"]
+    assert not any(module.startswith("fedauto_core.theory") for module in used["10_full_parameter"])
+    assert "fedauto_core.methods.fedlaw" not in used["20_bound_step_by_step"]
+
+
+def test_the_verdicts_that_a_review_reads_are_inputs(folder):
+    main = inputs(folder)
+    assert inputs(folder, "30_review")["verdicts_sha256"] == {}
+    leave_verdicts(folder / "out" / "10_main", "[]")
+    first = inputs(folder, "30_review")["verdicts_sha256"]
+    leave_verdicts(folder / "out" / "10_main", "[ ]")
+    assert first.keys() == {"10_main"} and first != inputs(folder, "30_review")["verdicts_sha256"]
+    assert inputs(folder) == main
+
+
+def leave_verdicts(page, text):
+    page.mkdir(parents=True, exist_ok=True)
+    manifest = {"parameters": {}, "threads": 1, "seconds": 1.0, "peak_mib": None, "files": {}}
+    (page / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    (page / "verdicts.json").write_text(text, encoding="utf-8")

@@ -69,8 +69,14 @@ def test_pretraining_equals_torchs_momentum_sgd(dataset: Dataset) -> None:
 
 def test_bad_pretraining_settings_are_refused(dataset: Dataset) -> None:
     model = build_model("softmax", (1, 4, 4), 2)
-    with pytest.raises(InputError, match=r"batch = 65.*1 <= batch <= 64"):
-        pretrain(model, dataset, **SETTINGS | {"batch": 65})
+    for name, value, message in (
+        ("epochs", 0, "integers >= 1"),
+        ("batch", 65, "integers >= 1 and <= 64"),
+        ("lr", 0.0, "finite numbers > 0"),
+        ("momentum", 1.0, r"numbers in \[0, 1\)"),
+    ):
+        with pytest.raises(InputError, match=f"{name} = {value}.*{message}"):
+            pretrain(model, dataset, **SETTINGS | {name: value})
     with pytest.raises(InputError, match="build the model for this dataset"):
         pretrain(build_model("softmax", (1, 8, 8), 2), dataset, **SETTINGS)
 
@@ -131,7 +137,7 @@ def test_checkpoint_key_changes_with_every_input(calls, monkeypatch) -> None:
     keys = [checkpoint_key(one) for one in (TOY, *changed)]
     for module, name, value in (
         (pretraining, "dataset_sha256", lambda name: "another hash"),
-        (pretraining, "SOURCES", ("models.py",)),
+        (pretraining, "code_hash", lambda roots: "another hash"),
         (torch, "__version__", "0"),
         (np, "__version__", "0"),
         (torch, "get_num_threads", lambda: 64),

@@ -219,15 +219,15 @@ def test_a_wired_link_ignores_distance_and_payload():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"distance_m": 0}, r"distance_m is 0\. Allowed: finite numbers of m > 0"),
+        ({"distance_m": 0}, r"distance_m = 0\. Allowed: finite numbers of m > 0"),
         ({"distance_m": np.array([1.0, np.nan])}, "distance_m is"),
-        ({"payload_bits": 0}, r"payload_bits is 0\. Allowed: finite numbers of bits > 0"),
-        ({"payload_bits": -8}, "payload_bits is -8"),
-        ({"upload_s": 0.0}, r"upload_s is 0\.0\. Allowed: finite numbers of seconds > 0"),
-        ({"upload_s": np.inf}, "upload_s is inf"),
-        ({"sharing": 0}, r"sharing is 0\. Allowed: integers >= 1"),
-        ({"sharing": 2.5}, r"sharing is 2\.5"),
-        ({"attempts": 0}, r"attempts is 0\. Allowed: integers >= 1"),
+        ({"payload_bits": 0}, r"payload_bits = 0\. Allowed: finite numbers of bits > 0"),
+        ({"payload_bits": -8}, "payload_bits = -8"),
+        ({"upload_s": 0.0}, r"upload_s = 0\.0\. Allowed: finite numbers of seconds > 0"),
+        ({"upload_s": np.inf}, "upload_s = inf"),
+        ({"sharing": 0}, r"sharing = 0\. Allowed: integers >= 1"),
+        ({"sharing": 2.5}, r"sharing = 2\.5"),
+        ({"attempts": 0}, r"attempts = 0\. Allowed: integers >= 1"),
     ],
 )
 def test_values_out_of_range_are_refused(standard, change, message):

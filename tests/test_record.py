@@ -4,14 +4,14 @@ import json
 import math
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 import pytest
 
 from fedauto_core.errors import InputError
-from fedauto_core.report import record
-from fedauto_core.report.claims import Verdict
+from fedauto_core.report import folder, record, verdicts
+from fedauto_core.report.verdicts import Verdict
 
+MANIFEST = {"parameters": {}, "threads": 1, "seconds": 1.0, "peak_mib": None, "files": {}}
 FRAME = pd.DataFrame({"x": [1, 2], "y": [0.1, 1 / 3]})
 
 
@@ -80,10 +80,20 @@ def test_a_slug_is_a_file_name(page):
         page.table(FRAME, "../x", "c")
 
 
-def test_plain_values_of_a_namespace():
-    namespace = {"seeds": 3, "lr": 0.1, "fast": True, "model": "mlp", "_hidden": 1, "math": math, "lrs": [1]}
-    namespace |= {"__name__": "__main__", "exact": np.float64(1), "nothing": None}  # a subclass of float is not plain
-    assert record.plain_values(namespace) == {"seeds": 3, "lr": 0.1, "fast": True, "model": "mlp"}
+def test_parameters_are_those_that_the_parameters_cell_declares():
+    """Whatever else the kernel has run, in whatever order; the last parameters cell counts."""
+    cells = [
+        "",
+        "%time 1",
+        "seeds: int = 1  # n",
+        "seeds: int = 3  # n\nlr: float = 0.1  # step",
+        "import math\nx: int = 1",
+    ]
+    namespace = {"In": [*cells, "rows: list[int] = []"], "seeds": 5, "lr": 0.1, "pi": 3.14, "rows": [], "x": 1}
+    assert record.parameters(namespace) == {"seeds": 5, "lr": 0.1}
+    for nothing in ({"seeds": 3}, {"In": ["", "import math"]}):
+        with pytest.raises(InputError, match=r"no parameters cell has been run.*run that cell first"):
+            record.parameters(nothing)
 
 
 def test_parameters_are_plain_values(tmp_path, monkeypatch):
@@ -97,7 +107,7 @@ def test_verdicts_accumulate_sorted_and_come_back_as_they_were(page, shown):
     late, early = verdict(claim="C2"), verdict(low=-math.inf, high=math.inf, seeds=1)
     for item in (late, early, late):  # a cell that is run twice
         page.verdict(item)
-    assert record.read_verdicts(page.folder) == (early, late)
+    assert verdicts.read_verdicts(page.folder) == (early, late)
     text = (page.folder / "verdicts.json").read_text()
     assert json.loads(text, parse_constant=pytest.fail)[0]["low"] is None
     assert (
@@ -108,15 +118,15 @@ def test_verdicts_accumulate_sorted_and_come_back_as_they_were(page, shown):
 
 def test_open_intervals_and_one_seed_in_words():
     open_ = verdict(low=-math.inf, high=math.inf, seeds=1)
-    assert record.describe(open_) == "+0.5 [−∞, +∞] points (95 % t interval), 1 seed"
+    assert verdicts.describe(open_) == "+0.5 [−∞, +∞] points (95 % t interval), 1 seed"
 
 
 def test_the_spread_is_named_and_kept(page, shown):
     page.table(FRAME, "table", "c")
     ranged = verdict(spread="range over instances")
     page.verdict(ranged)
-    assert record.describe(ranged) == "+0.5 [+0.25, +0.75] points (range over instances), 3 seeds"
-    assert record.read_verdicts(page.folder) == (ranged,)
+    assert verdicts.describe(ranged) == "+0.5 [+0.25, +0.75] points (range over instances), 3 seeds"
+    assert verdicts.read_verdicts(page.folder) == (ranged,)
 
 
 def test_evidence_must_have_been_shown(page):
@@ -130,17 +140,31 @@ def test_report_verdicts_skips_a_notebook_whose_last_run_failed(tmp_path, monkey
         page = record.Page(name, {})
         page.table(FRAME, "table", "c")
         page.verdict(verdict())
-    log = record.log_file(tmp_path, "failed")
+        folder.write_json(page.folder / "manifest.json", MANIFEST)
+    log = folder.log_file(tmp_path, "failed")
     log.parent.mkdir()
     log.touch()
     monkeypatch.setenv("FEDAUTO_REPORT", str(tmp_path))
     assert record.report_verdicts() == {"good": (verdict(),)}
 
 
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b"null", b"[1]", b'[{"claim": "C1"}]', b'[{"claim": "C99"', bytes(range(256)), None]
+)
+def test_damaged_verdicts_are_left_out_and_one_line_says_so(tmp_path, capsys, content):
+    (tmp_path / "nb").mkdir()
+    folder.write_json(tmp_path / "nb" / "manifest.json", MANIFEST)
+    path = tmp_path / "nb" / "verdicts.json"
+    path.mkdir() if content is None else path.write_bytes(content)
+    for _ in range(2):
+        assert record.report_verdicts(tmp_path) == {"nb": ()}
+    assert capsys.readouterr().err.count("verdicts.json is damaged and counts as not there") == 1
+
+
 def test_provenance_has_no_path_and_no_time(page, shown):
     page.provenance(data_sha256="abc")
     saved = json.loads((page.folder / "provenance.json").read_text())
-    assert set(saved) == {"notebook", "parameters", "versions", "core_sha256", "data_sha256"}
+    assert set(saved) == {"notebook", "parameters", "versions", "code_sha256", "data_sha256"}
     assert saved["parameters"] == {"seeds": 3}
     assert "| seeds | 3 |" in shown[0][0].data and "| data_sha256 | abc |" in shown[0][0].data
     assert str(page.folder) not in shown[0][0].data

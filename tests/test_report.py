@@ -6,7 +6,7 @@ import pytest
 from notebook_factory import jobs_of, write_notebook, write_profile
 from test_pages import from_elsewhere
 
-from fedauto_core.report import claims, plan, record
+from fedauto_core.report import claims, folder, plan
 from fedauto_core.report import overview as report
 
 FIRST = {"claim": "C1", "statement": "a | b", "mark": "Re", "effect": 0.5, "low": 0.25, "high": 0.75, "seeds": 3}
@@ -26,13 +26,13 @@ PRODUCTS = [
 ]
 
 
-def leave(out, job, verdicts=(), products=(), key=None, parameters=None):
-    folder = out / job.name
-    folder.mkdir(parents=True)
-    record.write_json(folder / "verdicts.json", list(verdicts))
-    record.write_json(folder / "products.json", list(products))
-    manifest = {"key": key or plan.job_key(job, 1, out), "threads": 1, "seconds": 12.3, "peak_mib": 345}
-    record.write_json(folder / "manifest.json", manifest | {"parameters": parameters or dict(job.parameters)})
+def leave(out, job, verdicts=(), products=(), **changed):
+    page = out / job.name
+    page.mkdir(parents=True)
+    folder.write_json(page / "verdicts.json", list(verdicts))
+    folder.write_json(page / "products.json", list(products))
+    manifest = plan.inputs_of(job, 1, out) | {"seconds": 12.3, "peak_mib": 345} | changed
+    folder.write_json(page / "manifest.json", manifest | {"files": folder.file_hashes(page)})
 
 
 @pytest.fixture
@@ -47,13 +47,13 @@ def made(tmp_path):
     )
     jobs = {job.name: job for job in jobs_of(notebooks)}
     other = {job.name: job for job in jobs_of(notebooks, "seeds=2")}
-    leave(out, other["01_ok"], [FIRST, SECOND], PRODUCTS, parameters={"seeds": 2})
-    leave(out, jobs["02_old"], key="of another core")
+    leave(out, other["01_ok"], [FIRST, SECOND], PRODUCTS)
+    leave(out, jobs["02_old"], code_sha256="other code", versions={"numpy": "1"})
     leave(out, jobs["03_failed"], [FIRST | {"claim": "C2"}], PRODUCTS)
-    record.log_file(out, "03_failed").parent.mkdir()
-    record.log_file(out, "03_failed").write_text("traceback")
+    folder.log_file(out, "03_failed").parent.mkdir()
+    folder.log_file(out, "03_failed").write_text("traceback")
     (out / "05_removed").mkdir()
-    record.write_json(out / "05_removed" / "verdicts.json", [FIRST | {"claim": "C3"}])
+    folder.write_json(out / "05_removed" / "verdicts.json", [FIRST | {"claim": "C3"}])
     report.write_overview(out, "tiny", list(jobs.values()))
     return out
 
@@ -61,7 +61,7 @@ def made(tmp_path):
 def test_status_tells_ok_old_failed_and_missing(made):
     assert (made / "status.md").read_text().splitlines()[4:] == [
         "| 01_ok | ok | 12 | 345 | seeds=2 |",
-        "| 02_old | out of date | 12 | 345 | – |",
+        "| 02_old | out of date (code, packages) | 12 | 345 | – |",
         "| 03_failed | failed | – | – | – |",
         "| 04_missing | not run | – | – | – |",
     ]

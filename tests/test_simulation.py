@@ -11,10 +11,10 @@ from torch.nn import functional
 
 from fedauto_core import InputError
 from fedauto_core.data import FederationSpec, build_federation, load_dataset
-from fedauto_core.engine import Run, Schedule, Whole, simulate
+from fedauto_core.engine import Averaging, Run, Schedule, simulate
 from fedauto_core.engine.lane import Lane
 from fedauto_core.engine.public import PublicData
-from fedauto_core.engine.rounds import _Task, _train
+from fedauto_core.engine.rounds import Task, uploads
 from fedauto_core.methods import Method, make_method
 from fedauto_core.models import build_model
 from fedauto_core.network import Scenario, draw_trace
@@ -124,7 +124,7 @@ def test_divergence_is_reported_and_stops_the_run(make_run, factor):
 def test_public_data_answer_for_the_server(make_run):
     model, make = make_run
     run = make("fedauto")
-    server = PublicData(Whole(model), run, SCHEDULE)
+    server = PublicData(Averaging(model), run, SCHEDULE)
     public = run.federation.shards[0]
     labels = run.federation.dataset.y_train[public]
     assert torch.equal(server.labels, labels)
@@ -142,7 +142,7 @@ def test_a_public_gradient_is_one_step_of_public_training(make_run):
     """Against the labels, and against soft targets that happen to be the labels; new minibatch at every call."""
     model, make = make_run
     run = make("fedauto")
-    server = PublicData(Whole(model), run, SCHEDULE)
+    server = PublicData(Averaging(model), run, SCHEDULE)
     server.start_round(1)
     delta = server.train(run.w0, 1)
     server.start_round(1)
@@ -157,15 +157,15 @@ def test_a_public_gradient_is_one_step_of_public_training(make_run):
 def test_a_deadline_cuts_clients_short_but_not_the_server(make_run):
     model, make = make_run
     schedule = replace(SCHEDULE, steps=4, least_steps=1)
-    lanes = [Lane(Whole(model), make(name), schedule) for name in ("fedavg", "fedauto")]
+    lanes = [Lane(Averaging(model), make(name), schedule) for name in ("fedavg", "fedauto")]
     drawn = np.stack([lanes[0].steps(schedule, r, np.arange(6)) for r in range(50)])
     assert (drawn[:, 0] == 4).all() and set(drawn[:, 1:].flat) == {1, 2, 3, 4}
     assert np.array_equal(lanes[1].steps(schedule, 7, np.array([2, 5])), drawn[7, [2, 5]])  # shared by the methods
     run = replace(make("fedavg"), trace=replace(make("fedavg").trace, arrived=np.eye(6, 5, dtype=bool)))
-    lane = Lane(Whole(model), run, schedule)
+    lane = Lane(Averaging(model), run, schedule)
     ids, steps = lane.heard(0), lane.steps(schedule, 0, lane.heard(0))
     draws = {0: stream(0, "minibatches", 0).random((7, 4, 8))}
-    deltas = _train(Whole(model), 0, [_Task(lane, ids, steps)], draws)[0]
+    deltas = uploads(Averaging(model), 0, [Task(lane, ids, steps)], draws)[0]
     from reference import draw, local_sgd
 
     for j, count, delta in zip(ids, steps, deltas, strict=True):
@@ -183,7 +183,7 @@ def test_public_data_refuse_classes_the_server_does_not_hold():
         "fedauto", make_method("fedauto"), federation, trace, model.init(stream(0, "initial model")), 0, 0.1, True
     )
     with pytest.raises(InputError, match=r"no sample of the classes \[3\]"):
-        PublicData(Whole(model), run, SCHEDULE).train(run.w0, 1, classes=[3])
+        PublicData(Averaging(model), run, SCHEDULE).train(run.w0, 1, classes=[3])
 
 
 @pytest.mark.parametrize(
@@ -191,8 +191,8 @@ def test_public_data_refuse_classes_the_server_does_not_hold():
     [
         (lambda run: replace(run, trace=_first_round(run.trace)), r"trace has shape \(1, 5\).*\(6, 5\)"),
         (lambda run: replace(run, w0=run.w0[:-1]), "the start has shape"),
-        (lambda run: replace(run, lr=0.0), "step size 0.0"),
-        (lambda run: replace(run, lr=float("nan")), "step size nan"),
+        (lambda run: replace(run, lr=0.0), "step size = 0.0"),
+        (lambda run: replace(run, lr=float("nan")), "step size = nan"),
     ],
 )
 def test_runs_that_do_not_fit_are_refused(make_run, change, message):
@@ -219,7 +219,7 @@ def test_different_test_images_can_be_used(make_run):
 def test_the_server_sees_only_its_own_samples(make_run):
     model, make = make_run
     run = make("fedauto")
-    server = PublicData(Whole(model), run, SCHEDULE)
+    server = PublicData(Averaging(model), run, SCHEDULE)
     assert torch.equal(server.x, run.federation.dataset.x_train[run.federation.shards[0]])
     assert len(server.x) == len(server.labels) == run.federation.counts[0]
 
@@ -233,3 +233,9 @@ def test_no_runs_are_refused(make_run):
 def test_schedule_refuses_zero(name):
     with pytest.raises(InputError, match=f"{name} = 0"):
         Schedule(**{"rounds": 5, name: 0})
+
+
+@pytest.mark.parametrize("least", [-1, 6, 1.5])
+def test_schedule_refuses_fewer_steps_than_none_or_more_than_all(least):
+    with pytest.raises(InputError, match=f"least_steps = {least}.*integers >= 0 and <= 5.*or 0 for always E"):
+        Schedule(rounds=5, steps=5, least_steps=least)

@@ -6,40 +6,37 @@ import numpy as np
 import pytest
 
 from fedauto_core import InputError, theory
-from fedauto_core.theory import Point, Split
-from fedauto_core.theory.attack import adaptive
-from fedauto_core.theory.bound.improved import improved_terms
+from fedauto_core.theory import FIRST, THEOREMS, Point, Split
 
 SPLIT = Split(np.array([[1, 1], [3, 2], [0, 3]]))
-TERMS = {"first": theory.round_terms, "improved": improved_terms}
 EVERY = np.arange(4)
 
 
 def game(seed, rule, theorem, steps, allowed, foresight=False):
     problem = theory.random_quadratics(seed, SPLIT, dimension=1, curvature=(0.3, 1.0), noise=1.0)
     used = theory.aggregate(SPLIT, theory.arrival_sets(2), rule)
-    known = theory.constants(problem, used)
-    gamma = theory.step_limit(known.smoothness.value, steps)
-    return adaptive.worst_policy(problem, used, known, 1.0, gamma, steps, theorem, allowed, foresight), problem, gamma
+    known = theory.constants_of(problem, used)
+    gamma = FIRST.step_limit(known.smoothness.value, steps)
+    return theory.worst_policy(problem, used, known, 1.0, gamma, steps, theorem, allowed, foresight), problem, gamma
 
 
-@pytest.mark.parametrize("theorem", ["first", "improved"])
+@pytest.mark.parametrize("theorem", THEOREMS, ids=lambda theorem: theorem.name)
 @pytest.mark.parametrize(("steps", "sets"), [(1, (1, 2, 0)), (2, (3, 1))])
 def test_a_fixed_trace_has_the_sides_of_a_trajectory(theorem, steps, sets):
     """The first theorem is linear in second moments, so both ways of taking expectations agree; the improved one's
     error is concave in them, so the tree's is at most the other's."""
     found, problem, gamma = game(0, "FedAvg", theorem, steps, [[number] for number in sets])
     used = theory.aggregate(SPLIT, theory.arrival_sets(2)[list(sets)], "FedAvg")
-    known = theory.constants(problem, theory.aggregate(SPLIT, theory.arrival_sets(2), "FedAvg"))
-    terms, _ = theory.trajectory(problem, used, known, Point(np.ones(1)), gamma, steps, TERMS[theorem])
+    known = theory.constants_of(problem, theory.aggregate(SPLIT, theory.arrival_sets(2), "FedAvg"))
+    terms, _ = theory.trajectory(problem, used, known, Point(np.ones(1)), gamma, steps, theorem)
     assert found.measured == pytest.approx(terms["measured"].sum(), rel=1e-9)
-    if theorem == "first" or steps == 1:
+    if theorem is FIRST or steps == 1:
         assert found.bound == pytest.approx(terms["bound"].sum(), rel=1e-9)
     else:
         assert found.bound <= terms["bound"].sum() + 1e-12
 
 
-@pytest.mark.parametrize("theorem", ["first", "improved"])
+@pytest.mark.parametrize("theorem", THEOREMS, ids=lambda theorem: theorem.name)
 @pytest.mark.parametrize("rule", ["FedAvg", "FedAuto"])
 @pytest.mark.parametrize("seed", range(3))
 def test_hindsight_gains_on_every_fixed_trace_and_breaks_nothing(seed, rule, theorem):
@@ -51,38 +48,37 @@ def test_hindsight_gains_on_every_fixed_trace_and_breaks_nothing(seed, rule, the
 
 
 def test_foresight_breaks_the_inequality_and_is_not_called_a_violation():
-    found, *_ = game(0, "FedAvg", "first", 1, [EVERY] * 3, foresight=True)
+    found, *_ = game(0, "FedAvg", FIRST, 1, [EVERY] * 3, foresight=True)
     assert found.measured > found.bound and found.status == "not applicable"
 
 
 def test_some_network_does_use_what_it_sees():
-    room = [(seed, game(seed, "FedAvg", "first", 1, [EVERY] * 3)[0]) for seed in range(3)]
+    room = [(seed, game(seed, "FedAvg", FIRST, 1, [EVERY] * 3)[0]) for seed in range(3)]
     gains = []
     for seed, policy in room:
-        fixed = (game(seed, "FedAvg", "first", 1, [[i] for i in sets])[0] for sets in product(EVERY, repeat=3))
+        fixed = (game(seed, "FedAvg", FIRST, 1, [[i] for i in sets])[0] for sets in product(EVERY, repeat=3))
         gains.append(min(c.bound - c.measured for c in fixed) - (policy.bound - policy.measured))
     assert max(gains) > 1e-3
 
 
 def test_a_tree_that_is_too_large_and_several_dimensions_are_refused():
     with pytest.raises(InputError, match=r"3 participants, 1 steps and 6 rounds make 1.07e\+09 outcomes"):
-        game(0, "FedAvg", "first", 1, [EVERY] * 6)
+        game(0, "FedAvg", FIRST, 1, [EVERY] * 6)
     problem = theory.random_quadratics(0, SPLIT, dimension=2)
     used = theory.aggregate(SPLIT, theory.arrival_sets(2), "FedAvg")
-    known = theory.constants(problem, used)
+    known = theory.constants_of(problem, used)
     with pytest.raises(InputError, match="an instance of 2 dimensions"):
-        adaptive.worst_policy(problem, used, known, 1.0, 0.1, 1, "first", [EVERY])
+        theory.worst_policy(problem, used, known, 1.0, 0.1, 1, FIRST, [EVERY])
 
 
 @pytest.mark.parametrize(
-    ("theorem", "steps", "allowed", "message"),
+    ("steps", "allowed", "message"),
     [
-        ("second", 1, [EVERY], "unknown theorem 'second'"),
-        ("first", 1, [], "allowed aggregations"),
-        ("first", 1, [[7]], r"allowed aggregations \[\[7\]\]"),
-        ("first", 0, [EVERY], "E = 0"),
+        (1, [], "allowed aggregations"),
+        (1, [[7]], r"allowed aggregations \[\[7\]\]"),
+        (0, [EVERY], "E = 0"),
     ],
 )
-def test_games_that_cannot_be_played_are_refused(theorem, steps, allowed, message):
+def test_games_that_cannot_be_played_are_refused(steps, allowed, message):
     with pytest.raises(InputError, match=message):
-        game(0, "FedAvg", theorem, steps, allowed)
+        game(0, "FedAvg", FIRST, steps, allowed)

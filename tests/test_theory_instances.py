@@ -1,4 +1,4 @@
-"""fedauto_core.theory: instances, their constants and the weights of the two rules."""
+"""fedauto_core.theory: problems, their constants and the weights of the two rules."""
 
 from itertools import product
 
@@ -67,7 +67,7 @@ def test_quadratic_round_equals_the_enumeration_of_all_noise_signs(steps, rounds
 
 def test_quadratic_constants_by_hand():
     problem = tiny_quadratics(noise=0.8)
-    known = theory.constants(problem, everything_arrives(problem.split))
+    known = theory.constants_of(problem, everything_arrives(problem.split))
     # F = (w-1)^2/4 + 3(w+1)^2/4 is least at w = -1/2, where it is 9/16 + 3/16.
     assert [known.smoothness.value, known.sigma2.value, known.infimum.value] == pytest.approx([3.0, 0.64, 0.75])
     assert {known.smoothness.provenance, known.sigma2.provenance, known.infimum.provenance} == {"exact"}

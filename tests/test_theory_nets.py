@@ -9,12 +9,12 @@ from torch.nn import functional
 
 from fedauto_core import InputError
 from fedauto_core.data import FederationSpec, build_federation, load_dataset
-from fedauto_core.engine import Run, Schedule, Whole, simulate
+from fedauto_core.engine import Averaging, Run, Schedule, simulate
 from fedauto_core.methods import make_method
 from fedauto_core.models import build_model
 from fedauto_core.network import draw_trace, scenario
 from fedauto_core.seeding import stream
-from fedauto_core.theory.nets import estimates, recorded, round_bound
+from fedauto_core.theory import estimates, recorded, round_bound
 
 DIGITS = load_dataset("digits")
 NETWORK = build_model("softmax", tuple(DIGITS.x_train.shape[1:]), DIGITS.n_classes)
@@ -26,7 +26,7 @@ def runs(name, failures, visits, rounds=4):
     trace = draw_trace(scenario(failures, rounds), rounds=rounds, histograms=FEDERATION.alpha[1:], seed=0)
     plain = Run(name, make_method(name), FEDERATION, trace, START, 0, 0.1, True)
     both = [plain, replace(plain, method=recorded(plain.method, visits))]
-    return simulate(Whole(NETWORK), both, Schedule(rounds, 3, 10, evaluate_every=1)).curves
+    return simulate(Averaging(NETWORK), both, Schedule(rounds, 3, 10, evaluate_every=1)).curves
 
 
 def gradient_of(images, w):

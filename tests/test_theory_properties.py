@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedauto_core import theory
-from fedauto_core.theory import Point, Split
-from fedauto_core.theory.bound import improved
+from fedauto_core.theory import FIRST, IMPROVED, THEOREMS, Point, Split
+from fedauto_core.theory.bound import terms
 from fedauto_core.theory.proof.first import GAMMA, LOCAL, L
 
 THOROUGH = settings(deadline=None, derandomize=True, max_examples=120)
@@ -54,15 +54,13 @@ CASE = {
 @given(problem=problems(), **CASE)
 def test_no_instance_breaks_an_inequality_of_a_round(problem, rule, steps, part, far, lam):
     used = theory.aggregate(problem.split, theory.arrival_sets(problem.split.n_clients), rule, lam)
-    known, point = theory.constants(problem, used), Point(np.full(problem.dimension, far))
+    known, point = theory.constants_of(problem, used), Point(np.full(problem.dimension, far))
     smoothness = known.smoothness.value
-    gamma, longer = part * theory.step_limit(smoothness, steps), part * improved.improved_limit(smoothness, steps)
-    checks = theory.round_checks(problem, used, known, point, gamma, steps)
-    checks += theory.drift_checks(problem, used, known, point, gamma, steps)
-    checks += theory.bias_checks(problem, used, point.mean)
-    checks += improved.improved_checks(problem, used, known, point, longer, steps)
-    checks += improved.improved_drift_checks(problem, used, known, point, longer, steps)
-    checks += improved.improved_bias_checks(problem, used, point.mean)
+    gamma, longer = (part * theorem.step_limit(smoothness, steps) for theorem in THEOREMS)
+    checks = theory.bias_checks(problem, used, point.mean, *THEOREMS)
+    for theorem, step in ((FIRST, gamma), (IMPROVED, longer)):
+        checks += theory.round_checks(problem, used, known, point, step, steps, theorem)
+        checks += theory.drift_checks(problem, used, known, point, step, steps, theorem)
     assert [check for check in checks if check.status == "violated"] == []
     named = {check.name for check in checks if check.status != "not applicable"}
     assert {
@@ -80,26 +78,26 @@ def test_no_instance_breaks_an_inequality_of_a_round(problem, rule, steps, part,
 def test_no_run_breaks_a_summed_inequality(problem, trace, rule, steps, part, far, lam):
     sets = theory.arrival_sets(problem.split.n_clients)
     used = theory.aggregate(problem.split, sets[np.array(trace) % len(sets)], rule, lam)
-    known, start = theory.constants(problem, used), Point(np.full(problem.dimension, far))
-    gamma = part * theory.step_limit(known.smoothness.value, steps)
-    checks = improved.convex_checks(problem, used, known, start, gamma / 8, steps)
-    for terms_of in (theory.round_terms, improved.improved_terms):
-        terms, _ = theory.trajectory(problem, used, known, start, gamma, steps, terms_of)
-        checks += theory.summed_checks(terms, known, gamma, steps)
+    known, start = theory.constants_of(problem, used), Point(np.full(problem.dimension, far))
+    gamma = part * FIRST.step_limit(known.smoothness.value, steps)
+    checks = theory.convex_checks(problem, used, known, start, gamma / 8, steps)
+    for theorem in THEOREMS:
+        run, _ = theory.trajectory(problem, used, known, start, gamma, steps, theorem)
+        checks += theory.summed_checks(run, known, gamma, steps, theorem)
     strength = np.linalg.eigvalsh(problem.mix(problem.split.pooled)[0])[0, 0]
-    checks += improved.polyak_checks(terms, known, gamma, steps, strength)
+    checks += theory.polyak_checks(run, known, gamma, steps, strength)
     assert [check for check in checks if check.status == "violated"] == []
     assert {"I5 PL", "I6 convex", "I6 convex, by recursion"} <= {c.name for c in checks if c.status != "not applicable"}
 
 
 def test_the_code_of_the_improved_theorem_is_what_the_symbols_say():
-    """a_e, c_e and c_r of the code against the expressions that `symbolic_improved` certifies, in rational numbers."""
+    """a_e, c_e, c_r of the code against the expressions that `theory.proof.improved` certifies, in rational numbers."""
     values = {GAMMA: sp.Rational(3, 40), L: sp.Rational(7, 5)}
     steps = 6
-    a, c = improved.drift_factors(0.075, 1.4, steps)
+    a, c = terms.drift_factors(0.075, 1.4, steps)
     for e in range(steps):
         stated = ((1 + GAMMA * L) ** e - 1) / L
         summed = sum(GAMMA * (sp.sqrt(k) - sp.sqrt(k - 1)) * (1 + GAMMA * L) ** (e - k) for k in range(1, e + 1))
         np.testing.assert_allclose([a[e], c[e]], [float(sp.sympify(x).subs(values)) for x in (stated, summed)])
     left = 1 / (2 * (1 - L * GAMMA * LOCAL))
-    assert improved.noise_factor(0.075, 1.4, steps) == float(left.subs(values | {LOCAL: steps}).evalf(17))
+    assert terms.noise_factor(0.075, 1.4, steps) == float(left.subs(values | {LOCAL: steps}).evalf(17))

@@ -5,9 +5,7 @@ import pytest
 import torch
 
 from fedauto_core import InputError, theory
-from fedauto_core.theory import Point, Split
-from fedauto_core.theory.bound.improved import improved_terms
-from fedauto_core.theory.problems.curvature import curvature_by_differences
+from fedauto_core.theory import FIRST, IMPROVED, Point, Split, curvature_by_differences
 
 SPLIT = Split(np.array([[2, 1, 2], [4, 0, 1], [0, 3, 1]]))
 
@@ -67,11 +65,11 @@ def test_lora_is_as_smooth_as_claimed_inside_its_ball_and_silent_outside(lora):
 def test_both_theorems_hold_along_a_run_of_lora(lora, rule):
     arrived = np.random.default_rng(1).random((30, 2)) < 0.5
     used = theory.aggregate(SPLIT, arrived, rule)
-    known = theory.constants(lora, used)
+    known = theory.constants_of(lora, used)
     assert known.smoothness.provenance == "certified bound"
-    for steps, part, terms_of in ((1, 1.0, theory.round_terms), (3, 1.0, theory.round_terms), (3, 1.9, improved_terms)):
-        gamma = part * theory.step_limit(known.smoothness.value, steps)
-        terms, _ = theory.trajectory(lora, used, known, Point(lora.start(0)), gamma, steps, terms_of)
+    for steps, part, theorem in ((1, 1.0, FIRST), (3, 1.0, FIRST), (3, 1.9, IMPROVED)):
+        gamma = part * FIRST.step_limit(known.smoothness.value, steps)
+        terms, _ = theory.trajectory(lora, used, known, Point(lora.start(0)), gamma, steps, theorem)
         assert np.all(terms["measured"] <= terms["bound"]) and terms["value"].iloc[-1] < terms["value"].iloc[0]
 
 
@@ -123,9 +121,9 @@ def test_fashion_mnist_holds_both_theorems_and_its_infimum():
     problem = theory.softmax_regression(0, split, 0.01, "fashion_mnist")
     assert problem.dimension == 785 * 10 and abs(problem.features[:, :-1].mean()) < 0.5
     used = theory.aggregate(split, theory.arrival_sets(4), "FedAuto")
-    known = theory.constants(problem, used)
+    known = theory.constants_of(problem, used)
     for steps in (1, 5):
-        gamma = theory.step_limit(known.smoothness.value, steps)
+        gamma = FIRST.step_limit(known.smoothness.value, steps)
         checks = theory.round_checks(problem, used, known, Point(np.zeros(7850)), gamma, steps)
         assert {check.status for check in checks} == {"valid"}
     with pytest.raises(InputError, match="unknown image data set 'mnist'"):
@@ -134,7 +132,7 @@ def test_fashion_mnist_holds_both_theorems_and_its_infimum():
 
 def test_the_constants_of_a_network_are_called_estimates(net):
     used = theory.aggregate(SPLIT, theory.arrival_sets(2), "FedAvg")
-    known = theory.constants(net, used)
+    known = theory.constants_of(net, used)
     assert known.smoothness.provenance == "estimate" and known.infimum.value == 0
     pooled = torch.as_tensor(SPLIT.pooled[0])
     hessians = [

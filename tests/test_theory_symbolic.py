@@ -7,18 +7,18 @@ import pytest
 import sympy as sp
 
 from fedauto_core import InputError
-from fedauto_core.theory import GENERAL, SINGLE_STEP, STEPS, Certificate, prove
+from fedauto_core.theory import GENERAL, PROOFS, SINGLE_STEP, Proof, prove
 from fedauto_core.theory.proof import first as proof
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", PROOFS)
 def test_proof_step_holds(step):
-    assert STEPS[step]().holds
+    assert PROOFS[step]().holds
 
 
 @pytest.mark.parametrize("factor", [Fraction(9, 10), Fraction(11, 10)])
 @pytest.mark.parametrize(
-    ("certificate", "numbers", "name"),
+    ("step", "numbers", "name"),
     [
         (proof.one_round, GENERAL, "step"),
         (proof.one_round, GENERAL, "bias"),
@@ -35,9 +35,9 @@ def test_proof_step_holds(step):
         (proof.telescoping, SINGLE_STEP, "noise"),
     ],
 )
-def test_a_changed_number_is_noticed(certificate, numbers, name, factor):
+def test_a_changed_number_is_noticed(step, numbers, name, factor):
     mutant = replace(numbers, **{name: getattr(numbers, name) * factor})
-    assert certificate(numbers).holds and not certificate(mutant).holds
+    assert step(numbers).holds and not step(mutant).holds
 
 
 @pytest.mark.parametrize("terms", [2, 3, 6])
@@ -45,10 +45,10 @@ def test_jensen_for_several_lengths(terms):
     assert proof.jensen(terms).holds
 
 
-def test_a_certificate_with_a_residual_does_not_hold():
+def test_a_proof_with_a_residual_does_not_hold():
     x = sp.Symbol("x")
-    assert Certificate("", "", ((x + 1) ** 2 - x**2 - 2 * x - 1,)).holds
-    assert not Certificate("", "", (sp.Integer(0), x)).holds
+    assert Proof("", "", ((x + 1) ** 2 - x**2 - 2 * x - 1,)).holds
+    assert not Proof("", "", (sp.Integer(0), x)).holds
 
 
 def test_prove_lists_the_remainders_and_refuses_what_is_unknown_or_false(monkeypatch):
@@ -56,6 +56,6 @@ def test_prove_lists_the_remainders_and_refuses_what_is_unknown_or_false(monkeyp
     assert frame["remainders"].tolist() == ["0", "0, 0, 0, 0"]
     with pytest.raises(InputError, match=r"unknown proof step 'S7'.*S1 descent lemma"):
         prove("S7")
-    monkeypatch.setitem(STEPS, "S7", lambda: Certificate("S7", "false", (sp.Integer(1),)))
+    monkeypatch.setitem(PROOFS, "S7", lambda: Proof("S7", "false", (sp.Integer(1),)))
     with pytest.raises(ArithmeticError, match="S7 is not certified"):
         prove("S7")

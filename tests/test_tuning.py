@@ -1,5 +1,6 @@
 """Tuning: the same grid for every method; stored choices serve exactly what they were made for."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 
 from fedauto_core.data import FederationSpec
 from fedauto_core.engine import Schedule
-from fedauto_core.experiments import SCRATCH, Cell, Experiment, sensitivity, tune, tuned_cells, tuning, unit
+from fedauto_core.experiments import SCRATCH, Cell, Experiment, chosen, sensitivity, tune, tuned_cells, tuning, unit
 from fedauto_core.methods import METHODS, make_method
 from fedauto_core.network import scenario
 
@@ -86,13 +87,21 @@ def test_sensitivity_by_hand():
     assert rows.loc["a"].tolist() == [5, 3, 1, 3] and rows.loc["b"].tolist() == [2, 2, 2, 1]
 
 
-def test_a_setting_that_diverged_is_not_chosen(own_cache, monkeypatch):
-    measured = pd.DataFrame({"points": [90.0, 60.0, 50.0], "diverged": [1, 0, 0]})
-    monkeypatch.setattr(
-        tuning, "_measure", lambda plan, settings: measured.assign(key=[s.key for s in settings], code="")
-    )
+def measured_as(*outcomes):
+    """In the place of the simulations: points and diverged runs, trial by trial."""
+
+    def measured(experiment, trials):
+        rows = [{"points": points, "diverged": diverged} for points, diverged in outcomes]
+        return {trial.row["key"]: trial.row | row for trial, row in zip(trials, rows, strict=True)}
+
+    return measured
+
+
+def test_a_trial_that_diverged_is_not_chosen(own_cache, monkeypatch):
+    monkeypatch.setattr(tuning, "_measured", measured_as((90.0, 1), (60.0, 0), (50.0, 0)))
     table = tune(replace(PLAN, cells=(cell("server_only"),)), LRS, own_cache)
     assert table["chosen"].tolist() == [False, True, False] and table["on_edge"].tolist() == ["", "lr", ""]
+    assert chosen(table).to_dict("records") == [table.drop(columns="chosen").iloc[1].to_dict()]
 
 
 def test_stored_choices_are_used_for_exactly_what_they_were_made_for(own_cache, monkeypatch, simulated):
@@ -105,9 +114,11 @@ def test_stored_choices_are_used_for_exactly_what_they_were_made_for(own_cache, 
     again = tune(PLAN, LRS, own_cache)
     assert set(again["stored"]) == {"yes"} and not simulated
     pd.testing.assert_frame_equal(again.drop(columns="stored"), made.drop(columns="stored"))
-    with monkeypatch.context() as patch:
-        patch.setattr(tuning, "core_hash", lambda scope: "edited since")
-        assert set(tune(PLAN, LRS, own_cache)["stored"]) == {"by older code"}
+    with monkeypatch.context() as patch:  # the code of one method is edited: the others' rows are as good as new
+        real = tuning.cell_code
+        patch.setattr(tuning, "cell_code", lambda module: "edited" if module.endswith("fedprox") else real(module))
+        ages = tune(PLAN, LRS, own_cache).groupby("label")["stored"].unique()
+        assert ages.map(list).to_dict() == {"fedprox": ["by older code"], "fedavg_all": ["yes"], "server_only": ["yes"]}
 
     renamed = tune(replace(PLAN, cells=(cell("prox", make_method("fedprox")),)), LRS, own_cache)
     assert set(renamed["stored"]) == {"yes"} and set(renamed["label"]) == {"prox"}
@@ -125,4 +136,63 @@ def test_storing_adds_rows_and_loses_none(own_cache, monkeypatch):
     for label, rows in (("server_only", 1), ("fedprox", 4), ("fedprox", 4)):
         tune(replace(PLAN, cells=(cell(label),)), [0.2], own_cache)
         assert len(pd.read_csv(path)) == rows
-    assert [file.name for file in own_cache.iterdir() if file.is_file()] == [path.name]
+    assert [file.name for file in own_cache.iterdir()] == [path.name]
+
+
+def row(key, **changes):
+    return (
+        {"key": key, "label": "a", "lr": 0.1, "knob": "", "value": np.nan, "points": 1.5, "diverged": 0}
+        | {"code": "0123456789ab"}
+        | changes
+    )
+
+
+def test_those_who_store_at_the_same_time_lose_no_row(own_cache):
+    path, keys = own_cache / "digits-softmax.csv", [f"{i:016x}" for i in range(24)]
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda key: tuning._keep(path, {key: row(key)}), keys))
+    assert sorted(tuning._stored(path)) == keys
+
+
+def test_what_is_read_is_what_was_stored(own_cache):
+    """Keys and codes that look like numbers included."""
+    path = own_cache / "digits-softmax.csv"
+    rows = {key: row(key, knob="mu", value=0.001, points=66.6667) for key in ("0000000000000012", "123456789012e345")}
+    tuning._keep(path, rows)
+    before = path.read_bytes()
+    assert tuning._stored(path) == rows
+    tuning._keep(path, {})
+    assert path.read_bytes() == before
+
+
+WHOLE = "key,label,lr,knob,value,points,diverged,code\n0123456789abcdef,server_only,0.2,,,50.5,0,0123456789ab\n"
+DAMAGED = {
+    "empty": b"",
+    "binary": bytes(range(256)),
+    "truncated in a row": WHOLE[:-20].encode(),
+    "truncated in the header": WHOLE[:30].encode(),
+    "a column missing": WHOLE.replace(",points", "").replace(",50.5", "").encode(),
+    "text for a number": WHOLE.replace("50.5", "much").encode(),
+    "no number": WHOLE.replace("50.5", "").encode(),
+    "half merged": f"<<<<<<< ours\n{WHOLE}>>>>>>> theirs\n".encode(),
+    "another encoding": WHOLE.replace("server_only", "é").encode("latin-1"),
+    "a folder": None,
+}
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_file_counts_as_not_there_and_is_named(own_cache, monkeypatch, capsys, content):
+    path, plan = own_cache / "digits-softmax.csv", replace(PLAN, cells=(cell("server_only"),))
+    monkeypatch.setattr(tuning, "_measured", measured_as((50.0, 0)))
+    own_cache.mkdir()
+    path.mkdir() if content is None else path.write_bytes(content)
+    assert tune(plan, [0.2], own_cache)["stored"].tolist() == ["no"]
+    assert capsys.readouterr().err.splitlines() == [
+        f"fedauto: the stored tuning {path} is damaged; it counts as not there"
+    ]
+    monkeypatch.setenv("FEDAUTO_STORE_TUNING", "1")
+    tune(plan, [0.2], own_cache)
+    assert str(path) in capsys.readouterr().err
+    assert [found["points"] for found in tuning._stored(path).values()] == [50.0]
+    aside = path.with_suffix(".damaged")  # somebody may still want the rows that can be read
+    assert content is None or aside.read_bytes() == content

@@ -10,7 +10,10 @@ import nbformat
 import pytest
 from notebook_factory import write_notebook
 
-from fedauto_core.report import plan, worker
+from fedauto_core.report import sources, worker
+from fedauto_core.report.folder import file_hashes
+from fedauto_core.report.orders import Order
+from fedauto_core.store.keys import versions
 
 RECORDS = """
 import matplotlib.pyplot as plt, pandas as pd
@@ -32,10 +35,11 @@ sys.executable
 
 
 def order(tmp_path, name="nb", **changes):
-    notebook = plan.read_notebook(tmp_path / "notebooks" / f"{name}.ipynb")
-    values = dict(name=name, source=notebook.source, parameters={}, overrides={}, notebooks_dir=tmp_path / "notebooks")
-    values |= dict(out=tmp_path / "report", key="key", threads=1, processes=2, fresh=False, command="repeat me")
-    return worker.Order(**(values | changes))
+    notebook = sources.read_notebook(tmp_path / "notebooks" / f"{name}.ipynb")
+    inputs = {"code_sha256": "of the code", "parameters": changes.get("overrides", {})}
+    values = dict(name=name, source=notebook.source, overrides={}, notebooks_dir=tmp_path / "notebooks", inputs=inputs)
+    values |= dict(out=tmp_path / "report", threads=1, processes=2, fresh=False, command="repeat me")
+    return Order(**(values | changes))
 
 
 def write(tmp_path, *sources, **options):
@@ -51,7 +55,7 @@ def test_two_fresh_runs_leave_the_same_bytes(tmp_path):
     write(tmp_path, "# Title", RECORDS, TRACES_OF_THE_MACHINE, parameters="seeds: int = 1  # repetitions")
     runs = []
     for number in range(2):
-        there = order(tmp_path, out=tmp_path / f"report{number}", parameters={"seeds": 2}, overrides={"seeds": 2})
+        there = order(tmp_path, out=tmp_path / f"report{number}", overrides={"seeds": 2})
         assert worker.run_notebook(there).state == "ok"
         folder = there.out / "nb"
         runs.append({path.name: path.read_bytes() for path in folder.iterdir() if path.name != "manifest.json"})
@@ -69,12 +73,25 @@ def test_two_fresh_runs_leave_the_same_bytes(tmp_path):
     assert executed.cells[1].source == "# Parameters\nseeds = 2\n"
 
 
+def test_a_page_names_the_code_and_the_parameters_of_its_own_cell(tmp_path, result):
+    """An imported constant is no parameter, and an injected value is the one that counts."""
+    code = (
+        "from math import pi\nfrom fedauto_core.report import record\nother = 3\n"
+        "record.Page('nb', record.parameters(globals())).provenance()"
+    )
+    write(tmp_path, "# Title", code, parameters="seeds: int = 1  # repetitions\nname: str = 'a'  # which")
+    assert worker.run_notebook(order(tmp_path, overrides={"seeds": 2})).error == ""
+    facts = json.loads((result / "provenance.json").read_text(encoding="utf-8"))
+    assert facts["parameters"] == {"seeds": 2, "name": "a"} and facts["code_sha256"] == "of the code"
+
+
 def test_manifest_tells_what_was_run(tmp_path, result):
     write(tmp_path, "1 + 1")
-    outcome = worker.run_notebook(order(tmp_path, parameters={"seeds": 2}, threads=2))
+    outcome = worker.run_notebook(order(tmp_path, inputs={"code_sha256": "of the code", "parameters": {"seeds": 2}}))
     manifest = json.loads((result / "manifest.json").read_text())
-    assert manifest["key"] == "key" and manifest["parameters"] == {"seeds": 2} and manifest["threads"] == 2
-    assert manifest["files"] == plan.file_hashes(result) and set(manifest["files"]) == {"nb.ipynb", "nb.html"}
+    assert manifest["code_sha256"] == "of the code" and manifest["parameters"] == {"seeds": 2}
+    assert manifest["versions"] == versions()
+    assert manifest["files"] == file_hashes(result) and set(manifest["files"]) == {"nb.ipynb", "nb.html"}
     assert manifest["seconds"] == outcome.seconds > 0
     assert 20 < manifest["peak_mib"] < 2000
     assert {path.name for path in (tmp_path / "report").iterdir()} == {"nb", ".work"}
@@ -98,7 +115,8 @@ def test_the_kernel_is_set_up_by_the_batch_alone(tmp_path, result, monkeypatch):
     ]
     seen = f"[os.environ[name] for name in {names}] + [os.getcwd(), sys.executable]"
     write(tmp_path, f"import json, os, sys\njson.dump({seen}, open('x.json', 'w'))")
-    before = set(Path(tempfile.gettempdir()).glob("fa-*"))
+    (tmp_path / "t").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "t"))
     assert worker.run_notebook(order(tmp_path, threads=2, fresh=True)).error == ""
     report = tmp_path / "report"
     expected = [
@@ -113,22 +131,22 @@ def test_the_kernel_is_set_up_by_the_batch_alone(tmp_path, result, monkeypatch):
         sys.executable,
     ]
     assert json.loads((tmp_path / "notebooks" / "x.json").read_text()) == expected
-    assert set(Path(tempfile.gettempdir()).glob("fa-*")) == before
+    assert list((tmp_path / "t").iterdir()) == []
 
 
 def test_a_failure_names_cell_and_line_and_leaves_the_old_result(tmp_path, result):
     write(tmp_path, "1")
     worker.run_notebook(order(tmp_path))
-    old = plan.file_hashes(result)
+    old = file_hashes(result)
     write(tmp_path, "# Title", "def f():\n    raise ValueError('first\\nsecond')", "x = 1\nf()\ny = 2")
     outcome = worker.run_notebook(order(tmp_path))
     assert (outcome.state, outcome.cell, outcome.line, outcome.error) == ("failed", 3, "f()", "ValueError: first")
-    assert plan.file_hashes(result) == old
+    assert file_hashes(result) == old
     log = (tmp_path / "report" / "logs" / "nb.log").read_text()
     assert log.startswith("repeat me\n") and "ValueError: first\nsecond" in log and "\x1b" not in log
     write(tmp_path, "2")
     assert worker.run_notebook(order(tmp_path)).state == "ok"
-    assert not (tmp_path / "report" / "logs" / "nb.log").exists() and plan.file_hashes(result) != old
+    assert not (tmp_path / "report" / "logs" / "nb.log").exists() and file_hashes(result) != old
 
 
 def test_a_kernel_that_dies_is_a_failure_of_its_cell(tmp_path, result):

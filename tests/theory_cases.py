@@ -1,10 +1,9 @@
-"""Small instances that the theory tests share."""
+"""Small problems that the theory tests share."""
 
 import numpy as np
 
 from fedauto_core import theory
-from fedauto_core.theory import Constant, Split
-from fedauto_core.theory.problems.quadratics import Quadratics
+from fedauto_core.theory import Constant, Quadratics, Split
 
 N_CLIENTS = 8
 

@@ -1,4 +1,4 @@
-"""The engine of `training.py`, two processes with a thread each, against the loop of `plain.py` with two threads.
+"""The engine of `engine/local.py`, two processes with a thread each, against the loop of `plain.py` with two threads.
 
 Both sides train on the very same minibatches and take turns within one run; printed are the medians and the largest
 difference between the resulting parameters. With LoRA the engine works behind the frozen steps, whose activations

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from fedauto_core.data.dataset import Dataset
 from fedauto_core.data.federation import Federation
-from fedauto_core.engine.averaging import Whole, adapted_way, initial_vector
+from fedauto_core.engine.averaging import Averaging, initial_vector, lora_averaging
 from fedauto_core.engine.rounds import simulate
 from fedauto_core.engine.spec import Run, Schedule
 from fedauto_core.methods.registry import make_method
@@ -67,14 +67,14 @@ def made_up(n: int, shape: tuple[int, ...]) -> Federation:
     return Federation(data, tuple(np.arange(len(x)).reshape(n + 1, SAMPLES)))
 
 
-def way_and_start(lora: LoRA | None) -> tuple[Whole, Tensor]:
+def averaging_and_start(lora: LoRA | None) -> tuple[Averaging, Tensor]:
     """What is averaged, and its start."""
     model = build_model(MODEL, IMAGES, CLASSES)
     w0 = model.init(stream(0, "initial model"))
     if lora is None:
-        return Whole(model), w0
-    way = adapted_way("factor", adapt(model, w0, lora), lora, 0)
-    return way, initial_vector(way, w0, model)
+        return Averaging(model), w0
+    averaging = lora_averaging("factor", adapt(model, w0, lora), lora, 0)
+    return averaging, initial_vector(averaging, w0, model)
 
 
 def simulated(method: str, lora: LoRA | None, n: int) -> int:
@@ -84,8 +84,8 @@ def simulated(method: str, lora: LoRA | None, n: int) -> int:
     trace = draw_trace(EVERYBODY, rounds=SCHEDULE.rounds, histograms=federation.alpha[1:], seed=0)
 
     def work() -> None:
-        way, w0 = way_and_start(lora)
-        simulate(way, [Run(method, make_method(method), federation, trace, w0, 0, 0.01, False)], SCHEDULE)
+        averaging, w0 = averaging_and_start(lora)
+        simulate(averaging, [Run(method, make_method(method), federation, trace, w0, 0, 0.01, False)], SCHEDULE)
 
     return peak_growth(work)
 
@@ -95,7 +95,7 @@ def print_memory() -> None:
     if sys.platform != "linux":
         print("peak memory: measured on Linux alone")
         return
-    model, adapter = (BYTES * way_and_start(lora)[1].numel() / MB for lora in (None, ADAPTER))
+    model, adapter = (BYTES * averaging_and_start(lora)[1].numel() / MB for lora in (None, ADAPTER))
     print(
         f"peak memory of a simulated run over its process's own, {MODEL}: model {model:.2f} MB, "
         f"LoRA of rank {ADAPTER.rank} on {', '.join(ADAPTER.targets)} with head {adapter:.3f} MB"

@@ -1,7 +1,5 @@
 """A data set: images (or features, or token ids) and labels, for training and for the test."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass
 

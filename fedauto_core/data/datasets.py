@@ -1,15 +1,18 @@
 """The data sets by name: where their files are pinned, what identifies them, how they are loaded."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from fedauto_core.data.dataset import Dataset, joint_sha256
-from fedauto_core.data.digits import digits_images, load_digits
-from fedauto_core.data.images import (
+from fedauto_core.errors import require_known
+from fedauto_core.models.mobilenet import IMAGENET_MEAN, IMAGENET_STD, SETTINGS
+from fedauto_core.store.files import Collection, cache_folder
+from fedauto_core.store.published import CIFAR10, FASHION_MNIST, MOVIE_REVIEWS
+
+from .dataset import Dataset, joint_sha256
+from .digits import digits_images, load_digits
+from .images import (
     FEATURES_TEST,
     FEATURES_TRAIN,
     content_sha256,
@@ -19,11 +22,7 @@ from fedauto_core.data.images import (
     load_cifar10_mobilenet,
     load_fashion_mnist,
 )
-from fedauto_core.data.reviews import REVIEWS_SETTINGS, load_movie_reviews
-from fedauto_core.errors import require_known
-from fedauto_core.models.mobilenet import IMAGENET_MEAN, IMAGENET_STD, SETTINGS
-from fedauto_core.store.files import Collection, cache_folder
-from fedauto_core.store.published import CIFAR10, FASHION_MNIST, MOVIE_REVIEWS
+from .reviews import REVIEWS_SETTINGS, load_movie_reviews
 
 
 class Entry(NamedTuple):

@@ -1,7 +1,5 @@
 """Scikit-learn's digits, divided into a target task and a disjoint, distorted source for pre-training."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,9 +8,10 @@ import numpy as np
 from scipy.ndimage import affine_transform
 from sklearn.datasets import load_digits as sklearn_digits
 
-from fedauto_core.data.dataset import Dataset
-from fedauto_core.data.images import Images, standardised
 from fedauto_core.seeding import stream
+
+from .dataset import Dataset
+from .images import Images, standardised
 
 # The digits split is part of the dataset, not of an experiment: always drawn from this seed.
 DIGITS_SEED = 0

@@ -4,17 +4,16 @@ A `Federation` is a dataset plus N + 1 disjoint sets of training indices: shard 
 1..N are the clients'.
 """
 
-from __future__ import annotations
-
 import functools
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fedauto_core.data.dataset import Dataset
-from fedauto_core.data.partition import FederationSpec, class_counts
 from fedauto_core.errors import require
 from fedauto_core.seeding import stream
+
+from .dataset import Dataset
+from .partition import FederationSpec, class_counts
 
 
 @dataclass(frozen=True, eq=False)

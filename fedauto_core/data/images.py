@@ -1,7 +1,5 @@
 """Fashion-MNIST and CIFAR-10: as they are, in grey, and as what MobileNetV2 makes of them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,7 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedauto_core.data.dataset import Dataset, as_labels, joint_sha256
 from fedauto_core.models.mobilenet import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -19,6 +16,8 @@ from fedauto_core.models.mobilenet import (
 )
 from fedauto_core.store.files import load_files
 from fedauto_core.store.published import CIFAR10, FASHION_MNIST
+
+from .dataset import Dataset, as_labels, joint_sha256
 
 FASHION_CLASSES = (
     "T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",

@@ -1,7 +1,5 @@
 """How many samples of each class the server and every client get."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -69,7 +67,7 @@ def _check(spec: FederationSpec, n_classes: int) -> None:
     require_number("size_ratio", spec.size_ratio, low=1, strict=False, remedy=remedy)
     require(
         set(spec.server_missing_classes) < set(range(n_classes)),
-        f"server_missing_classes is {spec.server_missing_classes}",
+        f"server_missing_classes = {spec.server_missing_classes}",
         allowed=f"some, not all, of the classes 0..{n_classes - 1}",
         remedy="leave the server at least one class",
     )
@@ -78,7 +76,7 @@ def _check(spec: FederationSpec, n_classes: int) -> None:
         value = getattr(spec, field)
         require(
             (value is not None) == (field == wanted),
-            f"{field} is {value} for partition {spec.partition!r}",
+            f"{field} = {value} for partition {spec.partition!r}",
             allowed=f"a value for {wanted} only" if wanted else "neither classes_per_client nor concentration",
             remedy="set exactly the parameter the partition uses",
         )

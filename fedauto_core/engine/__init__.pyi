@@ -1,8 +1,8 @@
 from .averaging import AGGREGATIONS as AGGREGATIONS
-from .averaging import Whole as Whole
-from .averaging import adapted_way as adapted_way
+from .averaging import Averaging as Averaging
 from .averaging import aggregation as aggregation
 from .averaging import initial_vector as initial_vector
+from .averaging import lora_averaging as lora_averaging
 from .local import local_updates as local_updates
 from .local import predict as predict
 from .pretraining import Pretraining as Pretraining

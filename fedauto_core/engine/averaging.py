@@ -1,4 +1,4 @@
-"""How local models become the vectors that a rule averages: all parameters, or LoRA in one of six ways.
+"""How local models become the vectors that a rule averages: all parameters, or LoRA's factors in one of six ways.
 
 A rule (`methods/`) combines vectors. With LoRA it is a choice which: the mean of the factors is not the factor of the
 mean. With weights beta_k, factors A + dA_k, B + dB_k of what arrived, and W = scale A B, the update that the uploads
@@ -8,19 +8,17 @@ stand for and the one that averaged factors give differ by
 
 which for sum_k beta_k = 1 is their weighted covariance: second order in the local drift. A rule whose weights do not
 sum to one scales the last term by their square, so its factor average is not even a multiple of what it means to do.
-Every way below runs with every rule, because the rule sees nothing but vectors.
+Every averaging below runs with every rule, because the rule sees nothing but vectors.
 
-Vectors of the ways "residual", "stacked" and "truncated" end with the dense update W [fan_in, n_out] of each layer, in
+Vectors of "residual", "stacked" and "truncated" end with the dense update W [fan_in, n_out] of each layer, in
 which averaging is linear; the factors are a chart around it and what they cannot hold is a frozen offset. Such a run
-needs memory for the adapted layers of each participant, the other ways for their factors only.
+needs memory for the adapted layers of each participant, the others for their factors only.
 
 "Exact" is meant for sums of fresh uploads from a common start. It does not cover rules with a memory: stored updates of
 a factor (MIFA, FedVARP) belong to older partners; a factor that is held or new in each round uploads nothing, which
 leaves SCAFFOLD's and FedDyn's corrections to the head, and under "alternating" reads as a zero gradient; FedAWE's
 clients start from models of their own, taken before anything is held or cut.
 """
-
-from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,14 +31,16 @@ from torch import Tensor
 
 from fedauto_core.errors import require_known
 from fedauto_core.models.adapters import Adapted, LoRA
-from fedauto_core.models.model import Model
+from fedauto_core.models.model import Model, head_of
 from fedauto_core.seeding import stream
 
 
 @dataclass(frozen=True)
-class Whole:
-    """All parameters: a rule averages the weights themselves. The ways of LoRA override what they do otherwise.
+class Averaging:
+    """All parameters: a rule averages the weights themselves. Those of LoRA override what they do otherwise.
 
+    In a round: `held` and `local_start` before local work, `as_upload` after it, `log` and `after_step` when the rule
+    has stepped; `readable` wherever a vector is evaluated.
     model: what local training trains, its parameters theta [P]; the rule's vectors v have the same length.
     """
 
@@ -50,15 +50,19 @@ class Whole:
         """Parameters that nobody trains in this round."""
         return frozenset()
 
-    def start(self, v: Tensor, round: int) -> Tensor:
-        """theta [M, P] from which training starts at the vectors v [M, P]."""
+    def local_start(self, v: Tensor, round: int) -> Tensor:
+        """theta [M, P] from which local work starts at the vectors v [M, P]."""
         return v
 
-    def lift(self, theta: Tensor, delta: Tensor) -> Tensor:
+    def as_upload(self, theta: Tensor, delta: Tensor) -> Tensor:
         """The change of v [M, P] that a participant uploads, who went from theta to theta + delta."""
         return delta
 
-    def land(self, v: Tensor, v_next: Tensor, round: int) -> Tensor:
+    def log(self, v: Tensor, weights: np.ndarray, deltas: Tensor) -> dict[str, float]:
+        """Diagnostics of a step from v [P] that gave `weights` [K] to the uploads deltas [K, P]."""
+        return {}
+
+    def after_step(self, v: Tensor, v_next: Tensor, round: int) -> Tensor:
         """The vector [P] that is broadcast next when the rule went from v to v_next."""
         return v_next
 
@@ -66,16 +70,12 @@ class Whole:
         """theta [M, P] of the model that v [M, P] stands for; differentiable, and flat along what v does not use."""
         return v
 
-    def log(self, v: Tensor, weights: np.ndarray, deltas: Tensor) -> dict[str, float]:
-        """Diagnostics of a step from v [P] that gave `weights` [K] to the uploads deltas [K, P]."""
-        return {}
-
 
 @dataclass(frozen=True)
-class Factor(Whole):
+class Factor(Averaging):
     """Averages A and B apart, as FedIT does (Zhang et al. 2024); what that loses is logged in every round.
 
-    layers: adapted layer -> (fan_in, n_out); seed: for ways that draw factors anew.
+    layers: adapted layer -> (fan_in, n_out); seed: for those that draw factors anew.
     """
 
     lora: LoRA
@@ -112,12 +112,11 @@ class Factor(Whole):
         return sum(self.lora.rank * (fan_in + n_out) for fan_in, n_out in self.layers.values())
 
     def head_size(self) -> int:
-        return sum(prod(shape) for name, shape in self.model.shapes.items() if name.startswith("head."))
+        return sum(prod(shape) for shape in head_of(self.model.shapes).values())
 
     def _put(self, v: Tensor, blocks: Mapping[str, Tensor]) -> Tensor:
         """Copy of v [M, P] with some parameters replaced."""
-        parts = self.model.unflatten(v) | blocks
-        return torch.cat([parts[name].flatten(1) for name in self.model.shapes], dim=1)
+        return self.model.flatten(self.model.unflatten(v) | blocks)
 
 
 def _ratio(part: float, whole: float) -> float:
@@ -133,7 +132,7 @@ class OneSided(Factor):
     def held(self, round: int) -> frozenset[str]:
         return frozenset(f"{layer}.A" for layer in self.layers)
 
-    def land(self, v: Tensor, v_next: Tensor, round: int) -> Tensor:
+    def after_step(self, v: Tensor, v_next: Tensor, round: int) -> Tensor:
         """Without what a rule with a memory would do to the held factors."""
         old = self.model.unflatten(v[None])
         return self._put(v_next[None], {name: old[name] for name in self.held(round)})[0]
@@ -166,13 +165,13 @@ class Residual(Factor):
     offsets: ClassVar[bool] = True
     exact: ClassVar[bool] = True
 
-    def start(self, v: Tensor, round: int) -> Tensor:
+    def local_start(self, v: Tensor, round: int) -> Tensor:
         if len(v) > 1 and v.stride(0) == 0:  # one vector for all
-            return self.start(v[:1], round).expand(len(v), -1)
+            return self.local_start(v[:1], round).expand(len(v), -1)
         parts = self.model.unflatten(v)
         return self._put(v, {_offset(k): parts[_offset(k)] - self._product(parts, k) for k in self.layers})
 
-    def lift(self, theta: Tensor, delta: Tensor) -> Tensor:
+    def as_upload(self, theta: Tensor, delta: Tensor) -> Tensor:
         before, after = self.model.unflatten(theta), self.model.unflatten(theta + delta)
         dense = {_offset(k): self._product(after, k) - self._product(before, k) for k in self.layers}
         return self._put(delta, dense | self._unused(delta))
@@ -207,7 +206,7 @@ class Stacked(Residual):
     """Stacks the factors of all uploads, which multiplies out to the mean of the products, merges it into the frozen
     weights and starts the next round with new factors (FLoRA, Wang et al. 2024): exact."""
 
-    def start(self, v: Tensor, round: int) -> Tensor:
+    def local_start(self, v: Tensor, round: int) -> Tensor:
         rng, fresh = stream(self.seed, "adapters", 1 + round), self._zero_factors(v)
         for name in (f"{layer}.A" for layer in self.layers):
             spread = self.model.parameters[name].std
@@ -215,8 +214,7 @@ class Stacked(Residual):
             fresh[name] = torch.from_numpy(drawn).to(v).expand_as(fresh[name])
         return self._put(v, fresh)
 
-    def log(self, v: Tensor, weights: np.ndarray, deltas: Tensor) -> dict[str, float]:
-        return {}
+    log = Averaging.log
 
     def traffic(self, arrived: int) -> tuple[int, int]:
         up, down = super().traffic(arrived)
@@ -230,11 +228,11 @@ class Stacked(Residual):
 class Truncated(Residual):
     """The mean of the products, cut back to rank r by its singular values (FlexLoRA, Bai et al. 2024), split evenly
     between the factors. What is cut is lost, and not logged; exact where the mean has rank r already. The offset is
-    zero but for rules that keep vectors of their own."""
+    zero except for rules that keep vectors of their own."""
 
     exact: ClassVar[bool] = False
 
-    def land(self, v: Tensor, v_next: Tensor, round: int) -> Tensor:
+    def after_step(self, v: Tensor, v_next: Tensor, round: int) -> Tensor:
         parts = self.model.unflatten(v_next[None])
         blocks: dict[str, Tensor] = {}
         for layer in self.layers:
@@ -247,14 +245,7 @@ class Truncated(Residual):
                 blocks[_offset(layer)] = self._product(blocks, layer)
         return self._put(v_next[None], blocks)[0]
 
-    def log(self, v: Tensor, weights: np.ndarray, deltas: Tensor) -> dict[str, float]:
-        return {}
-
-    def traffic(self, arrived: int) -> tuple[int, int]:
-        return Factor.traffic(self, arrived)
-
-    def _unused(self, delta: Tensor) -> dict[str, Tensor]:
-        return self._zero_factors(delta)
+    log, traffic, _unused = Averaging.log, Factor.traffic, Stacked._unused
 
 
 AGGREGATIONS: Mapping[str, type[Factor]] = {
@@ -268,18 +259,18 @@ AGGREGATIONS: Mapping[str, type[Factor]] = {
 
 
 def aggregation(name: str) -> type[Factor]:
-    """The way called `name`; InputError lists those that exist."""
+    """The averaging of LoRA called `name`; InputError lists those that exist."""
     require_known("LoRA aggregation", name, AGGREGATIONS)
     return AGGREGATIONS[name]
 
 
-def initial_vector(way: Factor, w0: Tensor, base: Model) -> Tensor:
+def initial_vector(averaging: Factor, w0: Tensor, base: Model) -> Tensor:
     """v_0 [P]: random A, B = 0, the head of the base model's start w0, no update of the weights."""
-    drawn = way.model.unflatten(way.model.init(stream(way.seed, "adapters"))[None].to(w0))
-    head = {name: part for name, part in base.unflatten(w0[None]).items() if name.startswith("head.")}
-    return torch.cat([part.flatten(1) for part in (drawn | head).values()], dim=1)[0]
+    model = averaging.model
+    drawn = model.unflatten(model.init(stream(averaging.seed, "adapters"))[None].to(w0))
+    return model.flatten(drawn | head_of(base.unflatten(w0[None])))[0]
 
 
-def adapted_way(name: str, adapted: Adapted, lora: LoRA, seed: int) -> Factor:
-    """The way `name` over what `models.adapt` gave."""
+def lora_averaging(name: str, adapted: Adapted, lora: LoRA, seed: int) -> Factor:
+    """The averaging `name` over what `models.adapt` gave."""
     return aggregation(name)(adapted.model, lora, adapted.layers, seed)

@@ -1,17 +1,16 @@
 """One run on its way through the rounds: who is heard, with which minibatches, and the step that follows."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from fedauto_core.data.federation import reported, share_public
-from fedauto_core.engine.averaging import Whole
-from fedauto_core.engine.public import PublicData
-from fedauto_core.engine.spec import Run, Schedule
 from fedauto_core.methods.base import Arrivals, Context, State
 from fedauto_core.seeding import stream
+
+from .averaging import Averaging
+from .public import PublicData
+from .spec import Run, Schedule
 
 FARTHEST = 100.0  # a model this many times farther from the start than the start from zero has diverged
 
@@ -19,10 +18,10 @@ FARTHEST = 100.0  # a model this many times farther from the start than the star
 class Lane:
     """A run on its way: current model, method state, and the round in which it diverged (0: none)."""
 
-    def __init__(self, way: Whole, run: Run, schedule: Schedule) -> None:
-        self.way, self.run, self.w, self.diverged = way, run, run.w0, 0
+    def __init__(self, averaging: Averaging, run: Run, schedule: Schedule) -> None:
+        self.averaging, self.run, self.w, self.diverged = averaging, run, run.w0, 0
         self.server_work = schedule.steps * schedule.batch  # as a participant, per round
-        self.server = PublicData(way, run, schedule)
+        self.server = PublicData(averaging, run, schedule)
         federation, oracle = run.federation, run.method.needs_network_knowledge
         if run.method.public_share:
             federation = share_public(federation, run.method.public_share, run.seed)
@@ -39,7 +38,7 @@ class Lane:
                 w0=run.w0,
                 seed=run.seed,
                 success_probability=run.trace.success_probability if oracle else None,
-                long_run_probability=run.trace.stationary if oracle else None,
+                long_run_probability=run.trace.long_run_probability if oracle else None,
             )
         )
 
@@ -76,23 +75,23 @@ class Lane:
         w, state = self.run.method.aggregate(self.state, self.w, arrivals, self.server)
         if self.distance(w) <= FARTHEST * (1 + float(self.run.w0.norm())):  # false for nan as well
             log = self._log(state, arrivals)
-            self.w, self.state = self.way.land(self.w, w, round), state
+            self.w, self.state = self.averaging.after_step(self.w, w, round), state
         else:
             self.diverged, log = round + 1, {}
         heard = {"arrived": float(np.count_nonzero(ids)), "server_samples": float(self.server.samples)}
         return heard | state.log | log
 
     def _log(self, state: State, arrivals: Arrivals) -> dict[str, float]:
-        """What the way of averaging says of the step, given the weights of all that was averaged in it; and, as
+        """What the averaging says of the step, given the weights of all that was averaged in it; and, as
         "plain_...", of the step that weights n_j / n_A would have made of the same uploads."""
         weights, deltas = state.weights, arrivals.deltas
         if weights is None:
             return {}
         counts = self.run.federation.counts[arrivals.ids]
-        plain = self.way.log(self.w, counts / counts.sum(), deltas)
+        plain = self.averaging.log(self.w, counts / counts.sum(), deltas)
         if len(weights) > len(deltas):
             deltas = torch.cat([deltas, self.server.trained[None]])
-        own = self.way.log(self.w, weights, deltas)
+        own = self.averaging.log(self.w, weights, deltas)
         return own | {f"plain_{name}": value for name, value in plain.items()}
 
     def distance(self, w: Tensor) -> float:

@@ -4,8 +4,6 @@ Participants may come from many simultaneous runs; row j never sees the other ro
 to rounding: "stacked" trains chunks of models together (batched matrix products), "loop" one model after another.
 """
 
-from __future__ import annotations
-
 import ctypes
 import sys
 from collections.abc import Callable, Collection, Iterator
@@ -16,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fedauto_core.errors import require, require_known
+from fedauto_core.errors import require, require_known, require_number
 from fedauto_core.models.layers import dense
 from fedauto_core.models.model import Model
 
@@ -109,13 +107,7 @@ def _autograd_sgd(
 
 
 def _dense_chain_sgd(
-    model: Model,
-    weights: dict[str, Tensor],
-    x: Tensor,
-    y: Tensor,
-    batches: Tensor,
-    lr: Tensor,
-    affine: Affine,
+    model: Model, weights: dict[str, Tensor], x: Tensor, y: Tensor, batches: Tensor, lr: Tensor, affine: Affine
 ) -> None:
     """The same for dense layers with ReLUs between, by hand: each weight is updated by the very product that forms its
     gradient, which is never stored (a third less time for the MLP)."""
@@ -148,7 +140,7 @@ def predict(model: Model, theta: Tensor, x: Tensor, chunk: int = 100) -> Tensor:
 
     The images are shared: x is never copied per model.
     """
-    require(chunk >= 1, f"chunk = {chunk}", allowed="integers >= 1", remedy="choose a number of images per step")
+    require_number("chunk", chunk, low=1, strict=False, whole=True, remedy="choose a number of images per step")
     logits = torch.empty(len(theta), len(x), model.n_classes, dtype=theta.dtype, device=theta.device)
     for rows in _chunks(len(theta), chunk_size(model, theta.device, "auto")):
         weights = model.unflatten(theta[rows])
@@ -192,9 +184,5 @@ def _check(start: Tensor, batches: Tensor, backend: str) -> None:
         allowed="batches [M, E, B] and start [M, P] with the same M",
         remedy="give every participant its own row of minibatches",
     )
-    require(
-        batches.shape[1] >= 1 and batches.shape[2] >= 1,
-        f"{batches.shape[1]} local steps of batch size {batches.shape[2]}",
-        allowed="at least one step and one sample per batch",
-        remedy="raise the number of local steps or the batch size",
-    )
+    for name, size in zip(("local steps", "batch size"), batches.shape[1:], strict=True):
+        require_number(name, size, low=1, strict=False, whole=True)

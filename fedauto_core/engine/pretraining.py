@@ -4,8 +4,6 @@ A checkpoint's key hashes everything that determines it, so a stale one is never
 SHA-256, so a damaged one is never used.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math
@@ -23,17 +21,18 @@ from torch import Tensor
 from fedauto_core.data.dataset import Dataset
 from fedauto_core.data.datasets import dataset_sha256, load_dataset
 from fedauto_core.data.reviews import REVIEW_CLASSES, TOKENS
-from fedauto_core.engine.local import predict
-from fedauto_core.errors import require
+from fedauto_core.errors import require, require_number
 from fedauto_core.models.minilm import minilm_parameters
 from fedauto_core.models.mobilenet import LAST_CHANNELS, TRUNK_SHAPE, load_mobilenet_v2, stage_parameters
 from fedauto_core.models.mobilenet_stack import network_parameters
-from fedauto_core.models.model import Model, build_model
+from fedauto_core.models.model import Model, build_model, head_of
 from fedauto_core.seeding import stream
 from fedauto_core.store.arrays import cached_array
-from fedauto_core.store.keys import code_hash
 from fedauto_core.store.files import Collection, cache_folder
+from fedauto_core.store.keys import code_hash
 from fedauto_core.store.published import MINILM, MOBILENET_V2
+
+from .local import predict
 
 IMAGENET, SENTENCE_TRANSFORMERS = "imagenet", "sentence-transformers"
 """The `source` of published weights: MobileNetV2, or the part that follows its frozen trunk, see `mobilenet.py`; the
@@ -67,7 +66,7 @@ PUBLISHED: Mapping[str, Mapping[str, Published]] = {
 
 @dataclass(frozen=True)
 class Pretraining:
-    """Everything that determines a pre-trained model: `model` (models.py) trained on the dataset `source` (data.py).
+    """Everything that determines a pre-trained model: `model` trained on the dataset `source`.
 
     Or, with source = IMAGENET and epochs = 0, published weights, untrained here: "mobilenet_v2" for the dataset
     "cifar10_imagenet", "mobilenet_stage" for "cifar10_mobilenetv2_stage", "softmax" (of which nothing but the fresh
@@ -98,12 +97,10 @@ def pretrain(
         allowed="equal shapes",
         remedy="build the model for this dataset",
     )
-    require(
-        epochs >= 1 and 1 <= batch <= n and lr > 0 and 0 <= momentum < 1,
-        f"epochs = {epochs}, batch = {batch}, lr = {lr}, momentum = {momentum}",
-        allowed=f"epochs >= 1, 1 <= batch <= {n}, lr > 0, 0 <= momentum < 1",
-        remedy="correct the pre-training settings",
-    )
+    require_number("epochs", epochs, low=1, strict=False, whole=True)
+    require_number("batch", batch, low=1, high=n, strict=False, whole=True)
+    require_number("lr", lr)
+    require(0 <= momentum < 1, f"momentum = {momentum}", allowed="numbers in [0, 1)", remedy="use 0.9, or 0 for none")
     rng = stream(seed, "pretraining")
     parts = model.unflatten(model.init(rng)[None].to(dataset.x_train.device))
     weights = {name: part.clone().requires_grad_() for name, part in parts.items()}
@@ -180,9 +177,8 @@ def checkpoint_key(description: Pretraining) -> str:
 def with_fresh_head(model: Model, theta: Tensor, rng: np.random.Generator) -> Tensor:
     """Copy of theta [P] whose classifier ("head.*") is drawn anew: the start of fine-tuning on another label set, for
     which the old classifier means nothing even where the number of classes agrees."""
-    parts = model.unflatten(theta[None])
     fresh = model.unflatten(model.init(rng)[None].to(theta))
-    return torch.cat([(fresh if name.startswith("head.") else parts)[name].flatten() for name in parts])
+    return model.flatten(model.unflatten(theta[None]) | head_of(fresh))[0]
 
 
 def accuracy(model: Model, theta: Tensor, dataset: Dataset) -> float:

@@ -1,7 +1,5 @@
 """The server's public data and what it can do with them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,11 +7,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fedauto_core.engine.averaging import Whole
-from fedauto_core.engine.local import local_updates, predict
-from fedauto_core.engine.spec import Run, Schedule
 from fedauto_core.errors import require
 from fedauto_core.seeding import stream
+
+from .averaging import Averaging
+from .local import local_updates, predict
+from .spec import Run, Schedule
 
 
 class PublicData:
@@ -22,12 +21,12 @@ class PublicData:
     samples: gradient samples since the start of the round; trained: what the first training of the round returned.
     """
 
-    def __init__(self, way: Whole, run: Run, schedule: Schedule) -> None:
+    def __init__(self, averaging: Averaging, run: Run, schedule: Schedule) -> None:
         dataset, shard = run.federation.dataset, run.federation.shards[0]
         self.x, self.labels = dataset.x_train[shard], dataset.y_train[shard]
         self.classes = self.labels.cpu().numpy()
         self.counts_per_class = np.bincount(self.classes, minlength=dataset.n_classes)
-        self.way, self.lr, self.batch, self.seed = way, run.lr, schedule.batch, run.seed
+        self.averaging, self.lr, self.batch, self.seed = averaging, run.lr, schedule.batch, run.seed
         self.start_round(0)
 
     def start_round(self, round: int) -> None:
@@ -43,9 +42,9 @@ class PublicData:
             remedy="ask only for classes with counts_per_class > 0",
         )
         batches = torch.from_numpy(pool[(self._draws(steps) * len(pool)).astype(np.int64)])[None]
-        theta, held = self.way.start(w[None], self.round), self.way.held(self.round)
-        delta = local_updates(self.way.model, theta, self.x, self.labels, batches, self.lr, frozen=held)
-        uploaded = self.way.lift(theta, delta)[0]
+        start, held = self.averaging.local_start(w[None], self.round), self.averaging.held(self.round)
+        delta = local_updates(self.averaging.model, start, self.x, self.labels, batches, self.lr, frozen=held)
+        uploaded = self.averaging.as_upload(start, delta)[0]
         self.trained = uploaded if self.trained is None else self.trained
         return uploaded
 
@@ -59,11 +58,11 @@ class PublicData:
     def gradient(self, w: Tensor, targets: Tensor | None = None) -> Tensor:
         rows = torch.from_numpy((self._draws(1)[0] * len(self.classes)).astype(np.int64)).to(w.device)
         leaf = w.detach()[None].requires_grad_()
-        model = self.way.model
-        logits = model.forward(model.unflatten(self.way.readable(leaf)), self.x[rows][None])[0]
+        model = self.averaging.model
+        logits = model.forward(model.unflatten(self.averaging.readable(leaf)), self.x[rows][None])[0]
         loss = functional.cross_entropy(logits, (self.labels if targets is None else targets)[rows])
         return torch.autograd.grad(loss, leaf)[0][0]
 
     def logits(self, w: Tensor) -> Tensor:
-        scores = predict(self.way.model, self.way.readable(w if w.ndim == 2 else w[None]), self.x)
+        scores = predict(self.averaging.model, self.averaging.readable(w if w.ndim == 2 else w[None]), self.x)
         return scores if w.ndim == 2 else scores[0]

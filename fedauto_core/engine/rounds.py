@@ -6,7 +6,8 @@ all of them. A lost upload is never trained: no method's state may depend on it 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -15,19 +16,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fedauto_core.engine.averaging import Whole
-from fedauto_core.engine.lane import Lane
-from fedauto_core.engine.local import local_updates, predict
-from fedauto_core.engine.spec import History, Run, Schedule
-from fedauto_core.errors import require
+from fedauto_core.data.dataset import Dataset
+from fedauto_core.errors import require, require_number
 from fedauto_core.methods.base import Arrivals
 from fedauto_core.models.model import Model
 from fedauto_core.seeding import stream
 
+from .averaging import Averaging
+from .lane import Lane
+from .local import local_updates, predict
+from .spec import History, Run, Schedule
+
 STACK = 256  # local models trained per call of the engine; bounds the memory at STACK x P floats
+Draws = Mapping[int, np.ndarray]  # seed -> uniform numbers [participants, E, B], which choose the minibatches
 
 
-class _Task(NamedTuple):
+class Task(NamedTuple):
     """A run in one round: who is heard (ids [K]) and how many steps each of them takes."""
 
     lane: Lane
@@ -35,13 +39,13 @@ class _Task(NamedTuple):
     steps: np.ndarray
 
 
-def _blocks(lanes: Sequence[Lane], schedule: Schedule, round: int) -> Iterator[list[_Task]]:
+def _blocks(lanes: Sequence[Lane], schedule: Schedule, round: int) -> Iterator[list[Task]]:
     """Tasks of the runs still moving, grouped so that a group trains about STACK models."""
-    block: list[_Task] = []
+    block: list[Task] = []
     for lane in lanes:
         if not lane.diverged:
             ids = lane.heard(round)
-            block.append(_Task(lane, ids, lane.steps(schedule, round, ids)))
+            block.append(Task(lane, ids, lane.steps(schedule, round, ids)))
             if sum(len(task.ids) for task in block) >= STACK:
                 yield block
                 block = []
@@ -49,48 +53,84 @@ def _blocks(lanes: Sequence[Lane], schedule: Schedule, round: int) -> Iterator[l
         yield block
 
 
-def _train(way: Whole, round: int, block: list[_Task], draws: dict[int, np.ndarray]) -> list[Tensor]:
-    """Deltas [K, P] of each task of the block, all trained as one stack for each number of steps."""
-    busy = [task for task in block if len(task.ids)]
-    if not busy:
-        return [task.lane.w.new_empty((0, task.lane.w.numel())) for task in block]
-    work = [task.lane.run.method.local_work(task.lane.state, task.lane.w, task.ids) for task in busy]
-    sizes = [len(task.ids) for task in busy]
-    start = torch.cat([way.start(part.start, round) for part in work])
+@dataclass(frozen=True)
+class LocalProblems:
+    """What M participants minimise, one row each: F_j(w) + <linear_j, w> + prox_j / 2 ||w - reference_j||^2.
 
-    def per_model(values: list[float]) -> Tensor:
-        return torch.tensor(np.repeat(values, sizes), dtype=start.dtype, device=start.device)
+    start: [M, P]; linear, reference: [M, P], or None where no participant has such a term; prox, lr: [M];
+    batches: int64 [M, E, B], indices into the training data; steps: [M], how many of the E each takes.
+    """
 
-    linear = reference = None
-    if any(part.linear is not None for part in work):
-        linear = torch.cat([torch.zeros_like(p.start) if p.linear is None else p.linear for p in work])
-    if any(part.prox for part in work):
-        reference = way.start(torch.cat([task.lane.w.expand(len(task.ids), -1) for task in busy]), round)
-    dataset = busy[0].lane.run.federation.dataset
-    batches = np.concatenate([task.lane.batches(task.ids, draws[task.lane.run.seed]) for task in busy])
-    lr, prox = per_model([task.lane.run.lr for task in busy]), per_model([part.prox for part in work])
-    steps, held = np.concatenate([task.steps for task in busy]), way.held(round)
-    deltas = torch.empty_like(start)
-    for count in np.unique(steps):
-        rows = np.flatnonzero(steps == count) if (steps != count).any() else slice(None)
-        deltas[rows] = local_updates(
-            way.model,
-            start[rows],
-            dataset.x_train,
-            dataset.y_train,
-            batches[rows, :count],
-            lr[rows],
-            linear=None if linear is None else linear[rows],
-            prox=prox[rows] if reference is not None else 0.0,
-            reference=None if reference is None else reference[rows],
-            frozen=held,
+    start: Tensor
+    linear: Tensor | None
+    prox: Tensor
+    reference: Tensor | None
+    batches: np.ndarray
+    lr: Tensor
+    steps: np.ndarray
+
+    @classmethod
+    def of(cls, averaging: Averaging, round: int, tasks: Sequence[Task], draws: Draws) -> LocalProblems:
+        """Those of everyone who is heard in `tasks`, at least one in each."""
+        work = [task.lane.run.method.local_work(task.lane.state, task.lane.w, task.ids) for task in tasks]
+        start = torch.cat([averaging.local_start(part.start, round) for part in work])
+
+        def per_model(values: list[float]) -> Tensor:
+            each = np.repeat(values, [len(task.ids) for task in tasks])
+            return torch.tensor(each, dtype=start.dtype, device=start.device)
+
+        linear = reference = None
+        if any(part.linear is not None for part in work):
+            linear = torch.cat([torch.zeros_like(p.start) if p.linear is None else p.linear for p in work])
+        if any(part.prox for part in work):
+            broadcast = torch.cat([task.lane.w.expand(len(task.ids), -1) for task in tasks])
+            reference = averaging.local_start(broadcast, round)
+        return cls(
+            start=start,
+            linear=linear,
+            prox=per_model([part.prox for part in work]),
+            reference=reference,
+            batches=np.concatenate([task.lane.batches(task.ids, draws[task.lane.run.seed]) for task in tasks]),
+            lr=per_model([task.lane.run.lr for task in tasks]),
+            steps=np.concatenate([task.steps for task in tasks]),
         )
-    deltas = way.lift(start, deltas)
-    rows_of = iter(deltas.split(sizes))
-    return [next(rows_of) if len(task.ids) else deltas[:0] for task in block]
+
+    def deltas(self, averaging: Averaging, round: int, dataset: Dataset) -> Tensor:
+        """What local work moves each of them by, [M, P]: one stack for each number of steps."""
+        deltas = torch.empty_like(self.start)
+        for count in np.unique(self.steps):
+            rows = np.flatnonzero(self.steps == count) if (self.steps != count).any() else slice(None)
+            deltas[rows] = local_updates(
+                averaging.model,
+                self.start[rows],
+                dataset.x_train,
+                dataset.y_train,
+                self.batches[rows, :count],
+                self.lr[rows],
+                linear=None if self.linear is None else self.linear[rows],
+                prox=self.prox[rows],
+                reference=None if self.reference is None else self.reference[rows],
+                frozen=averaging.held(round),
+            )
+        return deltas
 
 
-def _evaluate(way: Whole, lanes: Sequence[Lane], schedule: Schedule) -> list[dict[str, float]]:
+def uploads(averaging: Averaging, round: int, block: Sequence[Task], draws: Draws) -> list[Tensor]:
+    """What the server gets, deltas [K, P] for each task of the block, all trained together."""
+    busy = [task for task in block if len(task.ids)]
+    nothing = block[0].lane.w.new_empty((0, block[0].lane.w.numel()))
+    if not busy:
+        return [nothing] * len(block)
+    # 1. Broadcast: each participant gets its run's model, and what its method would have it minimise.
+    problems = LocalProblems.of(averaging, round, busy, draws)
+    # 2. Local work: E steps, or as many as a deadline allows.
+    deltas = problems.deltas(averaging, round, busy[0].lane.run.federation.dataset)
+    # 3. Network: that they are heard is settled (`Lane.heard`); they send what the rule averages.
+    rows = iter(averaging.as_upload(problems.start, deltas).split([len(task.ids) for task in busy]))
+    return [next(rows) if len(task.ids) else nothing for task in block]
+
+
+def _evaluate(averaging: Averaging, lanes: Sequence[Lane], schedule: Schedule) -> list[dict[str, float]]:
     """Accuracy, recall of the worst class and cross-entropy of every run's current model."""
     dataset = lanes[0].run.federation.dataset
     used = slice(*(schedule.test or (None,)))
@@ -98,8 +138,8 @@ def _evaluate(way: Whole, lanes: Sequence[Lane], schedule: Schedule) -> list[dic
     one_hot = functional.one_hot(y, dataset.n_classes).to(x.dtype)
     rows = []
     for chunk in range(0, len(lanes), 16):  # bounds the memory of the scores
-        theta = way.readable(torch.stack([lane.w for lane in lanes[chunk : chunk + 16]]))
-        logits = predict(way.model, theta, x)
+        theta = averaging.readable(torch.stack([lane.w for lane in lanes[chunk : chunk + 16]]))
+        logits = predict(averaging.model, theta, x)
         right = (logits.argmax(dim=-1) == y).to(x.dtype)
         recall = (right @ one_hot) / one_hot.sum(dim=0)
         loss = functional.cross_entropy(logits.transpose(1, 2), y.expand(len(right), -1), reduction="none").mean(dim=1)
@@ -135,12 +175,7 @@ def _check(model: Model, runs: Sequence[Run], schedule: Schedule) -> None:
             allowed=f"({model.n_parameters},) for model {model.name!r}",
             remedy="take the start from the same model",
         )
-        require(
-            np.isfinite(run.lr) and run.lr > 0,
-            f"run {run.label!r}: step size {run.lr}",
-            allowed="finite numbers > 0",
-            remedy="choose a positive step size",
-        )
+        require_number(f"run {run.label!r}: step size", run.lr)
         require(
             run.federation.dataset.sha256 == runs[0].federation.dataset.sha256,
             f"run {run.label!r} uses dataset {run.federation.dataset.name!r}",
@@ -149,17 +184,17 @@ def _check(model: Model, runs: Sequence[Run], schedule: Schedule) -> None:
         )
 
 
-def simulate(way: Model | Whole, runs: Sequence[Run], schedule: Schedule) -> History:
+def simulate(averaging: Model | Averaging, runs: Sequence[Run], schedule: Schedule) -> History:
     """Run all `runs` in lockstep through `schedule.rounds` rounds.
 
-    way: the model, all of whose parameters are fine-tuned, or what is averaged instead (`engine.averaging`).
+    averaging: the model, all of whose parameters are fine-tuned, or what is averaged instead (`engine.averaging`).
 
     Participant j draws the same minibatches in round r under every method of the same seed (common random numbers).
     Raises InputError for traces, starts or datasets that do not fit together.
     """
-    way = Whole(way) if isinstance(way, Model) else way
-    _check(way.model, runs, schedule)
-    lanes = [Lane(way, run, schedule) for run in runs]
+    averaging = Averaging(averaging) if isinstance(averaging, Model) else averaging
+    _check(averaging.model, runs, schedule)
+    lanes = [Lane(averaging, run, schedule) for run in runs]
     participants = max(len(lane.shards) for lane in lanes)
     seeds = sorted({run.seed for run in runs})
     curves, rounds = [], []
@@ -168,11 +203,14 @@ def simulate(way: Model | Whole, runs: Sequence[Run], schedule: Schedule) -> His
         shape = (participants, schedule.steps, schedule.batch)
         draws = {seed: stream(seed, "minibatches", r).random(shape) for seed in seeds}
         for block in _blocks(lanes, schedule, r):
-            for task, deltas in zip(block, _train(way, r, block, draws), strict=True):
+            # 1. Broadcast, 2. local work, 3. network: `uploads`, of those who will be heard.
+            for task, deltas in zip(block, uploads(averaging, r, block, draws), strict=True):
+                # 4. Aggregate: the rule steps to the next model, unless that is a sign of divergence.
                 log = task.lane.step(Arrivals(r, task.ids, deltas, task.steps))
                 rounds.append({"run": position[id(task.lane)], "round": r + 1} | log)
+        # 5. Evaluate the models of all runs on the test images.
         if schedule.evaluates(r):
-            scores = _evaluate(way, lanes, schedule)
+            scores = _evaluate(averaging, lanes, schedule)
             curves += [
                 {"run": index, "round": r + 1, **score, "distance": lane.distance(lane.w), "diverged": lane.diverged}
                 for index, (lane, score) in enumerate(zip(lanes, scores, strict=True))

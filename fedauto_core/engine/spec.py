@@ -1,14 +1,12 @@
 """What is simulated (`Run`, `Schedule`), and what comes out (`History`)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import pandas as pd
 from torch import Tensor
 
 from fedauto_core.data.federation import Federation
-from fedauto_core.errors import require
+from fedauto_core.errors import require_number
 from fedauto_core.methods.base import Method
 from fedauto_core.network import Trace
 
@@ -16,7 +14,7 @@ from fedauto_core.network import Trace
 @dataclass(frozen=True)
 class Run:
     """One method on one federation under one trace. label names it in the results; w0: start, shape [P], of the vectors
-    that the rule averages (`lora.Whole`: the weights).
+    that the rule averages (`engine.averaging`).
 
     epsilon: privacy of the label histograms that clients report (`fedauto_core.data.federation.reported`); inf: exact.
     """
@@ -50,18 +48,9 @@ class Schedule:
 
     def __post_init__(self) -> None:
         for name in ("rounds", "steps", "batch", "evaluate_every"):
-            require(
-                getattr(self, name) >= 1,
-                f"{name} = {getattr(self, name)}",
-                allowed="integers >= 1",
-                remedy=f"raise {name} to at least 1",
-            )
-        require(
-            0 <= self.least_steps <= self.steps,
-            f"least_steps = {self.least_steps}",
-            allowed=f"integers 1..{self.steps} (the local steps E), or 0 for always E",
-            remedy="lower least_steps or raise steps",
-        )
+            require_number(name, getattr(self, name), low=1, strict=False, whole=True)
+        remedy = f"use 1..{self.steps} (the local steps E), or 0 for always E"
+        require_number("least_steps", self.least_steps, high=self.steps, strict=False, whole=True, remedy=remedy)
 
     def evaluates(self, round: int) -> bool:
         """Every `evaluate_every` rounds, and in each of the last 10 %, over which final values are averaged."""

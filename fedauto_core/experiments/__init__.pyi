@@ -1,3 +1,7 @@
+from .comparison import Comparison as Comparison
+from .comparison import contestants as contestants
+from .comparison import rivals as rivals
+from .comparison import untouched as untouched
 from .key import content_key as content_key
 from .running import run as run
 from .spec import SCRATCH as SCRATCH
@@ -7,6 +11,7 @@ from .spec import Experiment as Experiment
 from .spec import Result as Result
 from .summary import in_every_scenario as in_every_scenario
 from .summary import summarise as summarise
+from .tuning import chosen as chosen
 from .tuning import sensitivity as sensitivity
 from .tuning import tune as tune
 from .tuning import tuned_cells as tuned_cells

@@ -13,119 +13,129 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import compress, product
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from filelock import FileLock
 
 from fedauto_core.data.datasets import dataset_sha256
+from fedauto_core.experiments.key import cell_code
 from fedauto_core.experiments.running import run
 from fedauto_core.experiments.spec import Cell, Experiment
 from fedauto_core.experiments.summary import summarise
 from fedauto_core.store.files import cache_folder
-from fedauto_core.store.keys import core_hash
+from fedauto_core.store.writing import locked, write_atomically
 
 STORE = Path(__file__).parent / "tuned"
+STORED = dict(key=str, label=str, lr=float, knob=str, value=float, points=float, diverged=int, code=str)
+"""Column -> type of the versioned files; value is empty where there is no knob."""
 
 
-@dataclass(frozen=True)
-class _Setting:
-    """One point of a label's grid. key: hash of everything that was tuned, whatever it is called."""
+class Trial(NamedTuple):
+    """One point of a label's grid. row: what is stored of it besides its outcome; key in it: hash of everything that is
+    tried, whatever it is called; code: of the source that computes the outcome."""
 
     cell: Cell
-    knob: str
-    value: float
-    key: str
-
-
-def _grid(experiment: Experiment, cell: Cell, lrs: Sequence[float]) -> list[_Setting]:
-    """Every client step size with every value of the method's knob."""
-    name, values = cell.method.knob or ("", (np.nan,))
-    settings = []
-    for lr in lrs:
-        for value in values:
-            method = replace(cell.method, **{name: value}) if name else cell.method
-            tried = replace(cell, lr=lr, method=method)
-            identity = repr(replace(experiment, cells=(replace(tried, label="", tags=()),), device="any"))
-            key = hashlib.sha256(f"{dataset_sha256(experiment.dataset)} {identity}".encode()).hexdigest()[:16]
-            settings.append(_Setting(tried, name, float(value), key))
-    return settings
-
-
-def _measure(experiment: Experiment, settings: Sequence[_Setting]) -> pd.DataFrame:
-    """Final accuracy in points and number of diverged runs of each setting, over the seeds."""
-    cells = tuple(replace(s.cell, tags=(("setting", i),)) for i, s in enumerate(settings))
-    summary = summarise(run(replace(experiment, cells=cells)).curves)
-    summary["diverged"] = summary["diverged"] > 0
-    table = summary.groupby("setting").agg({"points": "mean", "diverged": "sum"}).reset_index(drop=True)
-    identity = [
-        {"key": s.key, "label": s.cell.label, "lr": s.cell.lr, "knob": s.knob, "value": s.value} for s in settings
-    ]
-    return pd.DataFrame(identity).join(table).assign(code=core_hash("experiment")[:12]).round({"points": 4})
-
-
-def _stored(path: Path) -> pd.DataFrame:
-    return pd.read_csv(path, keep_default_na=False, na_values={"value": [""]}) if path.exists() else pd.DataFrame()
-
-
-def _store(path: Path, measured: pd.DataFrame) -> None:
-    """Add rows to the file; whole or not at all, and nobody else's rows are lost."""
-    path.parent.mkdir(exist_ok=True)
-    cache_folder().mkdir(parents=True, exist_ok=True)
-    with FileLock(cache_folder() / "tuned.lock"):
-        temporary = path.with_suffix(".writing")
-        table = pd.concat([_stored(path), measured]).drop_duplicates("key", keep="last")
-        table.to_csv(temporary, index=False, lineterminator="\n")
-        temporary.replace(path)
+    row: dict[str, object]
 
 
 def tune(experiment: Experiment, lrs: Sequence[float], store: Path = STORE) -> pd.DataFrame:
     """The grid of every cell of `experiment`, whose own step sizes and knobs do not matter.
 
-    store: folder of the versioned files. Returns one row per label and setting: lr, knob (its name), value, points
-    (final accuracy, mean over the seeds), diverged (seeds), chosen (the best of its label), on_edge ("lr", "knob" or
-    both, where the choice is an end of the values tried: a wider grid might do better), stored (whether the row comes
-    from the versioned file, and whether the code has changed since).
+    store: folder of the versioned files. Returns one row per label and trial: lr, knob (its name), value, points
+    (final accuracy, mean over the seeds), diverged (seeds), stored (whether the row comes from the versioned file, and
+    whether the code has changed since), chosen (the best of its label), on_edge ("lr", "knob" or both, where the
+    choice is an end of the values tried: a wider grid might do better).
     """
     path = store / f"{experiment.dataset}-{experiment.model}.csv"
-    settings = {s.key: s for cell in experiment.cells for s in _grid(experiment, cell, lrs)}
     storing = os.environ.get("FEDAUTO_STORE_TUNING") == "1"
-    results = pd.DataFrame() if storing else _stored(path)
-    missing = [s for key, s in settings.items() if results.empty or key not in set(results["key"])]
-    if len(results):
-        unchanged = results["code"] == core_hash("experiment")[:12]
-        results["stored"] = np.where(unchanged, "yes", "by older code")
-    if missing:
-        measured = _measure(experiment, missing)
-        results = pd.concat([results, measured.assign(stored="no")])
-        if storing:
-            _store(path, measured)
-    by_key = results.set_index("key")[["points", "diverged", "stored"]]
-    rows = [
-        {"label": cell.label, "lr": s.cell.lr, "knob": s.knob, "value": s.value, **by_key.loc[s.key]}
-        for cell in experiment.cells
-        for s in _grid(experiment, cell, lrs)
-    ]
-    table = pd.DataFrame(rows)
-    table["chosen"] = table.index.isin(_best(table, lrs))
+    grid = _grid(experiment, lrs)
+    stored = {} if storing else _stored(path)
+    measured = _measured(experiment, [trial for trial in grid if trial.row["key"] not in stored])
+    if storing:
+        _keep(path, measured)
+    return _choose(_table(grid, stored, measured), lrs)
+
+
+def _grid(experiment: Experiment, lrs: Sequence[float]) -> list[Trial]:
+    """Every cell with every client step size and every value of its method's knob."""
+    trials = []
+    for cell in experiment.cells:
+        code = cell_code(type(cell.method).__module__)[:12]
+        knob, values = cell.method.knob or ("", (np.nan,))
+        for lr, value in product(lrs, values):
+            tried = replace(cell, lr=lr, method=replace(cell.method, **{knob: value}) if knob else cell.method)
+            identity = repr(replace(experiment, cells=(replace(tried, label="", tags=()),), device="any"))
+            key = hashlib.sha256(f"{dataset_sha256(experiment.dataset)} {identity}".encode()).hexdigest()[:16]
+            row = {"key": key, "label": cell.label, "lr": lr, "knob": knob, "value": float(value), "code": code}
+            trials.append(Trial(tried, row))
+    return trials
+
+
+def _stored(path: Path) -> dict[str, dict[str, object]]:
+    """Key -> row of a versioned file. One that cannot be read as such counts as not there, and is named."""
+    if not path.exists():
+        return {}
+    try:
+        empty = {"keep_default_na": False, "na_values": {"value": [""]}}
+        table = pd.read_csv(path, usecols=list(STORED), dtype=STORED, **empty)
+        sound = table.drop(columns="value").notna().all(axis=None)
+    except (OSError, ValueError):
+        sound = False
+    if not sound:
+        print(f"fedauto: the stored tuning {path} is damaged; it counts as not there", file=sys.stderr)
+    return {row["key"]: row for row in table.to_dict("records")} if sound else {}
+
+
+def _measured(experiment: Experiment, trials: Sequence[Trial]) -> dict[str, dict[str, object]]:
+    """Key -> row with the final accuracy in points and the number of diverged runs, over the seeds of `experiment`."""
+    if not trials:
+        return {}
+    cells = tuple(replace(trial.cell, tags=(("trial", i),)) for i, trial in enumerate(trials))
+    summary = summarise(run(replace(experiment, cells=cells)).curves)
+    by_trial = summary.assign(diverged=summary["diverged"] > 0).groupby("trial")
+    outcomes = by_trial.agg({"points": "mean", "diverged": "sum"}).round({"points": 4}).to_dict("records")
+    return {trial.row["key"]: trial.row | outcome for trial, outcome in zip(trials, outcomes, strict=True)}
+
+
+def _keep(path: Path, measured: Mapping[str, Mapping[str, object]]) -> None:
+    """Add rows to the file, whole or not at all. Nobody else's rows are lost, not even those of a damaged file."""
+    with locked(cache_folder() / "tuned.lock"):
+        stored = _stored(path)
+        if path.is_file() and not stored:
+            path.replace(path.with_suffix(".damaged"))
+        table = pd.DataFrame((stored | measured).values(), columns=list(STORED))
+        write_atomically(path, table.to_csv(index=False, lineterminator="\n"))
+
+
+def _table(grid: Sequence[Trial], stored: Mapping[str, Any], measured: Mapping[str, Any]) -> pd.DataFrame:
+    rows = []
+    for trial in grid:
+        key, code = trial.row["key"], trial.row["code"]
+        found = measured.get(key) or stored[key]
+        age = "no" if key in measured else "yes" if found["code"] == code else "by older code"
+        rows.append(found | trial.row | {"stored": age})
+    return pd.DataFrame(rows, columns=["label", "lr", "knob", "value", "points", "diverged", "stored"])
+
+
+def _choose(table: pd.DataFrame, lrs: Sequence[float]) -> pd.DataFrame:
+    """The table with the best trial of each label marked, and where it lies on an edge of the values tried."""
     values = table.groupby("label", sort=False)["value"]
-    at = pd.DataFrame(
-        {
-            "lr": table["lr"].isin([min(lrs), max(lrs)]),
-            "knob": (table["value"] == values.transform("min")) | (table["value"] == values.transform("max")),
-        }
-    )
-    edges = [" ".join(at.columns[row]) for row in at.to_numpy()]
-    table["on_edge"] = np.where(table["chosen"], edges, "")
-    return table
+    at_lr = table["lr"].isin([min(lrs), max(lrs)])
+    at_knob = (table["value"] == values.transform("min")) | (table["value"] == values.transform("max"))
+    edges = [" ".join(compress(("lr", "knob"), at)) for at in zip(at_lr, at_knob, strict=True)]
+    best = table.index.isin(_best(table, lrs))
+    return table.assign(chosen=best, on_edge=np.where(best, edges, ""))
 
 
 def _best(table: pd.DataFrame, lrs: Sequence[float]) -> pd.Index:
-    """Row of the best setting of each label: the fewest diverged seeds, then the most points. Ties go to the middle of
-    the grid, so that a rule that never moved in the tuning scenario is not judged by an extreme step size."""
+    """Row of the best trial of each label: the fewest diverged seeds, then the most points. Ties go to the middle of
+    the grid, so that a method that never moved in the tuning scenario is not judged by an extreme step size."""
     middle = np.log(sorted(lrs)[len(lrs) // 2])
     off = np.abs(np.log(table["lr"]) - middle) + table.groupby("label", sort=False)["value"].transform(
         lambda values: (values.rank(method="dense") - 2).abs().fillna(0)
@@ -135,21 +145,26 @@ def _best(table: pd.DataFrame, lrs: Sequence[float]) -> pd.Index:
     return order.drop_duplicates("label").index
 
 
+def chosen(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `tune`'s table that were chosen, one per label."""
+    return table[table["chosen"]].drop(columns="chosen").reset_index(drop=True)
+
+
 def tuned_cells(cells: Iterable[Cell], table: pd.DataFrame) -> tuple[Cell, ...]:
     """The cells with the client step size and the knob that `tune` chose for their label."""
-    chosen = table[table["chosen"]].set_index("label")
+    best = chosen(table).set_index("label")
     result = []
     for cell in cells:
-        best, method = chosen.loc[cell.label], cell.method
+        row, method = best.loc[cell.label], cell.method
         if method.knob:
             name, values = method.knob
             # The table holds floats; the knob's own value keeps its type.
-            method = replace(method, **{name: min(values, key=lambda value: abs(value - best["value"]))})
-        result.append(replace(cell, lr=float(best["lr"]), method=method))
+            method = replace(method, **{name: min(values, key=lambda value: abs(value - row["value"]))})
+        result.append(replace(cell, lr=float(row["lr"]), method=method))
     return tuple(result)
 
 
 def sensitivity(table: pd.DataFrame) -> pd.DataFrame:
-    """Best, median and worst final accuracy (points) over the grid of each label, and the number of settings."""
+    """Best, median and worst final accuracy (points) over the grid of each label; settings: the number of trials."""
     by = table.groupby("label", sort=False)["points"]
     return by.agg(best="max", median="median", worst="min", settings="size").reset_index()

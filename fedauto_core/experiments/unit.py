@@ -17,7 +17,7 @@ from fedauto_core.data.dataset import Dataset
 from fedauto_core.data.datasets import dataset_sha256, load_dataset
 from fedauto_core.data.federation import Federation, build_federation
 from fedauto_core.data.partition import FederationSpec
-from fedauto_core.engine.averaging import Whole, adapted_way, aggregation, initial_vector
+from fedauto_core.engine.averaging import Averaging, aggregation, initial_vector, lora_averaging
 from fedauto_core.engine.local import in_chunks
 from fedauto_core.engine.pretraining import checkpoint_key, with_fresh_head
 from fedauto_core.engine.rounds import simulate
@@ -92,11 +92,11 @@ def simulate_unit(unit: Experiment, world: World, checkpoint: np.ndarray | None)
     dataset = _dataset(unit.dataset, unit.device)
     model = build_model(unit.model, tuple(dataset.x_train.shape[1:]), dataset.n_classes)
     w0 = initial_model(checkpoint, model, seed).to(unit.device)
-    way: Whole = Whole(model)
+    averaging = Averaging(model)
     if isinstance(unit, AdapterExperiment):
         adapted = adapt(model, w0, unit.lora, offsets=aggregation(unit.aggregation).offsets)
-        way = adapted_way(unit.aggregation, adapted, unit.lora, seed)
-        w0, dataset = initial_vector(way, w0, model), _behind_trunk(unit, dataset, adapted)
+        averaging = lora_averaging(unit.aggregation, adapted, unit.lora, seed)
+        w0, dataset = initial_vector(averaging, w0, model), _behind_trunk(unit, dataset, adapted)
     federations = {spec: replace(federation, dataset=dataset) for spec, federation in world.federations.items()}
     runs = [
         Run(
@@ -112,7 +112,7 @@ def simulate_unit(unit: Experiment, world: World, checkpoint: np.ndarray | None)
         )
         for cell in unit.cells
     ]
-    history = simulate(way, runs, unit.schedule)
+    history = simulate(averaging, runs, unit.schedule)
     described = pd.DataFrame(
         [_describe(cell, seed, run.trace.sha256) for cell, run in zip(unit.cells, runs, strict=True)]
     )

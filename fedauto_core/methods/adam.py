@@ -1,8 +1,6 @@
 """Adam (Kingma and Ba 2015, Algorithm 1), in the order of operations of torch.optim.Adam, so that the numbers are the
 same bits; torch.optim itself imports torch's compiler, some three seconds in every process."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,14 +1,12 @@
 """The two ends of the scale: tuning on the server's data alone, and one learner on everybody's data."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
 
-from fedauto_core.methods.base import Arrivals, Cost, Method, Participation, Server, State, weighted_step
+from .base import Arrivals, Cost, Method, Participation, Server, State, weighted_step
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,11 @@
 """The checks of hyper-parameters."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 
 from fedauto_core.errors import is_number, require, require_number
-from fedauto_core.methods.base import Method
+
+from .base import Method
 
 
 def _name(method: Method, name: str) -> str:

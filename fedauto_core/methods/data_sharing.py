@@ -8,14 +8,12 @@ Differs from the paper in: no warm-up model (every method starts from the same p
 drawn at random from the public data as they are, which need not be balanced. Received samples count in n_j.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fedauto_core.methods.base import Cost, Knob
-from fedauto_core.methods.checks import check_share
-from fedauto_core.methods.fedavg import FedAvg
+from .base import Cost, Knob
+from .checks import check_share
+from .fedavg import FedAvg
 
 
 @dataclass(frozen=True)

@@ -9,16 +9,14 @@ starts at 1 (as FedAvg over all) and not at p_j, which is a rate of selection. T
 number of selected clients; left out, as nobody is selected.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
 
-from fedauto_core.methods.base import Arrivals, Context, Cost, Knob, Method, Server, State, data_weights, weighted_step
-from fedauto_core.methods.checks import check_number
+from .base import Arrivals, Context, Cost, Knob, Method, Server, State, data_weights, weighted_step
+from .checks import check_number
 
 
 @dataclass(frozen=True)
@@ -50,4 +48,4 @@ class F3AST(Method):
         # w_{t+1} = w_t + sum_{j arrived} (p_j / r_j) Delta_j
         beta = data_weights(state.context)[arrivals.ids] / r[arrivals.ids]
         w, state = weighted_step(state, w, arrivals, beta)
-        return w, state.noted({"smallest_rate": float(r[1:].min())}, r=r)
+        return w, state.noted({}, r=r)

@@ -8,16 +8,14 @@ always 1). As in the official code, the weight of round t leaves out the interva
 independent of the arrival it multiplies.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
 
-from fedauto_core.methods.base import Arrivals, Context, Cost, Knob, Method, Server, State, data_weights, weighted_step
-from fedauto_core.methods.checks import check_integer, check_positive
+from .base import Arrivals, Context, Cost, Knob, Method, Server, State, data_weights, weighted_step
+from .checks import check_integer, check_positive
 
 
 @dataclass(frozen=True)
@@ -55,5 +53,4 @@ class FedAU(Method):
         closed = memory["closed"] + ends
         # omega_j <- omega_j + (length_j - omega_j) / M_j, the running mean of the M_j intervals closed so far.
         omega = np.where(ends, omega + (length - omega) / np.maximum(closed, 1), omega)
-        log = {"largest_interval": float(omega[1:].max())}
-        return w, state.noted(log, omega=omega, closed=closed, misses=np.where(ends, 0, length))
+        return w, state.noted({}, omega=omega, closed=closed, misses=np.where(ends, 0, length))

@@ -9,8 +9,6 @@ Wang, Dai, Wang, Zhou, Xiao, Quek, Chang, arXiv 2512.22035 (2025).
   the other values its declared variants. Whether the server is a participant as well is the run's `with_server`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -19,9 +17,9 @@ from typing import ClassVar
 import numpy as np
 from torch import Tensor
 
-from fedauto_core.methods.base import Arrivals, Context, Cost, Knob, Method, Server, State, combine, mixture_log
-from fedauto_core.methods.checks import check_choice, check_integer, check_positive
-from fedauto_core.methods.weights import DIVERGENCES, fedauto_weights
+from .base import Arrivals, Context, Cost, Knob, Method, Server, State, combine, mixture_log
+from .checks import check_choice, check_integer, check_positive
+from .weights import DIVERGENCES, fedauto_weights
 
 
 def compensation(alpha: np.ndarray, target: np.ndarray, server_counts: np.ndarray) -> np.ndarray:

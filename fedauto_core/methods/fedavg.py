@@ -5,25 +5,13 @@ the network; no memory, no extra traffic. Under heterogeneous arrival rates q_j 
 sum_j q_j F_j, not of sum_j F_j (Xiang et al. 2024, eq. 3).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
-from fedauto_core.methods.base import (
-    SERVER_LR,
-    Arrivals,
-    Knob,
-    Method,
-    Participation,
-    Server,
-    State,
-    data_weights,
-    weighted_step,
-)
-from fedauto_core.methods.checks import check_positive
+from .base import SERVER_LR, Arrivals, Knob, Method, Participation, Server, State, data_weights, weighted_step
+from .checks import check_positive
 
 
 @dataclass(frozen=True)

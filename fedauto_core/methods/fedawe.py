@@ -7,8 +7,6 @@ client); the clipping is the official code's (L2 norm of the averaged echoed inc
 clipping; the broadcast model is evaluated, where the official code evaluates the mean of all clients' models.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,19 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedauto_core.methods.base import (
-    SERVER_LR,
-    Arrivals,
-    Context,
-    Cost,
-    Knob,
-    LocalWork,
-    Method,
-    Server,
-    State,
-    mixture_log,
-)
-from fedauto_core.methods.checks import check_number, check_positive
+from .base import SERVER_LR, Arrivals, Context, Cost, Knob, LocalWork, Method, Server, State, mixture_log
+from .checks import check_number, check_positive
 
 
 @dataclass(frozen=True)
@@ -75,5 +62,5 @@ class FedAWE(Method):
         x, tau = x.clone(), tau.copy()
         x[ids], tau[ids] = w_next, arrivals.round
         beta = echo / len(ids)
-        log = mixture_log(beta, state.context.alpha[ids], state.context.target) | {"largest_echo": float(echo.max())}
+        log = mixture_log(beta, state.context.alpha[ids], state.context.target)
         return w_next, state.next(log=log, weights=self.server_lr * beta, x=x, tau=tau)

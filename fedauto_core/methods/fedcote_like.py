@@ -8,8 +8,6 @@ client, once. Traffic is what the rule would send: only the selected train, `fra
 simulation trains all that the network lets through, and the rule drops the uploads of those it did not select.)
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,9 +15,10 @@ import numpy as np
 from scipy.optimize import minimize
 from torch import Tensor
 
-from fedauto_core.methods.base import Arrivals, Context, Cost, Knob, Method, Server, State, weighted_step
-from fedauto_core.methods.checks import check_share
 from fedauto_core.seeding import stream
+
+from .base import Arrivals, Context, Cost, Knob, Method, Server, State, weighted_step
+from .checks import check_share
 
 RIDGE = 1e-3  # makes the probabilities unique: of equally good ones, those nearest to uniform
 

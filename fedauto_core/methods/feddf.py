@@ -11,16 +11,14 @@ the ensemble, and 10 steps of Adam, whose length does not depend on the gradient
 public images are those of every other method here, not a foreign data set; temperature 1; Adam's epsilon, see below.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
-from fedauto_core.methods.adam import Adam
-from fedauto_core.methods.base import Arrivals, Knob, Method, Server, State, weighted_step
-from fedauto_core.methods.checks import check_integer, check_positive
+from .adam import Adam
+from .base import Arrivals, Knob, Method, Server, State, weighted_step
+from .checks import check_integer, check_positive
 
 # The student starts near the ensemble: with Adam's 1e-8, entries whose gradient is rounding noise take full steps.
 EPSILON = 3e-5

@@ -8,8 +8,6 @@ the uniform one; p_k and d_k are normalised over the arrived; data weights where
 code fails there). As in that code, Kullback-Leibler divergences are divided by their sum: its a and b presume it.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,8 +15,8 @@ import numpy as np
 from scipy.special import rel_entr
 from torch import Tensor
 
-from fedauto_core.methods.base import Arrivals, Cost, Knob, Method, Server, State, weighted_step
-from fedauto_core.methods.checks import check_number
+from .base import Arrivals, Cost, Knob, Method, Server, State, weighted_step
+from .checks import check_number
 
 
 def disco_weights(alpha: np.ndarray, counts: np.ndarray, target: np.ndarray, a: float, b: float) -> np.ndarray:

@@ -9,8 +9,6 @@ not rounded to three decimals (as in the published code); 0/0 is 0. Unlike the p
 participant of the average. In a round without clients the ratio below takes its limit for n_S -> 0, one.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -18,9 +16,9 @@ import numpy as np
 from scipy.special import rel_entr
 from torch import Tensor
 
-from fedauto_core.methods.base import Arrivals, Context, Cost, Knob, Server, State
-from fedauto_core.methods.checks import check_positive, check_share
-from fedauto_core.methods.fedavg import FedAvg
+from .base import Arrivals, Context, Cost, Knob, Server, State
+from .checks import check_positive, check_share
+from .fedavg import FedAvg
 
 ROUNDING = 1e-12  # a divergence below it is zero
 

@@ -9,8 +9,6 @@ outgrow the models when few arrive; such runs are reported as diverged); the clo
 paper's algorithm (there: mean of the local models).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -18,19 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedauto_core.methods.base import (
-    Arrivals,
-    Context,
-    Cost,
-    Knob,
-    LocalWork,
-    Method,
-    Server,
-    State,
-    combine,
-    mixture_log,
-)
-from fedauto_core.methods.checks import check_positive
+from .base import Arrivals, Context, Cost, Knob, LocalWork, Method, Server, State, combine, mixture_log
+from .checks import check_positive
 
 
 @dataclass(frozen=True)
@@ -70,5 +57,5 @@ class FedDyn(Method):
         mean = combine(beta, arrivals.deltas)
         h = state.memory["h"] - self.alpha * len(ids) / (context.n_clients + context.with_server) * mean
         # w <- mean_{k in S} w_k - h / alpha
-        log = mixture_log(beta, context.alpha[ids], context.target) | {"h_norm": float(h.norm())}
+        log = mixture_log(beta, context.alpha[ids], context.target)
         return w + mean - h / self.alpha, state.next(log=log, weights=beta, h=h, g=g)

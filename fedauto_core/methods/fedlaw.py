@@ -10,17 +10,15 @@ proxy set is the server's public data, never cut from the test set. Where the se
 was trained on the data by which it is weighed.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from fedauto_core.methods.adam import Adam
-from fedauto_core.methods.base import Arrivals, Knob, Method, Server, State, combine, mixture_log
-from fedauto_core.methods.checks import check_integer, check_positive
+from .adam import Adam
+from .base import Arrivals, Knob, Method, Server, State, combine, mixture_log
+from .checks import check_integer, check_positive
 
 BETAS = (0.5, 0.999)  # of Adam, as in the authors' code
 

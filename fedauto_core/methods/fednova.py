@@ -6,15 +6,13 @@ FedAvg.
 Differs from the paper and the official code in: weights n_j / n_A over the arrived (there, all are assumed present).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
-from fedauto_core.methods.base import Arrivals, Cost, Server, State, weighted_step
-from fedauto_core.methods.fedavg import FedAvg
+from .base import Arrivals, Cost, Server, State, weighted_step
+from .fedavg import FedAvg
 
 
 @dataclass(frozen=True)

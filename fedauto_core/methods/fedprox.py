@@ -5,17 +5,15 @@ memory, no extra traffic. Differs from the paper in: weights n_j / n_A over the 
 no partial work of stragglers.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
 
-from fedauto_core.methods.base import Knob, LocalWork, State
-from fedauto_core.methods.checks import check_number
-from fedauto_core.methods.fedavg import FedAvg
+from .base import Knob, LocalWork, State
+from .checks import check_number
+from .fedavg import FedAvg
 
 
 @dataclass(frozen=True)

@@ -7,27 +7,14 @@ the mean of the stored updates is computed anew instead of being carried along. 
 a round without arrival leaves the model where it is (the stored mean is not applied).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
-from fedauto_core.methods.base import (
-    SERVER_LR,
-    Arrivals,
-    Context,
-    Cost,
-    Knob,
-    Method,
-    Server,
-    State,
-    combine,
-    data_weights,
-)
-from fedauto_core.methods.checks import check_positive
-from fedauto_core.methods.table import empty_table, stored, table_log
+from .base import SERVER_LR, Arrivals, Context, Cost, Knob, Method, Server, State, combine, data_weights
+from .checks import check_positive
+from .table import empty_table, stored, table_log
 
 
 @dataclass(frozen=True)
@@ -65,5 +52,5 @@ class FedVARP(Method):
         table = stored(state, arrivals)
         kept[last < 0] = 0.0  # nothing is stored of those never heard before
         kept[ids] += fresh
-        log = table_log(state, kept, table["last"], arrivals.round)
+        log = table_log(state, kept, table["last"])
         return w + step, state.next(log=log, weights=fresh, **table)

@@ -9,27 +9,14 @@ update would be no better than the average, and this makes the rule FedAvg as lo
 takes part it can be a friend as anybody else.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
 
-from fedauto_core.methods.base import (
-    SERVER_LR,
-    Arrivals,
-    Context,
-    Cost,
-    Knob,
-    Method,
-    Server,
-    State,
-    data_weights,
-    weighted_step,
-)
-from fedauto_core.methods.checks import check_positive
+from .base import SERVER_LR, Arrivals, Context, Cost, Knob, Method, Server, State, data_weights, weighted_step
+from .checks import check_positive
 
 
 def cosines(deltas: Tensor) -> np.ndarray:

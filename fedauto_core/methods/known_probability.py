@@ -4,16 +4,14 @@ Unbiased in every round for independent arrivals with q > 0; the variance grows 
 by Gu et al. 2021 (MIFA), Wang & Ji 2024 (FedAU), Xiang et al. 2024 (FedAWE). No memory, no extra traffic.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
 from torch import Tensor
 
-from fedauto_core.methods.base import SERVER_LR, Arrivals, Knob, Method, Server, State, data_weights, weighted_step
-from fedauto_core.methods.checks import check_choice, check_positive, check_share
+from .base import SERVER_LR, Arrivals, Knob, Method, Server, State, data_weights, weighted_step
+from .checks import check_choice, check_positive, check_share
 
 
 @dataclass(frozen=True)

@@ -5,17 +5,15 @@ module (compensation) and its variance term. Assumes nothing about participation
 clients' label histograms. No memory; one histogram per client, once.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
 
-from fedauto_core.methods.base import Arrivals, Cost, Knob, Method, Server, State, weighted_step
-from fedauto_core.methods.checks import check_positive
-from fedauto_core.methods.weights import KKT_TOLERANCE, kkt_residual, minimise
+from .base import Arrivals, Cost, Knob, Method, Server, State, weighted_step
+from .checks import check_positive
+from .weights import KKT_TOLERANCE, kkt_residual, minimise
 
 
 def matching_weights(alpha: np.ndarray, counts: np.ndarray, target: np.ndarray, rho: float) -> np.ndarray:

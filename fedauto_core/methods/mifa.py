@@ -10,27 +10,14 @@ wait=True it waits as in the paper, but with the updates that the clients sent i
 w_0; the official code trains everybody anew in the last waiting round, whether available or not.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
-from fedauto_core.methods.base import (
-    SERVER_LR,
-    Arrivals,
-    Context,
-    Cost,
-    Knob,
-    Method,
-    Server,
-    State,
-    combine,
-    data_weights,
-)
-from fedauto_core.methods.checks import check_choice, check_positive
-from fedauto_core.methods.table import empty_table, stored, table_log
+from .base import SERVER_LR, Arrivals, Context, Cost, Knob, Method, Server, State, combine, data_weights
+from .checks import check_choice, check_positive
+from .table import empty_table, stored, table_log
 
 
 @dataclass(frozen=True)
@@ -62,5 +49,5 @@ class MIFA(Method):
             return w, state.next(log={}, **table)
         # w_{t+1} = w_t + eta_g sum_j p_j G_j
         beta = self.server_lr * p
-        log = table_log(state, beta, table["last"], arrivals.round)
+        log = table_log(state, beta, table["last"])
         return w + combine(beta, table["updates"]), state.next(log=log, weights=beta[arrivals.ids], **table)

@@ -1,7 +1,5 @@
 """Every aggregation rule of the comparison, by name."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from inspect import get_annotations, signature
@@ -10,30 +8,31 @@ from typing import Protocol, get_type_hints
 import pandas as pd
 
 from fedauto_core.errors import require, require_known
-from fedauto_core.methods.base import Method
-from fedauto_core.methods.bounds import Centralised, ServerOnly
-from fedauto_core.methods.data_sharing import DataSharing
-from fedauto_core.methods.f3ast import F3AST
-from fedauto_core.methods.fedau import FedAU
-from fedauto_core.methods.fedauto import FedAuto
-from fedauto_core.methods.fedavg import FedAvg, FedAvgAll, FedAvgIdeal
-from fedauto_core.methods.fedawe import FedAWE
-from fedauto_core.methods.fedcote_like import FedCoteLike
-from fedauto_core.methods.feddf import FedDF
-from fedauto_core.methods.feddisco import FedDisco
-from fedauto_core.methods.feddu import FedDU
-from fedauto_core.methods.feddyn import FedDyn
-from fedauto_core.methods.fedlaw import FedLAW
-from fedauto_core.methods.fednova import FedNova
-from fedauto_core.methods.fedprox import FedProx
-from fedauto_core.methods.fedvarp import FedVARP
-from fedauto_core.methods.fl_fdms import FLFDMS
-from fedauto_core.methods.known_probability import KnownProbability, TFAggregationLike
-from fedauto_core.methods.label_matching import LabelMatching
-from fedauto_core.methods.mifa import MIFA
-from fedauto_core.methods.scaffold import Scaffold
-from fedauto_core.methods.server_finetuning import ServerFinetuning
-from fedauto_core.methods.server_optimisers import FedAdam, FedAvgM, FedYogi
+
+from .base import Method
+from .bounds import Centralised, ServerOnly
+from .data_sharing import DataSharing
+from .f3ast import F3AST
+from .fedau import FedAU
+from .fedauto import FedAuto
+from .fedavg import FedAvg, FedAvgAll, FedAvgIdeal
+from .fedawe import FedAWE
+from .fedcote_like import FedCoteLike
+from .feddf import FedDF
+from .feddisco import FedDisco
+from .feddu import FedDU
+from .feddyn import FedDyn
+from .fedlaw import FedLAW
+from .fednova import FedNova
+from .fedprox import FedProx
+from .fedvarp import FedVARP
+from .fl_fdms import FLFDMS
+from .known_probability import KnownProbability, TFAggregationLike
+from .label_matching import LabelMatching
+from .mifa import MIFA
+from .scaffold import Scaffold
+from .server_finetuning import ServerFinetuning
+from .server_optimisers import FedAdam, FedAvgM, FedYogi
 
 METHODS: Mapping[str, type[Method]] = {
     cls.name: cls

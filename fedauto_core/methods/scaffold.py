@@ -8,8 +8,6 @@ Differs from the paper in: c_k changes only when the upload arrived (a lost uplo
 c = mean_k c_k would break); tau_k are the steps k really took; the network decides who takes part.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,20 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedauto_core.methods.base import (
-    SERVER_LR,
-    Arrivals,
-    Context,
-    Cost,
-    Knob,
-    LocalWork,
-    Method,
-    Server,
-    State,
-    combine,
-    mixture_log,
-)
-from fedauto_core.methods.checks import check_positive
+from .base import SERVER_LR, Arrivals, Context, Cost, Knob, LocalWork, Method, Server, State, combine, mixture_log
+from .checks import check_positive
 
 
 @dataclass(frozen=True)
@@ -68,5 +54,5 @@ class Scaffold(Method):
         c = c + change.sum(dim=0) / (context.n_clients + context.with_server)
         # w += eta_g mean_{k in S} (y_k - w)
         beta = np.full(len(ids), self.server_lr / len(ids))
-        log = mixture_log(beta, context.alpha[ids], context.target) | {"control_norm": float(c.norm())}
+        log = mixture_log(beta, context.alpha[ids], context.target)
         return w + combine(beta, arrivals.deltas), state.next(log=log, weights=beta, c=c, c_own=c_own)

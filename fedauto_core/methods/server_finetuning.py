@@ -5,16 +5,14 @@ nothing of the network; no memory, no extra traffic, E_s server steps per round.
 counted in steps, not epochs.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
-from fedauto_core.methods.base import Arrivals, Knob, Server, State
-from fedauto_core.methods.checks import check_integer
-from fedauto_core.methods.fedavg import FedAvg
+from .base import Arrivals, Knob, Server, State
+from .checks import check_integer
+from .fedavg import FedAvg
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,6 @@ decay), because its mean is not zero but unknown. Like the papers and unlike man
 starts at tau^2.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -17,8 +15,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fedauto_core.methods.base import Arrivals, Context, Cost, Knob, Method, Server, State, combine, mixture_log
-from fedauto_core.methods.checks import check_number, check_positive
+from .base import Arrivals, Context, Cost, Knob, Method, Server, State, combine, mixture_log
+from .checks import check_number, check_positive
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ class _ServerOptimiser(Method):
         beta = counts / counts.sum()
         step, memory = self.step(state.memory, combine(beta, arrivals.deltas))
         log = mixture_log(beta, state.context.alpha[arrivals.ids], state.context.target)
-        return w + step, state.next(log=log | {"step_norm": float(step.norm())}, weights=beta, **memory)
+        return w + step, state.next(log=log, weights=beta, **memory)
 
 
 @dataclass(frozen=True)

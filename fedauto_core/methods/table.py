@@ -1,13 +1,11 @@
 """The table of stored updates that MIFA and FedVARP keep: the last one of everybody."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
 import torch
 
-from fedauto_core.methods.base import Arrivals, Context, State, mixture_log
+from .base import Arrivals, Context, State, mixture_log
 
 
 def empty_table(context: Context) -> dict[str, Any]:
@@ -24,8 +22,7 @@ def stored(state: State, arrivals: Arrivals) -> dict[str, Any]:
     return {"updates": state.memory["updates"].index_copy(0, rows, arrivals.deltas), "last": last}
 
 
-def table_log(state: State, beta: np.ndarray, last: np.ndarray, round: int) -> dict[str, float]:
-    """`mixture_log` of weights beta [N+1] over everyone heard so far; oldest: age in rounds of the oldest update."""
+def table_log(state: State, beta: np.ndarray, last: np.ndarray) -> dict[str, float]:
+    """`mixture_log` of weights beta [N+1] over everyone heard so far."""
     known = last >= 0
-    log = mixture_log(beta[known], state.context.alpha[known], state.context.target)
-    return log | {"oldest": float(round - last[known].min()) if known.any() else 0.0}
+    return mixture_log(beta[known], state.context.alpha[known], state.context.target)

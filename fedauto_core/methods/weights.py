@@ -13,8 +13,6 @@ weights alike, whenever no arrived participant holds one of the classes. Source:
 section 4.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from scipy.optimize import brentq, nnls
 

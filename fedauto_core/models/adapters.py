@@ -1,21 +1,20 @@
 """LoRA: a smaller set of trainable parameters over a frozen model."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from math import prod, sqrt
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from fedauto_core.errors import require
-from fedauto_core.models.architectures import Parameter, Step
-from fedauto_core.models.layers import LowRank, Weights
-from fedauto_core.models.model import Model
+from fedauto_core.errors import require, require_number
+
+from .architectures import Parameter, Step, run_steps
+from .layers import LowRank, Weights
+from .model import Model, head_of
 
 
 @dataclass(frozen=True)
@@ -32,18 +31,8 @@ class LoRA:
     targets: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        require(
-            isinstance(self.rank, int) and self.rank >= 1,
-            f"LoRA rank = {self.rank}",
-            allowed="integers >= 1",
-            remedy="choose a rank such as 4",
-        )
-        require(
-            0 < self.alpha < np.inf,
-            f"LoRA alpha = {self.alpha}",
-            allowed="finite numbers > 0",
-            remedy="choose an alpha such as twice the rank",
-        )
+        require_number("LoRA rank", self.rank, low=1, strict=False, whole=True, remedy="choose a rank such as 4")
+        require_number("LoRA alpha", self.alpha, remedy="choose an alpha such as twice the rank")
 
     @property
     def scale(self) -> float:
@@ -106,54 +95,45 @@ def adapt(model: Model, theta: Tensor, lora: LoRA, *, offsets: bool = False) -> 
     A starts normal with PEFT's variance 1 / (3 fan_in), B with zeros. InputError as in `adapted_layers`.
     """
     layers = adapted_layers(model, lora)
-    parts = model.unflatten(theta[None])
-    frozen = {name: part.clone() for name, part in parts.items() if not name.startswith("head.")}
-    touched = (*(f"{layer}." for layer in layers), "head.")
-    n_frozen = next(
-        index
-        for index, step in enumerate(model.steps)
-        if any(name.startswith(step.prefixes) and name.startswith(touched) for name in model.parameters)
-    )
-
-    factors: dict[str, Parameter] = {}
-    for layer, (fan_in, n_out) in layers.items():
-        factors[f"{layer}.A"] = Parameter((fan_in, lora.rank), sqrt(1 / (3 * fan_in)))
-        factors[f"{layer}.B"] = Parameter((lora.rank, n_out), 0.0)
-    head = {name: parameter for name, parameter in model.parameters.items() if name.startswith("head.")}
+    frozen = {n: part.clone() for n, part in model.unflatten(theta[None]).items() if not n.startswith("head.")}
+    n_frozen = _first_trained(model, layers)
     offset = {f"{layer}.offset": Parameter(matrix, 0.0) for layer, matrix in layers.items()} if offsets else {}
-
-    def weights(p: Weights) -> dict[str, Tensor | LowRank]:
-        adapted = {
-            f"{layer}.weight": LowRank(
-                frozen[f"{layer}.weight"],
-                p[f"{layer}.A"],
-                p[f"{layer}.B"],
-                lora.scale,
-                p.get(f"{layer}.offset"),
-            )
-            for layer in layers
-        }
-        return frozen | adapted | {name: p[name] for name in head}
-
-    def behind_trunk(p: Weights, x: Tensor) -> Tensor:
-        w = weights(p)
-        for step in model.steps[n_frozen:]:
-            x = step.apply(w, x)
-        return x
-
-    @torch.no_grad()
-    def trunk(x: Tensor) -> Tensor:
-        x = x[None]
-        for step in model.steps[:n_frozen]:
-            x = step.apply(frozen, x)
-        return x[0]
-
     network = Model(
         f"{model.name}-lora",
         model.input_shape,
         model.n_classes,
-        factors | head | offset,
-        (Step(("",), behind_trunk),),
+        _factors(layers, lora.rank) | head_of(model.parameters) | offset,
+        (Step(("",), lambda p, x: run_steps(model.steps[n_frozen:], _merged(frozen, layers, lora.scale, p), x)),),
         frozen=frozenset(offset),
     )
-    return Adapted(network, trunk, layers, n_frozen)
+    return Adapted(network, partial(_trunk, model.steps[:n_frozen], frozen), layers, n_frozen)
+
+
+def _first_trained(model: Model, layers: Iterable[str]) -> int:
+    """Index of the first step that uses an adapted layer or the head."""
+    touched = (*(f"{layer}." for layer in layers), "head.")
+    names = [name for name in model.parameters if name.startswith(touched)]
+    return next(i for i, step in enumerate(model.steps) if any(name.startswith(step.prefixes) for name in names))
+
+
+def _factors(layers: Mapping[str, tuple[int, int]], rank: int) -> dict[str, Parameter]:
+    factors: dict[str, Parameter] = {}
+    for layer, (fan_in, n_out) in layers.items():
+        factors[f"{layer}.A"] = Parameter((fan_in, rank), sqrt(1 / (3 * fan_in)))
+        factors[f"{layer}.B"] = Parameter((rank, n_out), 0.0)
+    return factors
+
+
+def _merged(frozen: Mapping[str, Tensor], layers: Iterable[str], scale: float, p: Mapping[str, Tensor]) -> Weights:
+    """The base model's weights with W + scale A B + offset in place of each adapted W, and the head of p."""
+    adapted = {
+        f"{k}.weight": LowRank(frozen[f"{k}.weight"], p[f"{k}.A"], p[f"{k}.B"], scale, p.get(f"{k}.offset"))
+        for k in layers
+    }
+    return {**frozen, **adapted, **head_of(p)}
+
+
+@torch.no_grad()
+def _trunk(steps: Iterable[Step], frozen: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    """Activations [n, ...] that the frozen steps give for inputs x [n, ...]."""
+    return run_steps(steps, frozen, x[None])[0]

@@ -6,9 +6,7 @@ kept (`models.adapt`). No batch norm is trained: its running statistics are stat
 would corrupt; GroupNorm and LayerNorm have none.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from math import sqrt
 from typing import NamedTuple
@@ -16,10 +14,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fedauto_core.models import minilm
-from fedauto_core.models import mobilenet_stack as mobilenet_network
-from fedauto_core.models.layers import Weights, attention, conv2d, dense, distinct, group_norm, layer_norm, max_pool
-from fedauto_core.models.mobilenet import LAST_CHANNELS, POOLED_SCALE
+from fedauto_core.models import minilm, mobilenet_stack
+
+from .layers import Weights, attention, conv2d, dense, distinct, group_norm, layer_norm, max_pool
+from .mobilenet import LAST_CHANNELS, POOLED_SCALE
 
 CHANNELS_PER_GROUP = 4  # of every GroupNorm
 VIT_WIDTH, VIT_LAYERS, VIT_HEADS, VIT_GRID = 64, 4, 4, 4
@@ -44,6 +42,13 @@ class Step(NamedTuple):
     apply: Callable[[Weights, Tensor], Tensor]
 
 
+def run_steps(steps: Iterable[Step], weights: Weights, x: Tensor) -> Tensor:
+    """What `steps` make of x [M, B, ...] one after the other."""
+    for step in steps:
+        x = step.apply(weights, x)
+    return x
+
+
 Architecture = tuple[dict[str, Parameter], tuple[Step, ...]]
 
 
@@ -66,6 +71,9 @@ def _norm(name: str, width: int) -> dict[str, Parameter]:
 
 def _apply_dense(p: Weights, name: str, x: Tensor) -> Tensor:
     return dense(x, p[f"{name}.weight"], p[f"{name}.bias"])
+
+
+CLASSIFIER = Step(("head.",), lambda p, x: _apply_dense(p, "head", x))
 
 
 def _apply_group_norm(p: Weights, name: str, x: Tensor) -> Tensor:
@@ -200,19 +208,18 @@ def _mobilenet_stage(channels: int, side: int, n_classes: int) -> Architecture:
 
     parameters: dict[str, Parameter] = {"conv.weight": Parameter((channels, LAST_CHANNELS), sqrt(2 / channels))}
     parameters |= _norm("conv", LAST_CHANNELS) | _dense("head", LAST_CHANNELS, n_classes)
-    return parameters, (Step(("conv.",), last_conv), Step(("head.",), lambda p, x: _apply_dense(p, "head", x)))
+    return parameters, (Step(("conv.",), last_conv), CLASSIFIER)
 
 
 def _mobilenet_v2(channels: int, side: int, n_classes: int) -> Architecture:
-    """The whole MobileNetV2 for small images, which it enlarges: see `mobilenet_network`."""
+    """The whole MobileNetV2 for small images, which it enlarges: see `mobilenet_stack`."""
     parameters: dict[str, Parameter] = {}
-    for layer in mobilenet_network.layers(channels):
+    for layer in mobilenet_stack.layers(channels):
         gain = 1 if layer.linear else 2
         parameters[f"{layer.name}.weight"] = Parameter(layer.shape, sqrt(gain / layer.fan_in))
         parameters |= _norm(layer.name, layer.n_out)
-    steps = (Step((f"{name}.",), apply) for name, apply in mobilenet_network.STEPS)
-    head = Step(("head.",), lambda p, x: _apply_dense(p, "head", x))
-    return parameters | _dense("head", LAST_CHANNELS, n_classes), (*steps, head)
+    steps = (Step((f"{name}.",), apply) for name, apply in mobilenet_stack.STEPS)
+    return parameters | _dense("head", LAST_CHANNELS, n_classes), (*steps, CLASSIFIER)
 
 
 def _minilm(channels: int, side: int, n_classes: int) -> Architecture:
@@ -222,8 +229,7 @@ def _minilm(channels: int, side: int, n_classes: int) -> Architecture:
         std = 0.0 if name.endswith((".bias", ".scale", ".shift")) else minilm.INITIAL_STD
         parameters[name] = Parameter(shape, std, float(name.endswith(".scale")))
     steps = (Step((f"{name}.",), apply) for name, apply in minilm.STEPS)
-    head = Step(("head.",), lambda p, x: _apply_dense(p, "head", x))
-    return parameters | _dense("head", minilm.WIDTH, n_classes), (*steps, head)
+    return parameters | _dense("head", minilm.WIDTH, n_classes), (*steps, CLASSIFIER)
 
 
 DENSE_CHAINS = {"softmax": ("head",), "mlp": ("hidden", "head")}

@@ -1,12 +1,10 @@
 """Layers over a stack of M models at once: activations [M, B, ...], parameters [M, *shape].
 
-Every layer also accepts M = 1, where it calls the plain torch layer; the "loop" backend of `training.py` is that case.
+Every layer also accepts M = 1, where it calls the plain torch layer: that is the backend "loop" of `engine/local.py`.
 A frozen weight is kept once, [1, *shape]: layers apply it to the activations of all models as one large batch.
 Images travel as [M, B, H, W, channels]. Innermost in memory are the channels or, after a strided convolution, the
 batch: either way a convolution is a few batched matrix products.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from itertools import product

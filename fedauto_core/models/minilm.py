@@ -5,8 +5,6 @@ Inputs are token ids [M, B, 1, 1, L], stored as floats as images are, with paddi
 [M, B, L, WIDTH + 1]: the last channel is 1 for a token, 0 for padding, so that every step knows what to leave out.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from functools import partial
 from importlib import import_module
@@ -19,9 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fedauto_core.errors import InputError, require
-from fedauto_core.models.layers import Weights, attention, dense, distinct, layer_norm
 from fedauto_core.store.files import cache_folder, load_files
 from fedauto_core.store.published import MINILM
+
+from .layers import Weights, attention, dense, distinct, layer_norm
 
 VOCABULARY, POSITIONS, TYPES = 30_522, 512, 2
 WIDTH, WIDE, LAYERS, HEADS = 384, 1536, 6, 12

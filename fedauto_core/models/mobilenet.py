@@ -1,7 +1,5 @@
 """MobileNetV2 (Sandler et al. 2018) pre-trained on ImageNet: the network, and its activations on small images."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import os

@@ -5,8 +5,6 @@ but parameters is averaged. Activations are [M, B, H, W, channels] with the chan
 convolution is one matrix product.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from functools import partial
 from math import prod
@@ -16,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fedauto_core.models.layers import LowRank, Weight, Weights, conv2d, dense, depthwise_conv2d, distinct
-from fedauto_core.models.mobilenet import BLOCKS, LAST_CHANNELS, POOLED_SCALE, SIDE, STEM_CHANNELS, MobileNetV2
+from .layers import LowRank, Weight, Weights, conv2d, dense, depthwise_conv2d, distinct
+from .mobilenet import BLOCKS, LAST_CHANNELS, POOLED_SCALE, SIDE, STEM_CHANNELS, MobileNetV2
 
 
 class Layer(NamedTuple):

@@ -3,20 +3,21 @@
 A set of weights is one flat vector theta [P], a stack of them theta [M, P].
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
+from typing import TypeVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from fedauto_core.errors import require, require_known
-from fedauto_core.models.architectures import ARCHITECTURES, DENSE_CHAINS, Parameter, Step
-from fedauto_core.models.layers import Weights
+from fedauto_core.errors import require, require_known, require_number
+
+from .architectures import ARCHITECTURES, DENSE_CHAINS, Parameter, Step, run_steps
+from .layers import Weights
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,7 @@ class Model:
 
     def forward(self, weights: Weights, x: Tensor) -> Tensor:
         """Logits [M, B, n_classes]; weights: name -> [M, *shape], x [M, B, *input_shape]."""
-        for step in self.steps:
-            x = step.apply(weights, x)
-        return x
+        return run_steps(self.steps, weights, x)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -66,10 +65,19 @@ class Model:
         parts = theta.split([prod(shape) for shape in self.shapes.values()], dim=1)
         return {name: part.unflatten(1, shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
 
+    def flatten(self, parts: Mapping[str, Tensor]) -> Tensor:
+        """theta [M, P], a copy, of name -> [M, *shape]; other names are passed over."""
+        return torch.cat([parts[name].flatten(1) for name in self.shapes], dim=1)
+
 
 def _draw(parameter: Parameter, rng: np.random.Generator) -> Tensor:
     values = rng.standard_normal(prod(parameter.shape), dtype=np.float32)
     return torch.from_numpy(parameter.mean + parameter.std * values)
+
+
+def head_of(parts: Mapping[str, T]) -> dict[str, T]:
+    """What is held of the classifier ("head.*"), of things by parameter name."""
+    return {name: part for name, part in parts.items() if name.startswith("head.")}
 
 
 def build_model(name: str, input_shape: tuple[int, int, int], n_classes: int) -> Model:
@@ -83,25 +91,8 @@ def build_model(name: str, input_shape: tuple[int, int, int], n_classes: int) ->
         allowed=entry.inputs,
         remedy=f"choose a model that takes this shape ({', '.join(suitable) or 'none does'}) or resize the images",
     )
-    require(
-        n_classes >= 2,
-        f"n_classes = {n_classes}",
-        allowed="integers >= 2",
-        remedy="pass the dataset's number of classes",
+    require_number(
+        "n_classes", n_classes, low=2, strict=False, whole=True, remedy="pass the dataset's number of classes"
     )
     parameters, steps = entry.build(input_shape[0], input_shape[2], n_classes)
     return Model(name, tuple(input_shape), n_classes, parameters, steps, DENSE_CHAINS.get(name, ()))
-
-
-def nonconvex_softmax_loss(theta: Tensor, x: Tensor, y: Tensor, mu: float) -> Tensor:
-    """The theory's objective: mean cross-entropy of softmax regression + mu * sum_k theta_k^2 / (1 + theta_k^2).
-
-    theta: [..., n_features * C + C] as of model "softmax" (weights, then biases; both are regularised);
-    x: [n, n_features]; y: int64 [n]. Returns [...], differentiable at any order, in the dtype of theta.
-    """
-    d = x.shape[1]
-    n_classes = theta.shape[-1] // (d + 1)
-    logits = x @ theta[..., : d * n_classes].unflatten(-1, (d, n_classes)) + theta[..., None, d * n_classes :]
-    losses = F.cross_entropy(logits.flatten(0, -2), y.repeat(theta[..., 0].numel()), reduction="none")
-    square = theta.square()
-    return losses.view(*theta.shape[:-1], -1).mean(dim=-1) + mu * (square / (1 + square)).sum(dim=-1)

@@ -6,9 +6,10 @@ sees the methods, so failures do not depend on the training. To add one, write a
 
 # Loading these registers their processes.
 from fedauto_core.network import correlated, independent, markov, physical, recorded, timetable  # noqa: F401
-from fedauto_core.network.base import PROCESSES, Scenario, Setting, draw_trace, process
-from fedauto_core.network.suite import SCENARIOS, SUITE, scenario
-from fedauto_core.network.traces import CAUSES, Cause, Trace
+
+from .base import PROCESSES, Scenario, Setting, draw_trace, process
+from .suite import SCENARIOS, SUITE, scenario
+from .traces import CAUSES, Cause, Trace
 
 __all__ = [
     "CAUSES",

@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedauto_core.errors import require, require_known
-from fedauto_core.network.traces import Trace
+from fedauto_core.errors import require, require_known, require_number
 from fedauto_core.seeding import stream
+
+from .traces import Trace
 
 Rate = float | tuple[float, ...]  # one value for all clients, or one per client
 
@@ -30,7 +31,7 @@ def draw_trace(scenario: Scenario, *, rounds: int, histograms: np.ndarray, seed:
 
     The same arguments give the same trace. InputError for an unknown process or option, or a value out of range.
     """
-    require(rounds >= 1, f"rounds is {rounds}", allowed="integers >= 1", remedy="ask for at least one round")
+    require_number("rounds", rounds, low=1, strict=False, whole=True)
     pi = np.asarray(histograms, dtype=np.float64)
     require(
         pi.ndim == 2 and pi.size > 0 and bool((pi >= 0).all()) and np.allclose(pi.sum(axis=-1), 1),
@@ -98,7 +99,7 @@ def per_client(name: str, value: Rate, setting: Setting) -> np.ndarray:
         values = np.empty((0, 0))  # not numbers: refused below
     require(
         values.shape in ((), (n_clients,)),
-        f"{name} is {value}",
+        f"{name} = {value}",
         allowed=f"one number, or one for each of the {n_clients} clients",
         remedy=f"give {name} as a number or as {n_clients} numbers",
     )
@@ -109,7 +110,7 @@ def probabilities(name: str, value: Rate, setting: Setting) -> np.ndarray:
     values = per_client(name, value, setting)
     require(
         bool(((values >= 0) & (values <= 1)).all()),
-        f"{name} is {value}",
+        f"{name} = {value}",
         allowed="probabilities in [0, 1]",
         remedy=f"bring {name} into this interval",
     )
@@ -120,7 +121,7 @@ def durations(name: str, value: Rate, setting: Setting) -> np.ndarray:
     values = per_client(name, value, setting)
     require(
         bool(((values >= 1) & np.isfinite(values)).all()),
-        f"{name} is {value}",
+        f"{name} = {value}",
         allowed="mean durations >= 1 round",
         remedy=f"raise {name} to at least one round",
     )
@@ -130,12 +131,8 @@ def durations(name: str, value: Rate, setting: Setting) -> np.ndarray:
 def by_label(setting: Setting, groups: int) -> np.ndarray:
     """Group 0..groups - 1 of each client, int64 [N]: sorted by the most frequent class, cut into equal parts."""
     n_clients = setting.shape[1]
-    require(
-        isinstance(groups, int) and 1 <= groups <= n_clients,
-        f"groups is {groups}",
-        allowed=f"whole numbers 1..{n_clients}",
-        remedy="ask for at most one group per client",
-    )
+    remedy = "ask for at most one group per client"
+    require_number("groups", groups, low=1, high=n_clients, strict=False, whole=True, remedy=remedy)
     order = np.argsort(setting.histograms.argmax(axis=1), kind="stable")
     group = np.empty(n_clients, dtype=np.int64)
     for number, members in enumerate(np.array_split(order, groups)):

@@ -1,26 +1,19 @@
 """Failures that hit several clients at once: a shared access point, a common shock, an adversary; and products."""
 
-from __future__ import annotations
-
 import numpy as np
 from scipy.signal import lfilter
 from scipy.stats import norm
 
 from fedauto_core.errors import is_number, require, require_number
-from fedauto_core.network.base import Rate, Scenario, Setting, by_label, drawn, probabilities, process
-from fedauto_core.network.markov import connection
-from fedauto_core.network.traces import Cause, Trace, make_trace
+
+from .base import Rate, Scenario, Setting, by_label, drawn, probabilities, process
+from .markov import connection
+from .traces import Cause, Trace, make_trace
 
 
 @process("access_points")
 def _access_points(
-    setting: Setting,
-    *,
-    groups: int,
-    mean_on: float,
-    mean_off: float,
-    probability: Rate = 1.0,
-    aligned: bool = False,
+    setting: Setting, *, groups: int, mean_on: float, mean_off: float, probability: Rate = 1.0, aligned: bool = False
 ) -> Trace:
     """A_k = U_g(k) V_k: each group has one access point, on and off like `long_outage`; V_k is Bernoulli.
 
@@ -97,7 +90,7 @@ def _product(setting: Setting, *, parts: tuple[Scenario, ...]) -> Trace:
     """
     require(
         isinstance(parts, tuple) and len(parts) >= 1 and all(isinstance(part, Scenario) for part in parts),
-        f"parts is {parts}",
+        f"parts = {parts}",
         allowed="a tuple of one or more scenarios",
         remedy="name at least one scenario",
     )

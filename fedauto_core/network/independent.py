@@ -1,12 +1,11 @@
 """Failures that are independent from round to round: Bernoulli, tied to the labels, or changing with the time."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from fedauto_core.errors import require, require_known, require_number
-from fedauto_core.network.base import Rate, Setting, probabilities, process
-from fedauto_core.network.traces import Cause, Trace, make_trace
+
+from .base import Rate, Setting, probabilities, process
+from .traces import Cause, Trace, make_trace
 
 
 @process("none")
@@ -30,14 +29,7 @@ def _label_coupled(setting: Setting, *, q_min: float, q_max: float) -> Trace:
 
 @process("modulated")
 def _modulated(
-    setting: Setting,
-    *,
-    shape: str,
-    q_min: float,
-    q_max: float,
-    period: int = 20,
-    depth: float = 0.3,
-    cut: float = 0.1,
+    setting: Setting, *, shape: str, q_min: float, q_max: float, period: int = 20, depth: float = 0.3, cut: float = 0.1
 ) -> Trace:
     """q_k^t = q_k f(t), q_k coupled to the labels (`coupled`), a period of P rounds (FedAWE, Xiang et al. 2024, J.3).
 

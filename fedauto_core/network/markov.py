@@ -1,15 +1,14 @@
 """Failures with a memory: bursts of a Markov channel, long outages, and both at once."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np
 
 from fedauto_core.errors import require
-from fedauto_core.network.base import Rate, Setting, durations, probabilities, process
-from fedauto_core.network.independent import coupled
-from fedauto_core.network.traces import Cause, Trace, make_trace
+
+from .base import Rate, Setting, durations, probabilities, process
+from .independent import coupled
+from .traces import Cause, Trace, make_trace
 
 
 @process("gilbert_elliott")

@@ -1,16 +1,15 @@
 """Failures that follow from radio links: who is where, what is sent in which time, and how the bands are shared."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np
 from scipy.signal import lfilter
 
 from fedauto_core.errors import require, require_number
-from fedauto_core.network.base import Setting, process
-from fedauto_core.network.radio import STANDARDS, Placement, Wired, allocate, log_threshold, place
-from fedauto_core.network.traces import Cause, Trace, make_trace
+
+from .base import Setting, process
+from .radio import STANDARDS, Placement, Wired, allocate, log_threshold, place
+from .traces import Cause, Trace, make_trace
 
 FOUR_STANDARDS = ("wired", "wifi", "lte", "nr_umi")
 COMPUTE_SPREAD = 0.5  # standard deviation of the logarithm of the computing time; our choice
@@ -50,7 +49,7 @@ def _radio(
     require_number("downlink", downlink, strict=False, high=1)
     require(
         isinstance(ergodic, bool) and not (ergodic and attempts > 1),
-        f"ergodic is {ergodic} with {attempts} attempts",
+        f"ergodic = {ergodic} with {attempts} attempts",
         allowed="true or false; with averaged fading one attempt, as others would fail alike",
         remedy="leave out one of the two",
     )

@@ -6,16 +6,15 @@ comes with the project, `EXAMPLE`, is not measured: it is drawn by `nightly_sess
 phones (Yang et al. 2021, FLASH), which may not be redistributed.
 """
 
-from __future__ import annotations
-
 import csv
 from pathlib import Path
 
 import numpy as np
 
 from fedauto_core.errors import require, require_number
-from fedauto_core.network.base import Setting, process
-from fedauto_core.network.traces import Cause, Recording, Trace, make_trace
+
+from .base import Setting, process
+from .traces import Cause, Recording, Trace, make_trace
 
 EXAMPLE = Path(__file__).parent / "example_sessions.csv"
 COLUMNS = ("device", "on_s", "off_s")

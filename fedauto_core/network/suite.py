@@ -3,10 +3,9 @@
 All values are our choice: the paper's own failure settings are not known to us.
 """
 
-from __future__ import annotations
-
 from fedauto_core.errors import require_known
-from fedauto_core.network.base import Scenario
+
+from .base import Scenario
 
 SCENARIOS = {
     found.name: found
@@ -81,10 +80,7 @@ def scenario(name: str, rounds: int = 200, payload_bits: float = PAYLOAD_BITS, w
         "F7": ("product", (("parts", (Scenario("radio", *radio), Scenario("outages", *outages))),)),
         "F8": ("class_blackout", (*blackout, ("length", rounds))),
         "F8b": ("class_blackout", (*blackout, ("length", lasting(100)))),
-        "F9": (
-            "access_points",
-            (("groups", 5), ("mean_on", 190.0), ("mean_off", 10.0), ("aligned", True)),
-        ),
+        "F9": ("access_points", (("groups", 5), ("mean_on", 190.0), ("mean_off", 10.0), ("aligned", True))),
         "F10": ("adversary", (("budget", 0.5),)),
         "F11": ("sessions", (("round_s", 600.0 * 200 / rounds),)),
     }

@@ -1,12 +1,11 @@
 """Failures by a timetable: blackouts, turns, members who come late or leave for good."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from fedauto_core.errors import require, require_number
-from fedauto_core.network.base import Rate, Setting, by_label, probabilities, process
-from fedauto_core.network.traces import Cause, Trace, make_trace
+
+from .base import Rate, Setting, by_label, probabilities, process
+from .traces import Cause, Trace, make_trace
 
 
 @process("class_blackout")

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import fcntl
+import functools
 import math
 import multiprocessing
 import os
 import shlex
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from fedauto_core.errors import InputError, require
+from fedauto_core.report.folder import REPORTS, clear, log_file, work_folder
+from fedauto_core.report.orders import Order, Outcome
 from fedauto_core.report.overview import write_overview
-from fedauto_core.report.plan import NOTEBOOKS, Job, is_current, job_key, override, read_notebooks, read_profile, select
-from fedauto_core.report.record import REPORTS, log_file
-from fedauto_core.report.worker import Order, Outcome, follow, run_notebook, work_folder
+from fedauto_core.report.plan import Job, changes, inputs_of, override, read_profile, select
+from fedauto_core.report.sources import NOTEBOOKS, read_notebooks
+from fedauto_core.store.writing import locked, write_atomically
 
 BAD_INPUT = 2
 INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
@@ -43,6 +44,8 @@ class Batch:
         for option, values in (("--only", only), ("--set", self.settings)):
             for value in values:
                 words += [option, value]
+        if self.notebooks_dir != NOTEBOOKS:
+            words += ["--notebooks", os.path.relpath(self.notebooks_dir)]
         if self.out != REPORTS / self.profile:
             words += ["--out", os.path.relpath(self.out)]
         return shlex.join(words)
@@ -83,19 +86,20 @@ def run_report(
     if dry_run:
         _print_plan(plan, batch)
         return 0
-    target.mkdir(parents=True, exist_ok=True)
-    with _locked(target), _executor(parallel, scheduler) as executor:
-        outcomes: list[Outcome] = []
-        shutil.rmtree(work_folder(target), ignore_errors=True)
+    with _held(target):
+        clear(work_folder(target))
         try:
-            for outcome in _run(plan, batch, executor):
-                outcomes.append(outcome)
-            failed = [outcome for outcome in outcomes if outcome.error]
+            with ExitStack() as pools:  # opened when the first notebook has to run
+                pool = functools.cache(lambda: pools.enter_context(_executor(parallel, scheduler)))
+                failed = [outcome for outcome in _run(plan, batch, pool) if outcome.error]
             status = 0 if not failed else BAD_INPUT if all(outcome.refused for outcome in failed) else 1
         except KeyboardInterrupt:
             status = INTERRUPTED
-    shutil.rmtree(work_folder(target), ignore_errors=True)
-    write_overview(target, profile, everything)
+        clear(work_folder(target))
+        try:
+            write_overview(target, profile, everything)
+        except OSError as error:
+            raise _unwritable(target, error) from None
     if status == INTERRUPTED:
         print(f"\nstopped; finished notebooks are kept. Continue with: {batch.command(batch.only)}")
         return status
@@ -104,7 +108,7 @@ def run_report(
     return status
 
 
-def _run(plan: Sequence[Job], batch: Batch, executor: Executor) -> Iterator[Outcome]:
+def _run(plan: Sequence[Job], batch: Batch, pool: Callable[[], Executor]) -> Iterator[Outcome]:
     """Start every job as soon as those it waits for have ended; yield the outcomes as they come."""
     pending, running, ended = {job.name: job for job in plan}, {}, 0
     while pending or running:
@@ -120,7 +124,7 @@ def _run(plan: Sequence[Job], batch: Batch, executor: Executor) -> Iterator[Outc
                 continue
             if _slots([*running.values(), job], batch) > batch.jobs:
                 break  # in order: a notebook that needs several processes must not be overtaken for ever
-            running[_submit(executor, _order(pending.pop(job.name), batch))] = job
+            running[_submit(pending.pop(job.name), batch, pool)] = job
         if current:
             continue  # what waited for them may be ready now
         done, _ = wait(running, return_when=FIRST_COMPLETED)
@@ -137,7 +141,7 @@ def _slots(jobs: Sequence[Job], batch: Batch) -> int:
 
 
 def _done(job: Job, batch: Batch) -> bool:
-    return not log_file(batch.out, job.name).exists() and is_current(job, batch.threads, batch.out)
+    return not log_file(batch.out, job.name).exists() and changes(job, batch.threads, batch.out) == []
 
 
 def _order(job: Job, batch: Batch) -> Order:
@@ -145,11 +149,10 @@ def _order(job: Job, batch: Batch) -> Order:
     return Order(
         name=job.name,
         source=job.notebook.source,
-        parameters=dict(job.parameters),
         overrides={name: value for name, value in job.parameters.items() if value != defaults[name]},
         notebooks_dir=batch.notebooks_dir,
         out=batch.out,
-        key=job_key(job, batch.threads, batch.out),
+        inputs=inputs_of(job, batch.threads, batch.out),
         threads=batch.threads,
         processes=min(job.processes, batch.jobs),
         fresh=batch.fresh,
@@ -157,12 +160,18 @@ def _order(job: Job, batch: Batch) -> Order:
     )
 
 
-def _submit(executor: Executor, order: Order) -> Future:
-    """A pool that has lost a process refuses new work: a failure of this notebook, reported like any other."""
+def _submit(job: Job, batch: Batch, pool: Callable[[], Executor]) -> Future:
+    """A notebook that cannot be read and a pool that has lost a process are failures, reported like any other."""
+    future: Future = Future()
+    if job.notebook.problem:
+        future.set_exception(job.notebook.problem)
+        return future
+    from fedauto_core.report.worker import run_notebook  # a second of imports that a report without work does not need
+
+    executor = pool()
     try:
-        return executor.submit(run_notebook, order)
+        return executor.submit(run_notebook, _order(job, batch))
     except BrokenExecutor as error:
-        future: Future = Future()
         future.set_exception(error)
         return future
 
@@ -172,28 +181,40 @@ def _outcome(future: Future, job: Job, batch: Batch) -> Outcome:
     error = future.exception()
     if error is None:
         return future.result()
-    log = log_file(batch.out, job.name)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    log.write_text(f"{batch.command([job.name])}\n\n{type(error).__name__}: {error}\n", encoding="utf-8")
+    text = f"{batch.command([job.name])}\n\n{type(error).__name__}: {error}\n"
+    write_atomically(log_file(batch.out, job.name), text)
     return Outcome(job.name, math.nan, f"{type(error).__name__}: {error}".splitlines()[0])
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the report folder, so that two batches never write into it at once; the lock ends with the process."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
+def _held(folder: Path) -> Iterator[None]:
+    """Hold the report folder, made if it is missing, so that two batches never write into it at once."""
+    lock = folder / ".lock"
+    with ExitStack() as stack:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(locked(lock, wait=False))
+            if (logs := log_file(folder, "").parent).is_file():
+                raise NotADirectoryError(f"{logs} is no folder")
         except BlockingIOError:
             raise InputError(
                 f"report folder {folder} is in use by another batch",
                 allowed="one batch per folder",
                 remedy="wait for it, or choose another folder with --out",
             ) from None
-        yield
-    finally:
-        os.close(handle)
+        except OSError as error:
+            raise _unwritable(folder, error) from None
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)  # before it is released: who has it open sees that it names nothing any more
+
+
+def _unwritable(folder: Path, error: OSError) -> InputError:
+    return InputError(
+        f"report folder {folder}: {error}",
+        allowed="a folder that can be made, locked and written",
+        remedy="choose another one with --out",
+    )
 
 
 @contextmanager
@@ -203,6 +224,8 @@ def _executor(jobs: int, scheduler: str | None) -> Iterator[Executor]:
         with _cluster(scheduler) as executor:
             yield executor
         return
+    from fedauto_core.report.worker import follow
+
     context = multiprocessing.get_context("spawn")  # a forked copy of a process with threads can hang
     follower, leader = context.Pipe(duplex=False)
     pool = ProcessPoolExecutor(jobs, context, follow, (follower,))
@@ -259,19 +282,21 @@ def _print_failures(failed: Sequence[Outcome], batch: Batch) -> None:
 def _print_plan(plan: Sequence[Job], batch: Batch) -> None:
     todo = [job for job in plan if batch.fresh or not _done(job, batch)]
     for job in plan:
+        why = changes(job, batch.threads, batch.out) or []
         if job.reads_all and todo and job not in todo:
-            todo.append(job)  # its input is about to change
-        state = "run" if job in todo else "up to date"
+            todo.append(job)
+            why = ["verdicts"]  # they are about to change
+        state = f"run ({', '.join(why)})" if why else "run" if job in todo else "up to date"
         wait_for = "all others" if job.reads_all else ", ".join(job.after)
-        values = "  ".join(f"{name}={value}" for name, value in job.parameters.items())
-        print(f"{job.name:28} {state:10} {job.minutes:6.1f} min  {f'after {wait_for}  ' if wait_for else ''}{values}")
+        values = str(job.notebook.problem or "  ".join(f"{name}={value}" for name, value in job.parameters.items()))
+        print(f"{job.name:28} {state:16} {job.minutes:6.1f} min  {f'after {wait_for}  ' if wait_for else ''}{values}")
     minutes = max([sum(job.minutes for job in todo) / batch.jobs, *(job.minutes for job in todo)], default=0.0)
     print(f"about {minutes:.0f} minutes with {batch.jobs} at a time, {batch.threads} thread(s) each; into {batch.out}")
 
 
 def print_notebooks(notebooks_dir: Path = NOTEBOOKS) -> None:
-    """Every notebook with its parameters: type, default, help."""
+    """Every notebook with its parameters: type, default, help; or why it cannot be read."""
     for notebook in read_notebooks(notebooks_dir).values():
         print(notebook.name)
-        for parameter in notebook.parameters.values():
-            print(f"    {parameter}")
+        for line in (notebook.problem,) if notebook.problem else notebook.parameters.values():
+            print(f"    {line}")

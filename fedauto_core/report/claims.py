@@ -14,54 +14,13 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from fedauto_core.errors import require, require_known
+from fedauto_core.errors import require
+from fedauto_core.report.verdicts import CLAIMS as CLAIMS
+from fedauto_core.report.verdicts import TESTED_BY as TESTED_BY
+from fedauto_core.report.verdicts import Verdict
+from fedauto_core.report.verdicts import combine_verdicts as combine_verdicts
 
-CLAIMS: Mapping[str, str] = {
-    "C1": "Failures and label skew together degrade plain aggregation; either alone does so much less",
-    "C2": "FedAuto beats every baseline under transient, long and mixed failures (full-parameter)",
-    "C3": "FedAuto beats every baseline for LoRA too",
-    "C4": "FedAuto beats plain aggregation on an optimised radio",
-    "C5": "FedAuto uses no network knowledge",
-    "C6": "The convergence bound holds in every realisation, whatever the failure process",
-    "C7": "With client data, fine-tuning beats the server's data alone; pre-training saves client work",
-    "C8": "Plug and play: it runs on an unmodified federated stack",
-}
-TESTED_BY: Mapping[str, tuple[str, ...]] = {
-    "C1": ("02_problem",),
-    "C2": ("10_full_parameter",),
-    "C3": ("11_lora",),
-    "C4": ("12_resource_optimisation",),
-    "C5": ("03_fedauto_by_hand", "04_networks"),
-    "C6": ("20_bound_step_by_step", "21_any_failure_law", "22_tight_or_loose"),
-    "C7": ("01_pretraining",),
-    "C8": (),
-}
-"""Claim -> notebooks that compute a verdict on it (a test holds this against the notebooks)."""
-MARKS = ("Re", "~", "¬Re")
 LEVEL = 0.95
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """One computed verdict. effect and [low, high] are in `unit`; spread says what [low, high] is."""
-
-    claim: str
-    statement: str
-    mark: str
-    effect: float
-    low: float
-    high: float
-    seeds: int
-    unit: str
-    evidence: str
-    spread: str = "95 % t interval"
-
-    def __post_init__(self) -> None:
-        require_known("claim", self.claim, CLAIMS)
-        require_known("mark", self.mark, MARKS)
-
-    def as_dict(self) -> dict[str, object]:
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -203,9 +162,3 @@ def difference_verdict(claim: str, statement: str, effect: Interval, unit: str, 
     return Verdict(
         claim, statement, mark(effect.low, effect.high), effect.mean, effect.low, effect.high, effect.n, unit, evidence
     )
-
-
-def combine_verdicts(verdicts: Iterable[Verdict]) -> str:
-    """Mark of a claim with several verdicts: all must be [Re]; one [¬Re] refutes it."""
-    marks = {verdict.mark for verdict in verdicts}
-    return "¬Re" if "¬Re" in marks else "~" if "~" in marks or not marks else "Re"

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 
 from fedauto_core.data.federation import Federation
 from fedauto_core.network import CAUSES, Trace
-from fedauto_core.report.claims import MARKS, STANDINGS, interval
+from fedauto_core.report.claims import STANDINGS, interval
+from fedauto_core.report.verdicts import MARKS
 
 # A method keeps its colour and marker in every figure: the position in this list is its look.
 LABELS = (

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 import fnmatch
 import hashlib
-import io
-import json
 import math
-import tokenize
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,104 +12,20 @@ from pathlib import Path
 import yaml
 
 from fedauto_core.errors import InputError, require, require_known
-from fedauto_core.report.record import PARAMETER_TYPES, REPORTS, verdict_files
-from fedauto_core.store.keys import core_hash, versions
+from fedauto_core.report.folder import content_hash, file_hashes, read_manifest, verdict_files
+from fedauto_core.report.sources import NOTEBOOKS, Notebook, Value, read_notebooks
+from fedauto_core.store.keys import code_hash, versions
 
-NOTEBOOKS = REPORTS.parent / "notebooks"
-TYPES = {kind.__name__: kind for kind in PARAMETER_TYPES}
-PARAMETERS_TAG = "parameters"
-Value = bool | int | float | str
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """One line `name: kind = default  # help` of a parameters cell."""
-
-    name: str
-    kind: str
-    default: Value
-    help: str
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.kind} = {self.default!r} ({self.help})"
-
-    def check(self, value: object, where: str) -> Value:
-        """`value` as this parameter's type; text is parsed. InputError if it does not fit."""
-        kind = TYPES[self.kind]
-        try:
-            if isinstance(value, str):
-                result = {"true": True, "false": False}[value.lower()] if kind is bool else kind(value)
-            else:
-                result = float(value) if kind is float and type(value) is int else value
-            fits = type(result) is kind and (kind is not float or math.isfinite(result))
-        except (ValueError, KeyError):
-            fits = False
-        require(
-            fits,
-            f"{where}: value {value!r} for the parameter {self.name}",
-            allowed="true or false" if kind is bool else f"one {'finite ' * (kind is float)}{self.kind}",
-            remedy=f"the parameter is {self}",
-        )
-        return result
-
-
-@dataclass(frozen=True)
-class Notebook:
-    """A source notebook and what its parameters cell declares."""
-
-    name: str
-    path: Path
-    source: str
-    parameters: Mapping[str, Parameter]
-
-
-def _parse_parameters(source: str, where: str) -> dict[str, Parameter]:
-    help_at = {
-        token.start[0]: token.string.lstrip("# ")
-        for token in tokenize.generate_tokens(io.StringIO(source).readline)
-        if token.type == tokenize.COMMENT
-    }
-    found = {}
-    for line in ast.parse(source).body:
-        try:
-            name, kind = line.target.id, line.annotation.id
-            parameter = Parameter(name, kind, ast.literal_eval(line.value), help_at[line.end_lineno])
-            found[name] = replace(parameter, default=parameter.check(parameter.default, where))
-        except (AttributeError, ValueError, KeyError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(
-                f"{where}, parameters cell: cannot read {ast.unparse(line)!r}",
-                allowed=f"lines `name: type = literal  # help` with type {', '.join(TYPES)}",
-                remedy="move anything else to another cell, and write a help text",
-            ) from None
-    return found
-
-
-def read_notebook(path: Path) -> Notebook:
-    """Read a source notebook. InputError if cells have no identifiers or the parameters cell is not a plain list."""
-    source = path.read_text(encoding="utf-8")
-    raw = json.loads(source)
-    require(
-        all(cell.get("id") for cell in raw["cells"]),
-        f"{path.name}: cells without identifiers",
-        allowed="notebook format 4.5 or later",
-        remedy="open and save it with a current Jupyter",
-    )
-    cells = [cell for cell in raw["cells"] if PARAMETERS_TAG in cell["metadata"].get("tags", ())]
-    require(
-        len(cells) <= 1,
-        f"{path.name}: {len(cells)} cells tagged {PARAMETERS_TAG!r}",
-        allowed="at most one",
-        remedy="keep one parameters cell",
-    )
-    parameters = _parse_parameters("".join(cells[0]["source"]), path.name) if cells else {}
-    return Notebook(path.stem, path, source, parameters)
-
-
-def read_notebooks(folder: Path = NOTEBOOKS) -> dict[str, Notebook]:
-    """All notebooks of a folder, by name."""
-    return {path.stem: read_notebook(path) for path in sorted(folder.glob("*.ipynb"))}
+WORKER = "fedauto_core.report.worker"
+WORDS = {
+    "notebook_sha256": "notebook",
+    "parameters": "parameters",
+    "code_sha256": "code",
+    "versions": "packages",
+    "threads": "threads",
+    "verdicts_sha256": "verdicts",
+}
+"""Entry of `inputs_of` -> what a reader is told when it changed."""
 
 
 @dataclass(frozen=True)
@@ -160,24 +72,43 @@ def _profile_entry(entry: object, where: str) -> dict[str, object]:
     return entry
 
 
-def read_profile(profile: str, notebooks_dir: Path = NOTEBOOKS) -> list[Job]:
-    """The jobs of notebooks_dir/profiles/<profile>.yaml in the order in which they are started: the longest first."""
-    require_known("profile", profile, [path.stem for path in (notebooks_dir / "profiles").glob("*.yaml")])
-    path = notebooks_dir / "profiles" / f"{profile}.yaml"
-    entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+def _read_entries(profile: str, folder: Path) -> dict[str, object]:
+    """Job name -> entry, unchecked, of a profile."""
+    known = {path.stem: path for path in folder.glob("*.yaml")}
     require(
-        isinstance(entries, dict) and entries,
-        f"profile {path.name} without notebooks",
+        bool(known),
+        f"no profiles in {folder}",
+        allowed="a folder of notebooks with profiles/NAME.yaml in it",
+        remedy="name it with --notebooks",
+    )
+    require_known("profile", profile, known)
+    try:
+        entries = yaml.safe_load(known[profile].read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InputError(
+            f"profile {known[profile].name} cannot be read: {' '.join(str(error).split())}",
+            allowed="YAML in UTF-8",
+            remedy="mend the file",
+        ) from None
+    require(
+        isinstance(entries, dict) and entries and all(isinstance(name, str) for name in entries),
+        f"profile {known[profile].name} without notebooks",
         allowed="notebook name -> {minutes, parameters}",
         remedy="name at least one notebook",
     )
-    notebooks, jobs = read_notebooks(notebooks_dir), []
+    return entries
+
+
+def read_profile(profile: str, notebooks_dir: Path = NOTEBOOKS) -> list[Job]:
+    """The jobs of notebooks_dir/profiles/<profile>.yaml in the order in which they are started: the longest first."""
+    entries, notebooks = _read_entries(profile, notebooks_dir / "profiles"), read_notebooks(notebooks_dir)
+    where_from, jobs = f"{profile}.yaml", []
     for name, raw in entries.items():
         source = name.partition("-")[0]
         require_known("notebook", source, notebooks)
-        where = f"{path.name}, {name}"
+        where = f"{where_from}, {name}"
         entry, notebook = _profile_entry(raw, where), notebooks[source]
-        for key in entry.get("parameters", {}):
+        for key in entry.get("parameters", {}) if notebook.problem is None else ():
             _require_parameter(key, [notebook], where)
         values = {
             key: parameter.check(entry.get("parameters", {}).get(key, parameter.default), where)
@@ -188,7 +119,7 @@ def read_profile(profile: str, notebooks_dir: Path = NOTEBOOKS) -> list[Job]:
         for predecessor in after:
             require_known("notebook to wait for", predecessor, [key for key in entries if key != name])
         jobs.append(Job(name, notebook, values, float(entry["minutes"]), entry.get("processes", 1), after, reads_all))
-    _require_startable(jobs, path.name)
+    _require_startable(jobs, where_from)
     return sorted(jobs, key=lambda job: (job.reads_all, -job.minutes, job.name))
 
 
@@ -247,35 +178,29 @@ def select(jobs: Sequence[Job], patterns: Sequence[str]) -> list[Job]:
     return [job for job in jobs if not patterns or any(fnmatch.fnmatchcase(job.name, p) for p in patterns)]
 
 
-def job_key(job: Job, threads: int, out: Path) -> str:
-    """SHA-256 over source, parameters, core, versions, threads and, for `after: all`, the verdicts that it reads."""
-    parts: list[object] = [job.notebook.source, dict(job.parameters), core_hash(), versions(), threads]
-    if job.reads_all:
-        files = {name: path for name, path in verdict_files(out).items() if name != job.name}
-        parts.append({name: path.read_text(encoding="utf-8") for name, path in files.items()})
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def read_manifest(folder: Path) -> dict[str, object] | None:
-    """The manifest of a finished notebook, or None."""
-    path = folder / "manifest.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-
-
-def is_current(job: Job, threads: int, out: Path) -> bool:
-    """Whether the job's folder holds the result of exactly this job, every file untouched."""
-    manifest = read_manifest(out / job.name)
-    return (
-        manifest is not None
-        and manifest["key"] == job_key(job, threads, out)
-        and manifest["files"] == file_hashes(out / job.name)
-    )
-
-
-def file_hashes(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file of a notebook's folder except the manifest itself."""
-    return {
-        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.iterdir())
-        if path.name != "manifest.json"
+def inputs_of(job: Job, threads: int, out: Path) -> dict[str, object]:
+    """Everything that the job's result depends on, as its manifest keeps it: source, parameters, the code that the
+    notebook imports or that makes its page, versions, threads and, for `after: all`, the verdicts that it reads."""
+    found = {
+        "notebook_sha256": hashlib.sha256(job.notebook.source.encode()).hexdigest(),
+        "parameters": dict(job.parameters),
+        "code_sha256": code_hash({*job.notebook.modules, WORKER}),
+        "versions": versions(),
+        "threads": threads,
     }
+    if job.reads_all:
+        others = {name: path for name, path in verdict_files(out).items() if name != job.name}
+        found["verdicts_sha256"] = {name: content_hash(path) for name, path in others.items()}
+    return found
+
+
+def changes(job: Job, threads: int, out: Path) -> list[str] | None:
+    """What changed since the job's page was written, in words, its own files included: nothing if it is up to date.
+
+    None if there is no page.
+    """
+    manifest = read_manifest(out / job.name)
+    if manifest is None:
+        return None
+    found = [WORDS[key] for key, value in inputs_of(job, threads, out).items() if manifest.get(key) != value]
+    return found + ["files"] * (manifest["files"] != file_hashes(out / job.name))

@@ -5,7 +5,6 @@ The same numbers give the same bytes: no timestamps, fixed float format, fixed i
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -22,20 +21,32 @@ from IPython.display import Image, Markdown, display
 from matplotlib.figure import Figure
 from pandas.api.types import is_integer_dtype
 
-from fedauto_core.errors import require, require_known
-from fedauto_core.report.claims import Verdict
-from fedauto_core.store.keys import core_hash, versions
+from fedauto_core.errors import InputError, require, require_known
+from fedauto_core.report.folder import REPORTS, write_json
+from fedauto_core.report.sources import PARAMETER_TYPES, Value, declared
+from fedauto_core.report.tables import cell, markdown_table
+from fedauto_core.report.verdicts import Verdict, describe, stored
+from fedauto_core.report.verdicts import report_verdicts as report_verdicts
+from fedauto_core.store.keys import versions
 
-REPORTS = Path(__file__).resolve().parents[2] / "reports"
 FLOAT_FORMAT = "%.7g"
 DOTS_PER_INCH = 110
-PARAMETER_TYPES = (bool, int, float, str)
 
 
-def plain_values(namespace: Mapping[str, object]) -> dict[str, bool | int | float | str]:
-    """The entries whose names do not start with "_" and whose type is exactly bool, int, float or str. Of `globals()`
-    right after a notebook's imports these are its parameters."""
-    return {k: v for k, v in namespace.items() if not k.startswith("_") and type(v) in PARAMETER_TYPES}
+def parameters(namespace: Mapping[str, Any]) -> dict[str, Value]:
+    """Of a notebook's `globals()`: name -> value of what its parameters cell declares; InputError if that was not run.
+
+    The cell is looked up in what the kernel has run: an imported constant is no parameter, and a copy of the notebook
+    under another name has its own.
+    """
+    for source in reversed(namespace.get("In", ())):
+        if names := declared(source):
+            return {name: namespace[name] for name in names}
+    raise InputError(
+        "no parameters cell has been run",
+        allowed="globals() of a notebook with a cell of lines `name: type = literal  # help`",
+        remedy="run that cell first",
+    )
 
 
 def numbers(text: str, kind: type[int] | type[float], parameter: str) -> list[Any]:
@@ -53,63 +64,15 @@ def numbers(text: str, kind: type[int] | type[float], parameter: str) -> list[An
     return values
 
 
-def write_json(path: Path, value: object) -> None:
-    """Stable JSON: sorted keys, two spaces, no NaN or infinity (they are not JSON)."""
-    path.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def read_verdicts(folder: Path) -> tuple[Verdict, ...]:
-    """The verdicts in folder/verdicts.json; an open side of an interval is stored there as null."""
-    rows = json.loads((folder / "verdicts.json").read_text(encoding="utf-8"))
-    open_sides = {"low": -math.inf, "high": math.inf}
-    return tuple(Verdict(**{k: open_sides[k] if v is None else v for k, v in row.items()}) for row in rows)
-
-
-def log_file(report: Path, name: str) -> Path:
-    """Where the batch explains why notebook `name` failed; the file exists only then."""
-    return report / "logs" / f"{name}.log"
-
-
-def verdict_files(report: Path) -> dict[str, Path]:
-    """Notebook name -> its verdicts.json; not of notebooks whose last run failed: what they left may be out of date."""
-    files = {path.parent.name: path for path in sorted(report.glob("*/verdicts.json"))}
-    return {name: path for name, path in files.items() if not log_file(report, name).exists()}
-
-
-def report_verdicts(report: Path | None = None) -> dict[str, tuple[Verdict, ...]]:
-    """Notebook name -> verdicts, of a whole report.
-
-    report: its folder; by default the report being built (set by the batch in FEDAUTO_REPORT), else reports/standard.
-    """
-    folder = report or Path(os.environ.get("FEDAUTO_REPORT", REPORTS / "standard"))
-    return {name: read_verdicts(path.parent) for name, path in verdict_files(folder).items()}
-
-
-def _cell(value: object) -> str:
-    """Four significant digits; whole numbers in full; a missing value is an empty cell."""
-    if not isinstance(value, float):
-        return str(value)
-    if math.isnan(value):
-        return ""
-    return str(int(value)) if value.is_integer() else f"{value:.4g}"
-
-
-def markdown_table(frame: pd.DataFrame) -> str:
-    """`frame` as a Markdown pipe table, floats with four significant digits."""
-    rows = [list(map(str, frame.columns)), ["---"] * frame.shape[1]]
-    rows += [[_cell(value) for value in row] for row in frame.itertuples(index=False)]
-    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |\n" for row in rows)
-
-
 class Page:
-    """The record of one notebook.
+    """The page of one notebook: what it shows and leaves behind.
 
-    name: the notebook's file name without suffix. parameters: the values of its parameters cell.
+    name: the notebook's file name without suffix. parameters: the values of its parameters cell, from `parameters`.
     Files go to the folder in the environment variable FEDAUTO_OUTPUT (set by the batch), else to
     reports/scratch/<name>.
     """
 
-    def __init__(self, name: str, parameters: Mapping[str, bool | int | float | str]) -> None:
+    def __init__(self, name: str, parameters: Mapping[str, Value]) -> None:
         for key, value in parameters.items():
             require(
                 isinstance(value, PARAMETER_TYPES),
@@ -141,12 +104,12 @@ class Page:
         self._register(slug, "table", caption)
         self._write_csv(frame, slug)
         truth = pd.read_csv(self.folder / f"{slug}.csv", keep_default_na=False, na_values=[""])
-        (self.folder / f"{slug}.md").write_text(f"{markdown_table(truth)}\n{caption}\n")
-        latex = truth.style.hide(axis="index").format(_cell, escape="latex").format_index(escape="latex", axis=1)
-        (self.folder / f"{slug}.tex").write_text(latex.to_latex(hrules=True))
+        (self.folder / f"{slug}.md").write_text(f"{markdown_table(truth)}\n{caption}\n", encoding="utf-8")
+        latex = truth.style.hide(axis="index").format(cell, escape="latex").format_index(escape="latex", axis=1)
+        (self.folder / f"{slug}.tex").write_text(latex.to_latex(hrules=True), encoding="utf-8")
         head = "".join(f"<th>{escape(str(column))}</th>" for column in truth.columns)
         body = "".join(
-            "<tr>" + "".join(f"<td>{escape(_cell(value))}</td>" for value in row) + "</tr>\n"
+            "<tr>" + "".join(f"<td>{escape(cell(value))}</td>" for value in row) + "</tr>\n"
             for row in truth.itertuples(index=False)
         )
         html = f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>"
@@ -159,11 +122,7 @@ class Page:
         require_known("evidence", verdict.evidence, self._products)
         if verdict not in self._verdicts:  # a cell that is run twice gives one verdict
             self._verdicts.append(verdict)
-        rows = [
-            {k: None if isinstance(v, float) and math.isinf(v) else v for k, v in item.as_dict().items()}
-            for item in sorted(self._verdicts, key=lambda v: (v.claim, v.evidence, v.statement))
-        ]
-        write_json(self.folder / "verdicts.json", rows)
+        write_json(self.folder / "verdicts.json", stored(self._verdicts))
         display(
             Markdown(
                 f"**[{verdict.mark}] {verdict.claim}.** {verdict.statement}. Effect {describe(verdict)}; "
@@ -172,16 +131,17 @@ class Page:
         )
 
     def provenance(self, **extra: object) -> None:
-        """Write versions, the hash of the core's source, parameters and `extra` (data hashes, ...) and show them."""
-        record = {
+        """Write and show versions, the hash of the code that this notebook uses (named by the batch in FEDAUTO_CODE),
+        parameters and `extra` (data hashes, ...)."""
+        facts = {
             "notebook": self.name,
             "parameters": self.parameters,
             "versions": versions(),
-            "core_sha256": core_hash(),
+            "code_sha256": os.environ.get("FEDAUTO_CODE", "not run by the batch"),
             **extra,
         }
-        write_json(self.folder / "provenance.json", record)
-        groups = [{k: v for k, v in record.items() if not isinstance(v, Mapping)}, self.parameters, record["versions"]]
+        write_json(self.folder / "provenance.json", facts)
+        groups = [{k: v for k, v in facts.items() if not isinstance(v, Mapping)}, self.parameters, facts["versions"]]
         rows = [(what, str(value)) for group in groups for what, value in group.items()]
         display(Markdown(markdown_table(pd.DataFrame(rows, columns=["what", "value"]))))
 
@@ -203,14 +163,3 @@ class Page:
             remedy="call reset_index() first",
         )
         frame.to_csv(self.folder / f"{slug}.csv", index=False, float_format=FLOAT_FORMAT, lineterminator="\n")
-
-
-def _side(value: float) -> str:
-    return f"{value:+.3g}" if math.isfinite(value) else "−∞" if value < 0 else "+∞"
-
-
-def describe(verdict: Verdict) -> str:
-    """Effect, interval, unit, what the interval is, and number of seeds in words."""
-    seeds = f"{verdict.seeds} seed" + ("s" if verdict.seeds != 1 else "")
-    sides = f"[{_side(verdict.low)}, {_side(verdict.high)}]"
-    return f"{verdict.effect:+.3g} {sides} {verdict.unit} ({verdict.spread}), {seeds}"

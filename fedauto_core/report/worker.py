@@ -14,7 +14,6 @@ import threading
 import time
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -27,11 +26,13 @@ from jupyter_core.utils import run_sync
 from papermill.exceptions import PapermillExecutionError
 from traitlets import Dict
 
-from fedauto_core.errors import InputError, require
+from fedauto_core.errors import require
+from fedauto_core.report.folder import clear, file_hashes, log_file, work_folder, write_json
+from fedauto_core.report.orders import Order, Outcome
 from fedauto_core.report.pages import notebook_page
-from fedauto_core.report.plan import PARAMETERS_TAG, Value, file_hashes
-from fedauto_core.report.record import log_file, write_json
-from fedauto_core.store.keys import core_hash, versions
+from fedauto_core.report.sources import PARAMETERS_TAG
+from fedauto_core.store.keys import versions
+from fedauto_core.store.writing import replace_folder, write_atomically
 
 INJECTED = "injected-parameters"
 LONGEST_SOCKET_FOLDER = 100  # a Unix socket's path ends at 107 bytes, its name "/k-1" included
@@ -41,46 +42,6 @@ VOLATILE = (
     (re.compile(r"\S*ipykernel_\d+[\\/]\d+\.py"), "cell"),  # process number in the file name of a cell's warnings
     (re.compile(r"\bat 0x[0-9a-f]+"), "at 0x…"),
 )
-
-
-@dataclass(frozen=True)
-class Order:
-    """All a worker needs for one notebook; nothing else is read from the process that sent it.
-
-    parameters: every value; overrides: those that differ from the notebook's own defaults.
-    """
-
-    name: str
-    source: str
-    parameters: Mapping[str, Value]
-    overrides: Mapping[str, Value]
-    notebooks_dir: Path
-    out: Path
-    key: str
-    threads: int
-    processes: int
-    fresh: bool
-    command: str
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a notebook ended. cell: number in the source notebook, from 1; 0 if the error is outside of all cells."""
-
-    name: str
-    seconds: float
-    error: str = ""
-    cell: int = 0
-    line: str = ""
-
-    @property
-    def state(self) -> str:
-        return "failed" if self.error else "ok"
-
-    @property
-    def refused(self) -> bool:
-        """Whether the notebook failed because it refused its input."""
-        return self.error.startswith(f"{InputError.__name__}:")
 
 
 class Kernel(AsyncKernelManager):
@@ -114,7 +75,7 @@ class Kernel(AsyncKernelManager):
     def peak_mib(self) -> float | None:
         """Peak resident memory of the kernel process in MiB; None where the system does not tell."""
         try:
-            status = Path(f"/proc/{self.provisioner.pid}/status").read_text()
+            status = Path(f"/proc/{self.provisioner.pid}/status").read_text(encoding="utf-8")
         except OSError:
             return None
         found = re.search(r"VmHWM:\s+(\d+) kB", status)
@@ -142,18 +103,13 @@ def follow(parent: Connection) -> None:
 _sockets: set[str] = set()
 
 
-def work_folder(out: Path) -> Path:
-    """Where unfinished results grow; on the same file system as the report, so that they can be renamed into it."""
-    return out / ".work"
-
-
 def run_notebook(order: Order) -> Outcome:
     """Execute one notebook. Its folder in the report is replaced only if all succeeded; else a log is written."""
     started = time.monotonic()
     folder = work_folder(order.out) / order.name
-    shutil.rmtree(folder, ignore_errors=True)
+    clear(folder)
     folder.mkdir(parents=True)
-    log, reached = log_file(order.out, order.name), []
+    reached: list[str] = []
     source = nbformat.reads(order.source, as_version=4)
     try:
         executed, peak = _execute(order, source, folder, reached)
@@ -163,14 +119,13 @@ def run_notebook(order: Order) -> Outcome:
         (folder / f"{order.name}.html").write_text(page, encoding="utf-8")
         seconds = round(time.monotonic() - started, 1)
         _write_manifest(order, folder, seconds, peak)
-        _replace(order.out / order.name, folder)
-        log.unlink(missing_ok=True)
+        replace_folder(order.out / order.name, folder)
+        clear(log_file(order.out, order.name))
         return Outcome(order.name, seconds)
     except Exception as error:  # whatever goes wrong in one notebook is reported and must not stop the others
-        log.parent.mkdir(parents=True, exist_ok=True)
         details = "\n".join(error.traceback) if isinstance(error, PapermillExecutionError) else traceback.format_exc()
-        log.write_text(f"{order.command}\n\n{ANSI.sub('', details)}\n", encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
+        write_atomically(log_file(order.out, order.name), f"{order.command}\n\n{ANSI.sub('', details)}\n")
+        clear(folder)
         return _failure(order.name, time.monotonic() - started, error, source, reached)
 
 
@@ -190,6 +145,7 @@ def _execute(
     environment = threads | {
         "FEDAUTO_OUTPUT": folder,
         "FEDAUTO_REPORT": order.out,
+        "FEDAUTO_CODE": order.inputs["code_sha256"],
         "FEDAUTO_FRESH": int(order.fresh),
         "FEDAUTO_PROCESSES": order.processes,
         "IPYTHONDIR": f"{sockets}/ipython",  # the user's start-up files must not change a result
@@ -257,26 +213,13 @@ def _without_machine(value: object, paths: Mapping[Path, str]) -> object:
 
 def _write_manifest(order: Order, folder: Path, seconds: float, peak: float | None) -> None:
     manifest = {
-        "key": order.key,
-        "parameters": dict(order.parameters),
-        "core_sha256": core_hash(),
-        "versions": versions(),
-        "threads": order.threads,
+        **order.inputs,
+        "versions": versions(),  # this worker's own, which may be on another machine
         "seconds": seconds,
         "peak_mib": None if peak is None else round(peak),
         "files": file_hashes(folder),
     }
     write_json(folder / "manifest.json", manifest)
-
-
-def _replace(target: Path, folder: Path) -> None:
-    """Put `folder` in the place of `target`. Killed in between, the target is missing, never mixed."""
-    old = folder.with_name(f"{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.rename(old)
-    folder.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _failure(name: str, seconds: float, error: Exception, source: nbformat.NotebookNode, reached: list[str]) -> Outcome:

@@ -1,7 +1,5 @@
 """Computed arrays that are kept with their SHA-256."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import sys
@@ -10,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedauto_core.store.writing import locked, write_atomically
+from .writing import locked, write_atomically
 
 DIGEST_BYTES = hashlib.sha256().digest_size
 

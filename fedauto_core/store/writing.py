@@ -1,7 +1,5 @@
 """How anything is written: whole or not at all, and by one process at a time."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import tempfile

@@ -16,10 +16,11 @@ from torch.nn import functional
 
 from fedauto_core.data.federation import Federation
 from fedauto_core.errors import require
+from fedauto_core.methods import fedauto
 from fedauto_core.methods.base import Arrivals, Method, Server, State, chi2_divergence
 from fedauto_core.models.model import Model
-from fedauto_core.theory.bound.checks import admissible, coefficients, drift_bound, step_limit
-from fedauto_core.theory.bound.improved import improved_admissible, improved_drift
+from fedauto_core.theory.bound.first import FIRST
+from fedauto_core.theory.bound.improved import IMPROVED, THEOREMS
 from fedauto_core.theory.problems.curvature import largest_curvature
 
 CURVATURE_TOLERANCE = 0.02
@@ -91,9 +92,9 @@ def estimates(
     classes = np.einsum("jc,jcp->cp", counts, cells) / np.maximum(counts.sum(axis=0), 1)[:, None]
     alpha = federation.alpha[visit.ids]
     own = np.einsum("jc,jcp->jp", alpha, cells[visit.ids])
-    if len(visit.weights) > len(visit.ids):  # participant m: the server's samples of the classes no client sent
-        missing = np.where((alpha[visit.ids > 0] > 0).any(axis=0) | (target == 0), 0.0, counts[0])
-        alpha = np.vstack([alpha, missing / missing.sum()])
+    if len(visit.weights) > len(visit.ids):  # participant m of FedAuto's module 1
+        n_m = fedauto.compensation(alpha[visit.ids > 0], target, counts[0])
+        alpha = np.vstack([alpha, n_m / n_m.sum()])
         own = np.vstack([own, alpha[-1] @ cells[0]])
     beta = visit.weights
     shift = np.sum((own - alpha @ classes) ** 2, axis=1)
@@ -130,16 +131,14 @@ def round_bound(found: dict[str, float], gamma: float, steps: int) -> dict[str, 
     """Error terms of both theorems over gamma E / 2 from `estimates` (so in the units of |grad F|^2), gamma over the
     first theorem's limit, and the status of either theorem: "estimate", or "not applicable" for a step that is too
     large, where the terms promise nothing. drift: as if all participants had the root mean square gradient."""
-    smoothness, sigma2 = found["L"], found["sigma2"]
-    numbers, size = coefficients(steps), np.array([found["gradients2"]])
-    first = float(drift_bound(sigma2, size, gamma, steps, numbers)[0])
-    second = float(improved_drift(sigma2, size, gamma, smoothness, steps)[0])
+    b, smoothness, sigma2, size = found["b"], found["L"], found["sigma2"], np.array([found["gradients2"]])
+    first, improved = (float(t.drift(sigma2, size, gamma, smoothness, steps)[0]) for t in THEOREMS)
+    noise = FIRST.noise(sigma2, found["sum beta2"], gamma, smoothness, steps) / (gamma * steps / 2)
+    covered = {t.name: "estimate" if t.covers(gamma, smoothness, steps) else "not applicable" for t in THEOREMS}
     return {
-        "bias": float(numbers.bias) * found["b"],
-        "drift": float(numbers.drift) * smoothness**2 * first,
-        "noise": 2 * float(numbers.noise) * smoothness * gamma * sigma2 * found["sum beta2"],
-        "improved error": (np.sqrt(found["b"]) + smoothness * np.sqrt(second)) ** 2,
-        "step over limit": gamma / step_limit(smoothness, steps),
-        "first": "estimate" if admissible(gamma, smoothness, steps) else "not applicable",
-        "improved": "estimate" if improved_admissible(gamma, smoothness, steps) else "not applicable",
+        **FIRST.errors(b, first, smoothness, steps),
+        "noise": float(noise),
+        "improved error": float(IMPROVED.errors(b, improved, smoothness, steps)["error"]),
+        "step over limit": gamma / FIRST.step_limit(smoothness, steps),
+        **covered,
     }

@@ -1,4 +1,4 @@
-"""Figures of the theory notebooks, drawn from the frames of `theory.bounds`. Colours come with the frame's rules."""
+"""Figures of the theory notebooks, drawn from frames of `theory.bound.checks`. Colours come with the frame's rules."""
 
 from __future__ import annotations
 

@@ -1,17 +1,9 @@
 """Radio links: link budgets and path loss of each standard, fading, outage of an upload, and the sharing of a band."""
 
-from fedauto_core.network.radio.allocation import ALLOCATIONS, allocate, match_blocks
-from fedauto_core.network.radio.fading import RAYLEIGH, Fading
-from fedauto_core.network.radio.links import (
-    STANDARDS,
-    Radio,
-    Wired,
-    ergodic_outage,
-    ergodic_snr_db,
-    log_threshold,
-    outage,
-)
-from fedauto_core.network.radio.places import Placement, place
+from .allocation import ALLOCATIONS, allocate, match_blocks
+from .fading import RAYLEIGH, Fading
+from .links import STANDARDS, Radio, Wired, ergodic_outage, ergodic_snr_db, log_threshold, outage
+from .places import Placement, place
 
 __all__ = [
     "ALLOCATIONS",

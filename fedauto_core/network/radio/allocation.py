@@ -7,8 +7,6 @@ state of every channel, and only the server of one band can apply them: no bandw
 In the code y = R ln 2 / b, so that phi = R ln 2 (e^y - 1) / y, and the optimum conditions have closed forms in y.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np
@@ -16,8 +14,9 @@ from scipy.optimize import brentq, linear_sum_assignment, minimize
 from scipy.special import lambertw
 
 from fedauto_core.errors import require, require_known
-from fedauto_core.network.radio.fading import RAYLEIGH
-from fedauto_core.network.radio.links import log_threshold
+
+from .fading import RAYLEIGH
+from .links import log_threshold
 
 BLOCKS = 0.6  # blocks per client of `resource_blocks` (Chen et al. 2020: 6 or 9 blocks for 9 users)
 # bit/s/Hz in equal shares. Below, every share will do and the closed forms lose their digits; beyond, the powers needed
@@ -131,7 +130,7 @@ def allocate(
     for name, values in named.items():
         require(
             bool(((values > 0) & np.isfinite(values)).all()),
-            f"{name} is {values}",
+            f"{name} = {values}",
             allowed="finite numbers > 0",
             remedy=f"correct {name}",
         )

@@ -1,7 +1,5 @@
 """Fast fading: how often the power gain of a channel, of unit mean, falls below a threshold."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

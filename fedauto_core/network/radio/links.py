@@ -6,8 +6,6 @@ rather than physics; `ergodic_outage` is the other end, where the fading average
 Interference is not modelled.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,7 +14,8 @@ from scipy.optimize import elementwise
 from scipy.stats import norm
 
 from fedauto_core.errors import require, require_known, require_number
-from fedauto_core.network.radio.fading import RAYLEIGH, Fading, Numbers
+
+from .fading import RAYLEIGH, Fading, Numbers
 
 NOISE_DBM_HZ = -174.0  # thermal noise density k T at 290 K
 TERMINAL_M = 1.5  # h_UT, height of the client's antenna (TR 38.901, table 7.4.1-1)
@@ -256,7 +255,7 @@ def _positive(name: str, value: Numbers, unit: str) -> np.ndarray:
     values = np.asarray(value, dtype=np.float64)
     require(
         bool(((values > 0) & np.isfinite(values)).all()),
-        f"{name} is {value}",
+        f"{name} = {value}",
         allowed=f"finite numbers of {unit} > 0",
         remedy=f"give {name} as a positive number of {unit}, or an array of them",
     )

@@ -1,7 +1,5 @@
 """Where the clients are: standard, place in the cell, line of sight and shadowing of each."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,8 +7,9 @@ import numpy as np
 import pandas as pd
 
 from fedauto_core.errors import require, require_known
-from fedauto_core.network.radio.fading import RAYLEIGH, Fading
-from fedauto_core.network.radio.links import STANDARDS, Wired
+
+from .fading import RAYLEIGH, Fading
+from .links import STANDARDS, Wired
 
 
 @dataclass(frozen=True, eq=False)

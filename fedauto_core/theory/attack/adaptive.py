@@ -14,13 +14,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedauto_core.errors import require, require_known
-from fedauto_core.theory.attack.scalars import THEOREMS, error_terms
+from fedauto_core.errors import require
 from fedauto_core.theory.bound.aggregation import Aggregation
-from fedauto_core.theory.bound.checks import Check, admissible
+from fedauto_core.theory.bound.checks import Check
 from fedauto_core.theory.bound.constants import Constants
-from fedauto_core.theory.bound.improved import improved_admissible
-from fedauto_core.theory.problems.quadratics import Quadratics, require_gamma, require_steps
+from fedauto_core.theory.bound.theorem import Theorem
+from fedauto_core.theory.problems.quadratics import Quadratics
+from fedauto_core.theory.problems.split import require_gamma, require_steps
 
 MOST_NODES = 5_000_000
 
@@ -39,7 +39,7 @@ class _Game:
     smoothness: float
     gamma: float
     steps: int
-    theorem: str
+    theorem: Theorem
     foresight: bool
 
     def play(self, w: np.ndarray, allowed: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -54,10 +54,8 @@ class _Game:
         after = np.einsum("sj,kj->ks", beta, local)[:, :, None] + (beta @ self.shift.T)
         progress = self._value(w)[:, None, None] - self._value(after)
         bias2 = (slope[:, None] - gradient @ beta.T) ** 2
-        errors = error_terms(
-            self.theorem, bias2, gradient[:, None] ** 2, np.array(self.sigma2), beta,
-            self.gamma, self.smoothness, self.steps,
-        )  # fmt: skip
+        constants = np.array(self.sigma2), beta, self.gamma, self.smoothness, self.steps
+        errors = self.theorem.total(bias2, gradient[:, None] ** 2, *constants)
         later = [side.reshape(after.shape) for side in self.play(after.ravel(), allowed[1:])]
         measured = (self.gamma * self.steps / 2 * slope**2)[:, None, None] + later[0]
         bound = progress + errors[:, :, None] + later[1]
@@ -86,7 +84,7 @@ def worst_policy(
     w: float,
     gamma: float,
     steps: int,
-    theorem: str,
+    theorem: Theorem,
     allowed: Sequence[np.ndarray],
     foresight: bool = False,
 ) -> Check:
@@ -96,7 +94,6 @@ def worst_policy(
     network sees the noise of the round to come. InputError unless the problem has one dimension and the tree of
     outcomes is small enough.
     """
-    require_known("theorem", theorem, THEOREMS)
     require_steps(steps)
     require_gamma(gamma)
     require(
@@ -132,7 +129,6 @@ def worst_policy(
         known.smoothness.value, gamma, steps, theorem, foresight,
     )  # fmt: skip
     measured, bound = (float(side[0]) for side in game.play(np.array([w]), list(allowed)))
-    covers = admissible if theorem == "first" else improved_admissible
-    applicable = covers(gamma, known.smoothness.value, steps) and not foresight
+    applicable = theorem.covers(gamma, known.smoothness.value, steps) and not foresight
     equation = "sum_r (g E/2) E|grad F|^2 <= F_0 - E F_T + sum_r error terms"
     return Check.of("S6, arrivals that look at the noise", equation, measured, bound, applicable)

@@ -16,25 +16,15 @@ import numpy as np
 from fedauto_core.methods.base import chi2_divergence
 from fedauto_core.theory.attack.scalars import Worst, worst_of
 from fedauto_core.theory.bound.aggregation import Aggregation
-from fedauto_core.theory.bound.checks import (
-    drift_bound,
-    missing_class_check,
-    noise_bound,
-    round_terms,
-    step_limit,
-    summed,
-    trajectory,
-)
+from fedauto_core.theory.bound.checks import missing_class_check, summed, trajectory
 from fedauto_core.theory.bound.constants import Constant, Constants, delta2, kappa2
-from fedauto_core.theory.bound.improved import (
-    CONVEX_LIMIT,
-    convex_checks,
-    improved_drift,
-    improved_terms,
-    polyak_checks,
-)
+from fedauto_core.theory.bound.first import FIRST
+from fedauto_core.theory.bound.improved import CONVEX_LIMIT, IMPROVED, convex_checks, polyak_checks
+from fedauto_core.theory.bound.terms import noise_bound
+from fedauto_core.theory.bound.theorem import Theorem
 from fedauto_core.theory.problems.curvature import lora_ball_smoothness
-from fedauto_core.theory.problems.quadratics import Point, Quadratics, Split
+from fedauto_core.theory.problems.quadratics import Quadratics
+from fedauto_core.theory.problems.split import Point, Split
 
 Sides = tuple[float, float, Mapping[str, object]]  # measured, bound, and the numbers they follow from
 NOISE = (-1.0, 1.0)
@@ -43,7 +33,7 @@ FLAT = 1e-6  # curvature of a loss that is as good as linear
 
 @dataclass(frozen=True)
 class StepBend:
-    """inequality: name of its checks; assumption, how, needed as in `falsification.Bend`; sides(bent)."""
+    """inequality: name of its checks; assumption, how, needed as in `bent_theorem.Bend`; sides(bent)."""
 
     inequality: str
     assumption: str
@@ -69,7 +59,7 @@ def _parabolas(curvature: float, noise: float = 0.0) -> tuple[Quadratics, Aggreg
     alone = Aggregation(problem.split.participants, problem.split.alpha, np.ones((1, 1)))
     known = Constants(
         Constant("L", 1.0, "certified bound", "claimed"),
-        Constant("sigma^2", problem.sigma2, *problem.source["sigma^2"]),
+        Constant("sigma^2", problem.sigma2, *problem.provenance["sigma^2"]),
         Constant("F_inf", 0.0 if curvature > 0 else float("-inf"), "exact", "at 0, if anywhere"),
     )
     return problem, alone, known
@@ -106,58 +96,42 @@ def _drift(gamma: float, steps: int, w: float, noise: float, curvature: float = 
     return float(problem.round(Point(np.full(1, w)), alone.rows, alone.beta, gamma, steps).drift[0])
 
 
-def _first_drift_claim(bent: bool) -> Sides:
-    claimed, steps = 0.05 if bent else 1.0, 5
-    gamma = step_limit(claimed, steps)
-    bound = float(drift_bound(0.0, np.ones(1), gamma, steps)[0])
+def _drift_claim(theorem: Theorem, claimed: float, gamma: float) -> Sides:
+    """A step size that is allowed for the claimed L."""
+    steps = 5
+    bound = float(theorem.drift(0.0, np.ones(1), gamma, claimed, steps)[0])
     numbers = {"F_j": "-x^2/2", "w": 1, "claimed L": claimed, "gamma": gamma, "E": steps}
     return _drift(gamma, steps, 1.0, 0.0), bound, numbers
 
 
-def _first_drift_step(bent: bool) -> Sides:
+def _first_drift_claim(bent: bool) -> Sides:
+    claimed = 0.05 if bent else 1.0
+    return _drift_claim(FIRST, claimed, FIRST.step_limit(claimed, 5))
+
+
+def _drift_step(theorem: Theorem, bent: bool) -> Sides:
     steps = 5
-    gamma = step_limit(1.0, steps) * (20 if bent else 1)
-    bound = float(drift_bound(0.0, np.ones(1), gamma, steps)[0])
+    gamma = FIRST.step_limit(1.0, steps) * (20 if bent else 1)
+    bound = float(theorem.drift(0.0, np.ones(1), gamma, 1.0, steps)[0])
     return _drift(gamma, steps, 1.0, 0.0), bound, {"F_j": "-x^2/2", "w": 1, "gamma": gamma, "E": steps}
 
 
 def _first_drift_noise(bent: bool) -> Sides:
     claimed, steps = 0.25 if bent else 1.0, 50
-    gamma = step_limit(1.0, steps)
-    bound = float(drift_bound(claimed, np.zeros(1), gamma, steps)[0])
+    gamma = FIRST.step_limit(1.0, steps)
+    bound = float(FIRST.drift(claimed, np.zeros(1), gamma, 1.0, steps)[0])
     numbers = {"F_j": "-x^2/2", "w": 0, "noise": NOISE, "claimed sigma^2": claimed, "gamma": gamma, "E": steps}
     return _drift(gamma, steps, 0.0, 1.0), bound, numbers
 
 
-def _first_drift_mean(bent: bool) -> Sides:
-    steps = 16
-    bound = float(drift_bound(1.0, np.zeros(1), 1.0, steps)[0])
-    return _flat(steps, bent), bound, {"slope": 0, "noise": [1.0] if bent else NOISE, "gamma": 1, "E": steps}
-
-
-def _improved_drift_claim(bent: bool) -> Sides:
-    claimed, steps, gamma = 0.5 if bent else 1.0, 5, 0.1
-    bound = float(improved_drift(0.0, np.ones(1), gamma, claimed, steps)[0])
-    numbers = {"F_j": "-x^2/2", "w": 1, "claimed L": claimed, "gamma": gamma, "E": steps}
-    return _drift(gamma, steps, 1.0, 0.0), bound, numbers
-
-
-def _improved_drift_step(bent: bool) -> Sides:
-    steps = 5
-    gamma = step_limit(1.0, steps) * (20 if bent else 1)
-    bound = float(improved_drift(0.0, np.ones(1), gamma, 1.0, steps)[0])
-    return _drift(gamma, steps, 1.0, 0.0), bound, {"F_j": "-x^2/2", "w": 1, "gamma": gamma, "E": steps}
-
-
 def _improved_drift_noise(bent: bool) -> Sides:
     claimed, steps = 0.25 if bent else 1.0, 3
-    bound = float(improved_drift(claimed, np.zeros(1), 1.0, FLAT, steps)[0])
+    bound = float(IMPROVED.drift(claimed, np.zeros(1), 1.0, FLAT, steps)[0])
     return _flat(steps, False), bound, {"slope": 0, "noise": NOISE, "claimed sigma^2": claimed, "gamma": 1, "E": steps}
 
 
-def _improved_drift_mean(bent: bool) -> Sides:
-    steps = 3
-    bound = float(improved_drift(1.0, np.zeros(1), 1.0, FLAT, steps)[0])
+def _drift_mean(theorem: Theorem, steps: int, bent: bool) -> Sides:
+    bound = float(theorem.drift(1.0, np.zeros(1), 1.0, FLAT, steps)[0])
     return _flat(steps, bent), bound, {"slope": 0, "noise": [1.0] if bent else NOISE, "gamma": 1, "E": steps}
 
 
@@ -177,13 +151,8 @@ def _bias(shift: float) -> tuple[float, float, float, float, dict[str, object]]:
     (pooled,), (own,) = problem.gradients(split.pooled, w), problem.gradients(first.rows, w)
     numbers = {"counts": split.counts.tolist(), "gradients": gradients.tolist(), "beta": [1, 0]}
     chi2 = float(chi2_divergence(first.alpha[0], split.target))
-    return (
-        float(np.sum((pooled - own) ** 2)),
-        kappa2(problem, w).value,
-        chi2,
-        float(delta2(problem, first, w)[0]),
-        numbers,
-    )
+    b, delta2_ = float(np.sum((pooled - own) ** 2)), float(delta2(problem, first, w)[0])
+    return b, kappa2(problem, w).value, chi2, delta2_, numbers
 
 
 def _plain_bias(kappa: float, shift: float) -> Sides:
@@ -191,16 +160,12 @@ def _plain_bias(kappa: float, shift: float) -> Sides:
     return b, kappa * kappa2_ * chi2, numbers | {"claimed kappa^2": kappa * kappa2_}
 
 
-def _first_bias(kappa: float, delta: float) -> Sides:
+def _bias_claim(theorem: Theorem, kappa: float, delta: float, bent: bool) -> Sides:
+    """Bent: kappa^2 and delta^2 claimed at these fractions of their values."""
+    kappa, delta = (kappa, delta) if bent else (1.0, 1.0)
     b, kappa2_, chi2, delta2_, numbers = _bias(1.0)
     claimed = {"claimed kappa^2": kappa * kappa2_, "claimed delta^2": delta * delta2_}
-    return b, 2 * kappa * kappa2_ * chi2 + 2 * delta * delta2_, numbers | claimed
-
-
-def _improved_bias(kappa: float, delta: float) -> Sides:
-    b, kappa2_, chi2, delta2_, numbers = _bias(1.0)
-    claimed = {"claimed kappa^2": kappa * kappa2_, "claimed delta^2": delta * delta2_}
-    return b, float(np.sqrt(kappa * kappa2_ * chi2) + np.sqrt(delta * delta2_)) ** 2, numbers | claimed
+    return b, float(theorem.bias(kappa * kappa2_ * chi2, delta * delta2_)), numbers | claimed
 
 
 def _missing(bent: bool) -> Sides:
@@ -209,22 +174,19 @@ def _missing(bent: bool) -> Sides:
     return check.measured, check.bound, {"mixture": mixture.tolist(), "alpha_g": target.tolist()}
 
 
-def _infimum(terms_of: Callable[..., dict[str, np.ndarray]], bent: bool) -> Sides:
+def _infimum(theorem: Theorem, bent: bool) -> Sides:
     problem, alone, known = _parabolas(1.0)
     known = replace(known, infimum=Constant("F_inf", 0.05 if bent else 0.0, "exact", "claimed"))
-    terms, _ = trajectory(problem, alone, known, Point(np.ones(1)), 1.0, 1, terms_of)
-    (row,) = summed(terms, known, 1.0, 1).to_dict("records")
-    return (
-        row["measured"],
-        row["bound"],
-        {"F": "x^2/2", "w": 1, "gamma": 1, "T": 1, "claimed F_inf": known.infimum.value},
-    )
+    run, _ = trajectory(problem, alone, known, Point(np.ones(1)), 1.0, 1, theorem)
+    (row,) = summed(run, known, 1.0, 1).to_dict("records")
+    numbers = {"F": "x^2/2", "w": 1, "gamma": 1, "T": 1, "claimed F_inf": known.infimum.value}
+    return row["measured"], row["bound"], numbers
 
 
 def _polyak_round(curvature: float, gamma: float, mu: float) -> Sides:
     problem, alone, known = _parabolas(curvature)
-    terms, _ = trajectory(problem, alone, known, Point(np.ones(1)), gamma, 1, improved_terms)
-    (check,) = polyak_checks(terms, known, gamma, 1, mu)
+    run, _ = trajectory(problem, alone, known, Point(np.ones(1)), gamma, 1, IMPROVED)
+    (check,) = polyak_checks(run, known, gamma, 1, mu)
     numbers = {"F": f"{curvature} x^2/2", "w": 1, "L": 1, "gamma": gamma, "E": 1, "claimed mu": mu}
     return check.measured, check.bound, numbers
 
@@ -265,11 +227,6 @@ def _ball(bent: bool) -> Sides:
     return curvature, bound, {"F": "(a b)^2 / 2", "a": 1, "b": 1, "claimed radius": radius}
 
 
-def _claim(sides: Callable[[float, float], Sides], kappa: float, delta: float) -> Callable[[bool], Sides]:
-    """kappa^2 and delta^2 claimed at these fractions of their values."""
-    return lambda bent: sides(kappa, delta) if bent else sides(1.0, 1.0)
-
-
 QUARTER = "claimed at a quarter of its value"
 STEP_BENDS = (
     StepBend("S1 descent", "A1 smoothness", "L claimed at half its value", _descent),
@@ -277,25 +234,25 @@ STEP_BENDS = (
     StepBend("S3 noise", "A3 independence", "two participants share their noise", _independence),
     StepBend("S3 noise", "A3 zero mean", "noise that is always sigma", _zero_mean),
     StepBend("S4 drift", "A1 smoothness", "L claimed at a twentieth of its value", _first_drift_claim),
-    StepBend("S4 drift", "step size", "twenty times the limit", _first_drift_step),
+    StepBend("S4 drift", "step size", "twenty times the limit", partial(_drift_step, FIRST)),
     StepBend("S4 drift", "A3 variance", f"sigma^2 {QUARTER}", _first_drift_noise),
-    StepBend("S4 drift", "A3 zero mean", "noise that is always sigma", _first_drift_mean),
-    StepBend("I3 drift", "A1 smoothness", "L claimed at half its value", _improved_drift_claim),
-    StepBend("I3 drift", "step size", "twenty times the first limit", _improved_drift_step, needed=False),
+    StepBend("S4 drift", "A3 zero mean", "noise that is always sigma", partial(_drift_mean, FIRST, 16)),
+    StepBend("I3 drift", "A1 smoothness", "L claimed at half its value",
+             lambda bent: _drift_claim(IMPROVED, 0.5 if bent else 1.0, 0.1)),
+    StepBend("I3 drift", "step size", "twenty times the first limit", partial(_drift_step, IMPROVED), needed=False),
     StepBend("I3 drift", "A3 variance", f"sigma^2 {QUARTER}", _improved_drift_noise),
-    StepBend("I3 drift", "A3 zero mean", "noise that is always sigma", _improved_drift_mean),
+    StepBend("I3 drift", "A3 zero mean", "noise that is always sigma", partial(_drift_mean, IMPROVED, 3)),
     StepBend("S5 bias, no feature shift", "kappa^2", "claimed at half its value",
              lambda bent: _plain_bias(0.5 if bent else 1.0, 0.0)),
     StepBend("S5 bias, no feature shift", "delta = 0", "a class looks different at its two owners",
              lambda bent: _plain_bias(1.0, 1.0 if bent else 0.0)),
-    StepBend("S5 bias", "kappa^2", QUARTER, _claim(_first_bias, 0.25, 1.0)),
-    StepBend("S5 bias", "delta^2", QUARTER, _claim(_first_bias, 1.0, 0.25)),
-    StepBend("I4 bias", "kappa^2", QUARTER, _claim(_improved_bias, 0.25, 1.0)),
-    StepBend("I4 bias", "delta^2", QUARTER, _claim(_improved_bias, 1.0, 0.25)),
+    StepBend("S5 bias", "kappa^2", QUARTER, partial(_bias_claim, FIRST, 0.25, 1.0)),
+    StepBend("S5 bias", "delta^2", QUARTER, partial(_bias_claim, FIRST, 1.0, 0.25)),
+    StepBend("I4 bias", "kappa^2", QUARTER, partial(_bias_claim, IMPROVED, 0.25, 1.0)),
+    StepBend("I4 bias", "delta^2", QUARTER, partial(_bias_claim, IMPROVED, 1.0, 0.25)),
     StepBend("missing class", "mixture sums to one", "it sums to three quarters", _missing),
-    StepBend("S6 summed", "A2 lower bound", "F_inf claimed too high", lambda bent: _infimum(round_terms, bent)),
-    StepBend("S6 summed, improved", "A2 lower bound", "F_inf claimed too high",
-             lambda bent: _infimum(improved_terms, bent)),
+    StepBend("S6 summed", "A2 lower bound", "F_inf claimed too high", partial(_infimum, FIRST)),
+    StepBend("S6 summed, improved", "A2 lower bound", "F_inf claimed too high", partial(_infimum, IMPROVED)),
     StepBend("I5 PL", "mu", "claimed at twice its value",
              lambda bent: _polyak_round(0.5, 0.5, 1.0) if bent else _polyak_round(0.5, 0.01, 0.5)),
     StepBend("I5 PL", "step size", "two and a half times the limit",

@@ -1,7 +1,8 @@
 """Every assumption of the per-round inequality bent in turn until it fails, or until nothing has been found.
 
-The attacks run over one-dimensional quadratics (`theory.scalars`), where all expectations are exact; one enumerates the
-noise. A counter-example is plain numbers, from which anybody can repeat it. Other inequalities: `theory.bent_steps`.
+The attacks run over one-dimensional quadratics (`theory.attack.scalars`), where all expectations are exact; one
+enumerates the noise. A counter-example is plain numbers, from which anybody can repeat it. Other inequalities:
+`theory.attack.bent_steps`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from itertools import product
 
 import numpy as np
 
-from fedauto_core.theory.attack.scalars import THEOREMS, World, Worst, counterexample, error_terms, step_size, worst_of
+from fedauto_core.theory.attack.scalars import World, Worst, counterexample, step_size, worst_of
+from fedauto_core.theory.bound.theorem import Theorem
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Bend:
     world: World | None = None
 
 
-def weights_that_see_the_noise(theorem: str, steps: int, clients: int = 32) -> Worst | None:
+def weights_that_see_the_noise(theorem: Theorem, steps: int, clients: int = 32) -> Worst | None:
     """A4: clients with F_j = w^2/2 and noise +-1; all the weight goes to the model that ends up farthest from 0.
 
     Then b_r = 0 and sum beta^2 = 1. The law of the largest of so many independent squares is exact, from the 2^E
@@ -39,7 +41,7 @@ def weights_that_see_the_noise(theorem: str, steps: int, clients: int = 32) -> W
             ends = np.sort(((1 - gamma) ** steps * w + paths) ** 2)
             farthest = np.diff((np.arange(len(ends) + 1) / len(ends)) ** clients) @ ends
             alone = np.ones((1, 1))
-            errors = error_terms(theorem, np.zeros(1), w**2 * alone, np.ones(1), alone, gamma, 1.0, steps)
+            errors = theorem.total(np.zeros(1), w**2 * alone, np.ones(1), alone, gamma, 1.0, steps)
             measured, bound = gamma * steps / 2 * w**2, float(w**2 / 2 - farthest / 2 + errors[0])
             numbers = {"w": float(w), "clients": clients, "noise": [-1, 1], "gamma": gamma, "steps": steps}
             if best is None or measured - bound > best.measured - best.bound:
@@ -61,8 +63,10 @@ BENDS = (
 )
 
 
-def falsify(bend: Bend, steps: int, seed: int, tries: int = 20_000, generations: int = 60) -> dict[str, Worst | None]:
-    """The clearest violation of each theorem under `bend`; None where nothing was found."""
+def falsify(
+    bend: Bend, theorem: Theorem, steps: int, seed: int, tries: int = 20_000, generations: int = 60
+) -> Worst | None:
+    """The clearest violation of the theorem under `bend`; None where nothing was found."""
     if bend.world is None:
-        return {theorem: weights_that_see_the_noise(theorem, steps) for theorem in THEOREMS}
-    return {theorem: counterexample(theorem, steps, bend.world, seed, tries, generations) for theorem in THEOREMS}
+        return weights_that_see_the_noise(theorem, steps)
+    return counterexample(theorem, steps, bend.world, seed, tries, generations)

@@ -18,17 +18,23 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial, reduce
+from importlib.util import find_spec
 from itertools import compress
+from operator import add
+from typing import Any
 
 import numpy as np
 from scipy.spatial import ConvexHull
 
 from fedauto_core.errors import InputError, require
-from fedauto_core.theory.bound.checks import coefficients
-from fedauto_core.theory.bound.improved import drift_factors
+from fedauto_core.theory.bound.first import FIRST
+from fedauto_core.theory.bound.improved import IMPROVED, improved_at
+from fedauto_core.theory.bound.theorem import Theorem
 
 THETAS = (0.001, 0.01, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0, 1000.0)
 ALWAYS, ATTAINED = (0.001, 0.3, 3.0), 0.999
+sum_of = partial(reduce, add)  # of PEPit's expressions: `sum` would add a 0
 MOST_SIZE = 60  # rows of the Gram matrix: seconds per case on one core
 
 
@@ -47,12 +53,7 @@ class WorstCase:
 
 def available() -> bool:
     """Whether the extra is installed."""
-    try:
-        import cvxpy  # noqa: F401
-        import PEPit  # noqa: F401
-    except ImportError:
-        return False
-    return True
+    return all(map(find_spec, ("cvxpy", "PEPit")))
 
 
 def worst_case(
@@ -60,29 +61,70 @@ def worst_case(
     shares: Sequence[float],
     gamma: float,
     steps: int,
-    theta: float | None = None,
+    theorem: Theorem = FIRST,
     bend: float = 1.0,
 ) -> WorstCase:
-    """The exact worst case of sum_r measured_r / bound over T successive rounds, L = 1.
+    """The exact worst case of the sum over T rounds of a theorem's inequality, without noise:
 
-    rounds [T, K]: weights of the participants in each round; shares [K]: n_j/n (0: no part of F, as participant m); who
-    has neither weight nor share is left out. theta: None for the first theorem's error terms, else that of the improved
-    one's. bend: multiplies the error terms, for falsification. InputError without the extra or for a program that is
-    too large; ArithmeticError if the solver fails.
+        maximise    sum_r (gamma E/2) ||grad F(w_{r-1})||^2                   over L-smooth F_1, .., F_K, L = 1, and w_0
+        subject to  F(w_0) - F(w_T) + sum_r (gamma E/2) errors_r <= 1,        F = sum_j shares_j F_j,
+                    w_r = w_{r-1} + sum_j beta_{r,j} (w_j^E - w_{r-1}),       E local steps w_j^{e+1} = w_j^e - gamma
+                                                                              grad F_j(w_j^e) from w_j^0 = w_{r-1}.
+
+    Reference: Taylor, Hendrickx, Glineur, "Smooth strongly convex interpolation and exact worst-case performance of
+    first-order methods", Mathematical Programming 161 (2017); the choice of problem is ours.
+
+    rounds [T, K]: weights beta of the participants in each round; shares [K]: n_j/n (0: no part of F, as participant
+    m); who has neither weight nor share is left out. theorem: one whose errors are linear in b_r and D_r (the improved
+    one's: `improved_at`). bend: multiplies the errors, for falsification. InputError without the extra or for a program
+    that is too large; ArithmeticError if the solver fails.
     """
+    rounds, shares = _taking_part(rounds, shares, steps)
+    from PEPit import PEP, null_expression
+    from PEPit.functions import SmoothFunction
+
+    # Declare the losses of the participants.
+    problem = PEP()
+    losses = [problem.declare_function(SmoothFunction, L=1.0) for _ in shares]
+
+    # Initial condition: any model. What keeps the problem bounded needs the last model, see the metric.
+    start = w = problem.set_initial_point()
+    first = here = _seen(losses, shares, w)
+
+    # Steps of each round, and what both sides of the inequality gain by it.
+    measured = bound = null_expression
+    for beta in rounds:
+        errors = _errors(here, beta, gamma, steps, theorem)
+        measured = measured + gamma * steps / 2 * here[0] ** 2
+        bound = bound + bend * gamma * steps / 2 * errors
+        w = _averaged(losses, beta, w, here, gamma, steps)
+        here = _seen(losses, shares, w)
+
+    # Performance metric: the measured side, where the bound is at most one.
+    problem.add_constraint(first[1] - here[1] + bound <= 1)
+    problem.set_performance_metric(measured)
+
+    # Solve, and read the worst losses and the multipliers of their smoothness from the solution.
+    ratio = _solved(problem, f"gamma = {gamma}, E = {steps}, the {theorem.name} theorem")
+    if not np.isfinite(ratio):
+        return WorstCase(float("inf"), (float("nan"),) * len(shares), (), float("nan"))
+    used = tuple(sum(abs(c.eval_dual()) for c in loss.list_of_class_constraints) for loss in losses)
+    visits, off = zip(*(_along_the_line(loss.list_of_points, start.eval(), w.eval()) for loss in losses), strict=True)
+    return WorstCase(ratio, used, visits, max(off))
+
+
+def _taking_part(
+    rounds: Sequence[Sequence[float]], shares: Sequence[float], steps: int
+) -> tuple[list[list[float]], list[float]]:
+    """Weights and shares of those who have any. InputError without the extra, or if they are too many."""
     if not available():
         raise InputError(
             "exact worst cases need PEPit and cvxpy",
             allowed="an environment with the extra [certificates]",
             remedy="pip install -e '.[certificates]'",
         )
-    import cvxpy
-    from PEPit import PEP, null_expression, null_point
-    from PEPit.functions import SmoothFunction
-
     taken = [p > 0 or any(beta[j] > 0 for beta in rounds) for j, p in enumerate(shares)]
-    shares = list(compress(shares, taken))
-    rounds = [list(compress(beta, taken)) for beta in rounds]
+    shares, rounds = list(compress(shares, taken)), [list(compress(beta, taken)) for beta in rounds]
     size = 1 + sum(len(beta) + (steps - 1) * sum(b > 0 for b in beta) for beta in rounds) + len(shares)
     require(
         size <= MOST_SIZE,
@@ -90,48 +132,52 @@ def worst_case(
         allowed=f"at most {MOST_SIZE} rows",
         remedy="use fewer participants, steps or rounds",
     )
-    problem = PEP()
-    losses = [problem.declare_function(SmoothFunction, L=1.0) for _ in shares]
-    start = w = problem.set_initial_point()
+    return rounds, shares
 
-    def pooled(point: object) -> tuple[object, object, list[object]]:
-        """grad F, F and all gradients at a point."""
-        seen = [loss.oracle(point) for loss in losses]
-        slope = sum((p * g for p, (g, _) in zip(shares, seen, strict=True)), null_point)
-        value = sum((p * f for p, (_, f) in zip(shares, seen, strict=True)), null_expression)
-        return slope, value, [g for g, _ in seen]
 
-    first = here = pooled(w)
-    measured = bound = null_expression
-    for beta in rounds:
-        slope, _, gradients = here
-        moved = w
-        for loss, b, gradient in zip(losses, beta, gradients, strict=True):
-            if b > 0:
-                local = w - gamma * gradient
-                for _ in range(steps - 1):
-                    local = local - gamma * loss.gradient(local)
-                moved = moved + b * (local - w)
-        bias = (slope - sum((b * g for b, g in zip(beta, gradients, strict=True)), null_point)) ** 2
-        gradients2 = sum((b * g**2 for b, g in zip(beta, gradients, strict=True)), null_expression)
-        w, here = moved, pooled(moved)
-        measured = measured + gamma * steps / 2 * slope**2
-        bound = bound + bend * gamma * steps / 2 * _error(bias, gradients2, theta, gamma, steps)
-    problem.add_constraint(first[1] - here[1] + bound <= 1)
-    problem.set_performance_metric(measured)
+Seen = tuple[Any, Any, list[Any]]  # at a model, as PEPit's expressions: grad F, F, and the gradients of all
+
+
+def _seen(losses: Sequence[Any], shares: Sequence[float], w: Any) -> Seen:
+    pairs = [loss.oracle(w) for loss in losses]
+    slope, value = (
+        sum_of(p * side for p, side in zip(shares, sides, strict=True)) for sides in zip(*pairs, strict=True)
+    )
+    return slope, value, [gradient for gradient, _ in pairs]
+
+
+def _averaged(losses: Sequence[Any], beta: Sequence[float], w: Any, here: Seen, gamma: float, steps: int) -> Any:
+    """w_r: the first of the E steps of each participant is taken along the gradient seen at w."""
+    moved = w
+    for loss, b, gradient in zip(losses, beta, here[2], strict=True):
+        if b > 0:
+            local = w - gamma * gradient
+            for _ in range(steps - 1):
+                local = local - gamma * loss.gradient(local)
+            moved = moved + b * (local - w)
+    return moved
+
+
+def _errors(here: Seen, beta: Sequence[float], gamma: float, steps: int, theorem: Theorem) -> Any:
+    """A theorem's errors over gamma E / 2; without noise its D_r is a multiple of sum_j beta_j ||grad F_j||^2."""
+    slope, _, gradients = here
+    bias2 = (slope - sum_of(b * g for b, g in zip(beta, gradients, strict=True))) ** 2
+    gradients2 = sum_of(b * g**2 for b, g in zip(beta, gradients, strict=True))
+    drift = float(theorem.drift(0.0, np.ones(1), gamma, 1.0, steps)[0]) * gradients2
+    return sum_of(theorem.errors(bias2, drift, 1.0, steps).values())
+
+
+def _solved(problem: Any, what: str) -> float:
+    """The optimal value; inf where it is unbounded, for which the solver has no answer."""
+    import cvxpy
+
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Solution may be inaccurate")
         try:
-            ratio = problem.solve(wrapper="cvxpy", solver="CLARABEL", verbose=0)
+            value = problem.solve(wrapper="cvxpy", solver="CLARABEL", verbose=0)
         except cvxpy.error.SolverError as error:
-            raise ArithmeticError(
-                f"no worst case for gamma = {gamma}, E = {steps}, theta = {theta}: {error}"
-            ) from error
-    if ratio is None or not np.isfinite(ratio):  # unbounded: the solver has no answer
-        return WorstCase(float("inf"), (float("nan"),) * len(shares), (), float("nan"))
-    used = tuple(sum(abs(c.eval_dual()) for c in loss.list_of_class_constraints) for loss in losses)
-    visits, off = zip(*(_along_the_line(loss.list_of_points, start.eval(), w.eval()) for loss in losses), strict=True)
-    return WorstCase(float(ratio), used, visits, max(off))
+            raise ArithmeticError(f"no worst case for {what}: {error}") from error
+    return float("inf") if value is None else float(value)
 
 
 def _along_the_line(seen: Sequence[tuple[object, ...]], start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, float]:
@@ -160,30 +206,24 @@ def smooth_interpolant(visits: np.ndarray, x: np.ndarray, smoothness: float = 1.
     return np.interp(x, x[lower], above[lower]) - bowl
 
 
-def _error(bias: object, gradients2: object, theta: float | None, gamma: float, steps: int) -> object:
-    """The error terms of either theorem without noise, over gamma E / 2; bias and gradients2 = sum_j beta_j
-    ||grad F_j||^2 may be numbers or PEPit expressions."""
-    if theta is None or steps == 1:
-        numbers = coefficients(steps)
-        drift = float(numbers.drift_gradient) * gamma**2 * (steps - 1) * (2 * steps - 1)
-        return float(numbers.bias) * bias + float(numbers.drift) * drift * gradients2
-    a, _ = drift_factors(gamma, 1.0, steps)
-    drift = float(np.mean(a**2)) * gradients2
-    return (1 + theta) * bias + (1 + 1 / theta) * drift
-
-
 def exact_ratio(
-    rounds: Sequence[Sequence[float]], shares: Sequence[float], gamma: float, steps: int, improved: bool
+    rounds: Sequence[Sequence[float]], shares: Sequence[float], gamma: float, steps: int, theorem: Theorem
 ) -> WorstCase:
-    """The exact worst ratio of the first theorem; of the improved one the largest over `THETAS`, from below.
+    """The exact worst ratio of a theorem; of the improved one the largest over `THETAS`, from below.
 
     Some theta are always tried; the others only as long as the bound is not attained, so that a ratio above one (the
     theorem would be wrong) can be seen. Over several rounds the improved bound has one theta per round; here they share
     one.
     """
-    if not improved or steps == 1:
-        return worst_case(rounds, shares, gamma, steps)
-    cases = [worst_case(rounds, shares, gamma, steps, theta) for theta in ALWAYS]
+
+    def at(theta: float) -> WorstCase:
+        return worst_case(rounds, shares, gamma, steps, improved_at(theta))
+
+    if theorem is not IMPROVED:
+        return worst_case(rounds, shares, gamma, steps, theorem)
+    if steps == 1:  # there is nothing to split
+        return at(1.0)
+    cases = [at(theta) for theta in ALWAYS]
     if max(case.ratio for case in cases) < ATTAINED:
-        cases += [worst_case(rounds, shares, gamma, steps, theta) for theta in THETAS if theta not in ALWAYS]
+        cases += [at(theta) for theta in THETAS if theta not in ALWAYS]
     return max(cases, key=lambda case: case.ratio)

@@ -1,8 +1,8 @@
 """One-dimensional quadratics in bulk: the smallest world in which the theorem can be attacked, thousands at a time.
 
 F_j(x) = h_j/2 (x - u_j)^2 for J participants, F = sum_j p_j F_j, from w = 0, minibatch gradients with additive noise of
-variance sigma^2. L = 1 requires |h_j| <= 1. All expectations are exact. The attacks of `theory.falsification` bend one
-assumption each through the fields of `World`.
+variance sigma^2. L = 1 requires |h_j| <= 1. All expectations are exact. The attacks of `theory.attack.bent_theorem`
+bend one assumption each through the fields of `World`.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ from dataclasses import asdict, dataclass, fields, replace
 import numpy as np
 from scipy.optimize import differential_evolution
 
-from fedauto_core.errors import require, require_known
-from fedauto_core.theory.bound.checks import coefficients, drift_bound, step_limit
-from fedauto_core.theory.bound.improved import improved_drift, noise_factor
+from fedauto_core.errors import require_number
+from fedauto_core.theory.bound.theorem import Theorem
 
-THEOREMS = ("first", "improved")
+OPEN_END = 0.75  # how much of its step limit is used of a theorem that does not cover the limit itself
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,14 +49,12 @@ class World:
     mass: float = 1.0
 
 
-def step_size(theorem: str, steps: int, world: World = World()) -> float:
-    """gamma at `world.step` of the theorem's limit for the claimed L; the improved theorem's is approached to 3/4."""
-    require_known("theorem", theorem, THEOREMS)
-    limit = step_limit(world.smoothness, steps)
-    return world.step * (limit if theorem == "first" or steps == 1 else 1.5 * limit)
+def step_size(theorem: Theorem, steps: int, world: World = World()) -> float:
+    """gamma at `world.step` of the theorem's limit for the claimed L; an open limit is approached to 3/4."""
+    return world.step * (theorem.step_limit(world.smoothness, steps) * (1.0 if theorem.closed(steps) else OPEN_END))
 
 
-def sides(some: Scalars, theorem: str, steps: int, world: World = World()) -> tuple[np.ndarray, np.ndarray]:
+def sides(some: Scalars, theorem: Theorem, steps: int, world: World = World()) -> tuple[np.ndarray, np.ndarray]:
     """measured and bound of the per-round inequality [M], as the theorem states it for the claimed constants."""
     gamma, smoothness = step_size(theorem, steps, world), world.smoothness
     h, u, p, beta = some.curvature, some.centre, some.share, some.beta * world.mass
@@ -76,35 +73,8 @@ def sides(some: Scalars, theorem: str, steps: int, world: World = World()) -> tu
     after = np.sum(p * h / 2 * (mean[:, None] - u) ** 2, axis=1) + np.sum(p * h, axis=1) / 2 * variance
     wrong = world.bias * (slope - np.sum(beta * gradient, axis=1)) ** 2
     sigma2 = world.variance * some.noise**2
-    errors = error_terms(theorem, wrong, gradient**2, sigma2, beta, gamma, smoothness, steps)
+    errors = theorem.total(wrong, gradient**2, sigma2, beta, gamma, smoothness, steps)
     return gamma * steps / 2 * slope**2, before - after + errors
-
-
-def error_terms(
-    theorem: str,
-    bias2: np.ndarray,
-    gradient2: np.ndarray,
-    sigma2: np.ndarray,
-    beta: np.ndarray,
-    gamma: float,
-    smoothness: float,
-    steps: int,
-) -> np.ndarray:
-    """Bias, drift and noise terms of the per-round inequality from b_r [...], ||grad F_j||^2 and beta [..., J]."""
-    require_known("theorem", theorem, THEOREMS)
-    if theorem == "first":
-        numbers = coefficients(steps)
-        drift = np.sum(beta * drift_bound(sigma2[..., None], gradient2, gamma, steps, numbers), axis=-1)
-        error = float(numbers.bias) * bias2 + float(numbers.drift) * smoothness**2 * drift
-        factor = float(numbers.noise)
-    else:
-        drift = np.sum(beta * improved_drift(sigma2[..., None], gradient2, gamma, smoothness, steps), axis=-1)
-        error = (np.sqrt(bias2) + smoothness * np.sqrt(drift)) ** 2
-        factor = noise_factor(gamma, smoothness, steps)
-    if np.isinf(factor):  # beyond the improved theorem's limit it says nothing where there is noise
-        factor = np.where(sigma2 > 0, factor, 0.0)
-    noise = factor * smoothness * gamma**2 * steps * np.sum(beta**2, axis=-1) * np.where(sigma2 > 0, sigma2, 0.0)
-    return gamma * steps / 2 * error + noise
 
 
 def draw(rng: np.random.Generator, count: int, participants: int = 3) -> Scalars:
@@ -134,19 +104,14 @@ class Worst:
 
 
 def adversary(
-    theorem: str, steps: int, seed: int, world: World = World(), participants: int = 3, generations: int = 60
+    theorem: Theorem, steps: int, seed: int, world: World = World(), participants: int = 3, generations: int = 60
 ) -> Worst:
     """Differential evolution over instances, weights and step sizes up to the world's for the largest measured / bound.
 
     Any weights may come: those of every arrival set under every rule are among them.
     """
-    require_known("theorem", theorem, THEOREMS)
-    require(
-        participants >= 1 and generations >= 1,
-        f"{participants} participants, {generations} generations",
-        allowed="at least one of each",
-        remedy="raise the smaller of the two",
-    )
+    for name, value in (("participants", participants), ("generations", generations)):
+        require_number(name, value, low=1, strict=False, whole=True)
 
     def slower(x: np.ndarray) -> World:
         return replace(world, step=world.step * (0.02 + 0.98 * float(x[-1])))
@@ -171,7 +136,7 @@ def ratio(measured: float, bound: float) -> float:
 
 
 def counterexample(
-    theorem: str, steps: int, world: World, seed: int, tries: int = 20_000, generations: int = 60
+    theorem: Theorem, steps: int, world: World, seed: int, tries: int = 20_000, generations: int = 60
 ) -> Worst | None:
     """The clearest violation among random instances and an adversary's, at the world's step, at a third and at a
     twentieth of it; None if none of them finds one."""
@@ -184,7 +149,7 @@ def counterexample(
     return None
 
 
-def _attack(theorem: str, steps: int, world: World, seed: int, tries: int, generations: int) -> Worst:
+def _attack(theorem: Theorem, steps: int, world: World, seed: int, tries: int, generations: int) -> Worst:
     some = draw(np.random.default_rng(seed), tries)
     measured, bound = sides(some, theorem, steps, world)
     bound = np.minimum(bound, np.finfo(float).max / 4)
@@ -197,9 +162,10 @@ def _attack(theorem: str, steps: int, world: World, seed: int, tries: int, gener
     return replace(max(drawn, attacked, key=lambda w: w.measured - w.bound), tried=tries + attacked.tried)
 
 
-def _complete(instance: dict[str, object], theorem: str, steps: int, world: World) -> dict[str, object]:
+def _complete(instance: dict[str, object], theorem: Theorem, steps: int, world: World) -> dict[str, object]:
     """With everything else that `sides` needs, and gamma."""
-    return instance | {"theorem": theorem, "steps": steps, "gamma": step_size(theorem, steps, world)} | asdict(world)
+    gamma = step_size(theorem, steps, world)
+    return instance | {"theorem": theorem.name, "steps": steps, "gamma": gamma} | asdict(world)
 
 
 def worst_of(measured: float, bound: float, instance: Mapping[str, object], tried: int) -> Worst:
@@ -213,7 +179,7 @@ def worst_of(measured: float, bound: float, instance: Mapping[str, object], trie
     return Worst(reached, measured, bound, instance, tried)
 
 
-def breaking_steps(theorem: str, steps: int, factors: np.ndarray, seed: int, tries: int = 20_000) -> np.ndarray:
+def breaking_steps(theorem: Theorem, steps: int, factors: np.ndarray, seed: int, tries: int = 20_000) -> np.ndarray:
     """For step sizes of `factors` times `step_size`: which of `tries` random instances violate the inequality, as a
     share [len(factors)]."""
     some = draw(np.random.default_rng(seed), tries)

@@ -9,31 +9,27 @@ from __future__ import annotations
 import numpy as np
 from scipy.optimize import differential_evolution
 
-from fedauto_core.errors import require, require_known
-from fedauto_core.theory.attack.scalars import THEOREMS, Worst, ratio, worst_of
+from fedauto_core.errors import require_known, require_number
+from fedauto_core.theory.attack.scalars import Worst, ratio, worst_of
 from fedauto_core.theory.bound.aggregation import RULES, aggregate, arrival_sets
-from fedauto_core.theory.bound.checks import round_terms, step_limit
+from fedauto_core.theory.bound.checks import round_terms
 from fedauto_core.theory.bound.constants import Constant, Constants
-from fedauto_core.theory.bound.improved import improved_limit, improved_terms
-from fedauto_core.theory.problems.quadratics import Point, Quadratics, Split
+from fedauto_core.theory.bound.theorem import Theorem
+from fedauto_core.theory.problems.quadratics import Quadratics
+from fedauto_core.theory.problems.split import Point, Split
 
 MOST_PER_CELL = 4  # samples of one class at one participant
 ANY = Constant("F_inf", float("-inf"), "exact", "one round does not need it")
 
 
 def set_adversary(
-    rule: str, theorem: str, steps: int, seed: int, clients: int = 3, classes: int = 3, generations: int = 30
+    rule: str, theorem: Theorem, steps: int, seed: int, clients: int = 3, classes: int = 3, generations: int = 30
 ) -> Worst:
     """Differential evolution over one-dimensional class losses, label counts, noise and step size, and for each of
     these over all 2^N arrival sets, for the largest measured / bound of one round under `rule`."""
     require_known("aggregation rule", rule, RULES)
-    require_known("theorem", theorem, THEOREMS)
-    require(
-        min(clients, classes, generations) >= 1,
-        f"{clients} clients, {classes} classes, {generations} generations",
-        allowed="at least one of each",
-        remedy="raise the smallest of the three",
-    )
+    for name, value in (("clients", clients), ("classes", classes), ("generations", generations)):
+        require_number(name, value, low=1, strict=False, whole=True)
 
     def worst_set(x: np.ndarray) -> tuple[float, float, float, dict[str, object]]:
         measured, bound, instance = _sides(x, rule, theorem, steps, clients, classes)
@@ -47,12 +43,12 @@ def set_adversary(
         lambda x: -worst_set(x)[0], [(0.0, 1.0)] * size, rng=seed, maxiter=generations, popsize=4, polish=False, tol=0
     )
     _, measured, bound, instance = worst_set(found.x)
-    case = instance | {"rule": rule, "theorem": theorem, "steps": steps}
+    case = instance | {"rule": rule, "theorem": theorem.name, "steps": steps}
     return worst_of(float(measured), float(bound), case, int(found.nfev) * 2**clients)
 
 
 def _sides(
-    x: np.ndarray, rule: str, theorem: str, steps: int, clients: int, classes: int
+    x: np.ndarray, rule: str, theorem: Theorem, steps: int, clients: int, classes: int
 ) -> tuple[np.ndarray, np.ndarray, dict[str, object]]:
     """Both sides for every arrival set, from w = 0, of the instance at a point of the unit cube, and its numbers."""
     curvature, centre = 2 * x[:classes] - 1, 4 * x[classes : 2 * classes] - 2
@@ -63,14 +59,13 @@ def _sides(
     used = aggregate(split, arrival_sets(clients), rule)
     smoothness = float(max(problem.smoothness(np.vstack([used.rows, split.pooled]))))
     known = Constants(
-        Constant("L", smoothness, *problem.source["L"]),
-        Constant("sigma^2", problem.sigma2, *problem.source["sigma^2"]),
+        Constant("L", smoothness, *problem.provenance["L"]),
+        Constant("sigma^2", problem.sigma2, *problem.provenance["sigma^2"]),
         ANY,
     )
-    limit = step_limit(smoothness, steps) if theorem == "first" else improved_limit(smoothness, steps)
-    open_end = theorem == "improved" and steps > 1  # there the limit itself is not admissible
-    gamma = (0.02 + 0.98 * float(x[-1])) * limit * (0.999 if open_end else 1.0)
+    limit = theorem.step_limit(smoothness, steps)
+    gamma = (0.02 + 0.98 * float(x[-1])) * limit * (1.0 if theorem.closed(steps) else 0.999)
     outcome = problem.round(Point(np.zeros(1)), used.rows, used.beta, gamma, steps)
-    terms = (round_terms if theorem == "first" else improved_terms)(outcome, used, known, gamma, steps)
+    both = round_terms(outcome, used, known, gamma, steps, theorem)
     numbers = {"curvature": curvature.tolist(), "centre": centre.tolist(), "counts": counts.tolist()}
-    return terms["measured"], terms["bound"], numbers | {"noise": noise, "L": smoothness, "gamma": gamma}
+    return both["measured"], both["bound"], numbers | {"noise": noise, "L": smoothness, "gamma": gamma}

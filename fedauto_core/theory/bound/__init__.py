@@ -1,0 +1,1 @@
+"""The theorems, their terms told once, and every inequality as a check."""

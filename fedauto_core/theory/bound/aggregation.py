@@ -1,4 +1,4 @@
-"""Arrival sets and the weights that the two rules give them (method.md, section 4), for many sets at once."""
+"""Arrival sets and the weights that the two rules give them (docs/method.md, section 4), for many sets at once."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedauto_core.errors import require, require_known
+from fedauto_core.methods import fedauto
 from fedauto_core.methods.weights import fedauto_weights
-from fedauto_core.theory.problems.quadratics import Split
+from fedauto_core.theory.problems.split import Split
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,21 +55,21 @@ def _fedavg(split: Split, arrived: np.ndarray, lam: float) -> Aggregation:
 
 def _fedauto(split: Split, arrived: np.ndarray, lam: float) -> Aggregation:
     """Module 1: participant m trains on the server's samples of the missing classes. Module 2: the weights."""
-    held = arrived @ (split.counts[1:] > 0) > 0
-    missing = (split.target > 0) & ~held & (split.counts[0] > 0)
-    distinct, which = np.unique(missing, axis=0, return_inverse=True)
+    alpha, target = split.alpha, split.target
+    n_m = np.array([fedauto.compensation(alpha[1:][clients], target, split.counts[0]) for clients in arrived])  # [S, C]
+    distinct, which = np.unique(n_m, axis=0, return_inverse=True)
     useful = distinct.any(axis=1)
-    position = np.cumsum(useful) + split.n_clients  # row of participant m for each useful set of missing classes
-    server = np.where(distinct[useful], split.counts[0], 0)
+    position = np.cumsum(useful) + split.n_clients  # row of participant m for each distinct n_m that is not zero
+    server = distinct[useful]
     counts = np.concatenate([split.counts.sum(axis=1), server.sum(axis=1)])
-    alpha = np.vstack([split.alpha, server / server.sum(axis=1, keepdims=True)])
-    rows = np.vstack([split.participants, split.compensators(distinct[useful])])
+    alpha = np.vstack([alpha, server / server.sum(axis=1, keepdims=True)])
+    rows = np.vstack([split.participants, split.compensators(server > 0)])
 
     beta = np.zeros((len(arrived), len(rows)))
     for s, (clients, kind) in enumerate(zip(arrived, which, strict=True)):
         ids = np.append(0, 1 + np.flatnonzero(clients))
         ids = np.append(ids, position[kind]) if useful[kind] else ids
-        beta[s, ids] = fedauto_weights(alpha[ids], counts[ids], split.target, lam)
+        beta[s, ids] = fedauto_weights(alpha[ids], counts[ids], target, lam)
     return Aggregation(rows, alpha, beta)
 
 

@@ -1,4 +1,4 @@
-"""The theorem's assumptions made executable: each constant comes with how it was obtained (method.md, 6)."""
+"""The theorems' assumptions made executable: each constant says how it was obtained (docs/method.md, section 6)."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedauto_core.errors import require
+from fedauto_core.errors import require_number
 from fedauto_core.theory.bound.aggregation import Aggregation
-from fedauto_core.theory.problems.quadratics import Provenance
 from fedauto_core.theory.problems.regression import Problem
+from fedauto_core.theory.problems.split import Provenance
 
 
 @dataclass(frozen=True)
@@ -31,28 +31,20 @@ class Constants:
     infimum: Constant
 
     def __post_init__(self) -> None:
-        require(
-            bool(np.isfinite(self.smoothness.value) and self.smoothness.value > 0),
-            f"smoothness L = {self.smoothness.value}",
-            allowed="finite numbers > 0",
-            remedy="use the largest curvature of the aggregated losses and of F",
-        )
-        require(
-            bool(np.isfinite(self.sigma2.value) and self.sigma2.value >= 0),
-            f"sigma^2 = {self.sigma2.value}",
-            allowed="finite numbers >= 0",
-            remedy="use the variance of a minibatch gradient; 0 means full-batch gradients",
-        )
+        remedy = "use the largest curvature of the aggregated losses and of F"
+        require_number("smoothness L", self.smoothness.value, remedy=remedy)
+        remedy = "use the variance of a minibatch gradient; 0 means full-batch gradients"
+        require_number("sigma^2", self.sigma2.value, strict=False, remedy=remedy)
 
 
-def constants(problem: Problem, aggregation: Aggregation) -> Constants:
+def constants_of(problem: Problem, aggregation: Aggregation) -> Constants:
     """L over all participants that are aggregated (m included) and F; sigma^2; F_inf."""
     values = {
         "L": float(max(problem.smoothness(np.vstack([aggregation.rows, problem.split.pooled])))),
         "sigma^2": problem.sigma2,
         "F_inf": problem.infimum(),
     }
-    return Constants(*(Constant(symbol, value, *problem.source[symbol]) for symbol, value in values.items()))
+    return Constants(*(Constant(symbol, value, *problem.provenance[symbol]) for symbol, value in values.items()))
 
 
 def kappa2(problem: Problem, w: np.ndarray) -> Constant:

@@ -12,11 +12,13 @@ from itertools import product
 import numpy as np
 
 from fedauto_core.errors import require
+from fedauto_core.theory.bound import terms
 from fedauto_core.theory.bound.aggregation import Aggregation
-from fedauto_core.theory.bound.checks import Check, admissible, drift_bound, noise_bound, round_terms
+from fedauto_core.theory.bound.checks import Check, round_terms
 from fedauto_core.theory.bound.constants import Constant, Constants
-from fedauto_core.theory.problems.quadratics import Point
+from fedauto_core.theory.bound.first import FIRST
 from fedauto_core.theory.problems.regression import SoftmaxRegression
+from fedauto_core.theory.problems.split import Point
 
 MOST_OUTCOMES = 100_000
 
@@ -75,18 +77,20 @@ def enumerated_checks(
 
     start = problem.round(Point(w), aggregation.rows, aggregation.beta, gamma, steps)
     outcome = replace(start, value_after=np.array([problem.value(w + moved).mean()]), drift=drift)
-    terms = round_terms(outcome, aggregation, known, gamma, steps)
-    sides = terms["measured"][0], terms["bound"][0]
-    applicable = admissible(gamma, known.smoothness.value, steps)
-    (allowed,) = noise_bound(variance, aggregation.beta, steps)
+    sides = round_terms(outcome, aggregation, known, gamma, steps)
+    smoothness = known.smoothness.value
+    applicable = FIRST.covers(gamma, smoothness, steps)
+    (allowed,) = terms.noise_bound(variance, aggregation.beta, steps)
     measured = float(np.mean(np.sum(noise**2, axis=1)))
-    drift_allowed = drift_bound(variance, start.participant_gradient2, gamma, steps)
+    drift_allowed = FIRST.drift(variance, start.participant_gradient2, gamma, smoothness, steps)
     checks = [
-        Check.of("S4 drift", "as in bounds.drift_checks", met, limit, applicable)
+        Check.of(*FIRST.checks["drift"], met, limit, applicable)
         for met, limit in zip(drift, drift_allowed, strict=True)
     ]
+    name, equation = FIRST.checks["round"]
+    both = sides["measured"][0], sides["bound"][0]
     checks += [
         Check.of("S3 noise", "E|G - H|^2 <= (s^2/E) sum_j beta_j^2", measured, allowed),
-        Check.of(f"round, E = {steps}", "per-round inequality", *sides, applicable, outcome.value),
+        Check.of(f"{name}, E = {steps}", equation, *both, applicable, outcome.value),
     ]
     return checks, sigma2

@@ -19,18 +19,13 @@ import torch
 from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
 
-from fedauto_core.errors import require
+from fedauto_core.errors import require_number
 
 
 def lora_smoothness(scale: float, smoothness: float, gradient: float, a: float, b: float) -> float:
     """Bound on |second derivative| at a point: s = scale, L = smoothness of l, spectral norms of grad l, A and B."""
     for name, value in (("scale", scale), ("smoothness", smoothness), ("gradient", gradient), ("a", a), ("b", b)):
-        require(
-            bool(np.isfinite(value) and value >= 0),
-            f"{name} is {value}",
-            allowed="finite numbers >= 0",
-            remedy=f"give {name} as a norm or a constant",
-        )
+        require_number(name, value, strict=False, remedy=f"give {name} as a norm or a constant")
     return scale**2 * smoothness * (a**2 + b**2) + scale * gradient
 
 

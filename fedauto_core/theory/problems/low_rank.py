@@ -1,4 +1,4 @@
-"""LoRA as an instance: the product of two factors on softmax regression, with a constant certified on a ball."""
+"""LoRA as a problem: the product of two factors on softmax regression, with a constant certified on a ball."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import ClassVar
 
 import numpy as np
 
-from fedauto_core.errors import require
+from fedauto_core.errors import require, require_number
 from fedauto_core.seeding import stream
 from fedauto_core.theory.problems.curvature import lora_ball_smoothness
-from fedauto_core.theory.problems.quadratics import NETWORK, Source, Split
 from fedauto_core.theory.problems.regression import NO_NOISE, NOTHING_BELOW_ZERO, FullBatch, SoftmaxRegression
+from fedauto_core.theory.problems.split import NETWORK, Provenances, Split
 
 
 @dataclass(frozen=True, eq=False)
 class LowRankRegression(FullBatch):
     """LoRA on softmax regression: W = scale * A B, A [d, rank], B [rank, C], trained on ||A||, ||B|| <= radius.
 
-    Weights are flat, w = (A, B). The loss is smooth on that ball only (`theory.curvature`), so a value or a gradient
-    asked for outside of it is an InputError: nothing can be claimed there.
+    Weights are flat, w = (A, B). The loss is smooth on that ball only (`theory.problems.curvature`), so a value or a
+    gradient asked for outside of it is an InputError: nothing can be claimed there.
     """
 
     base: SoftmaxRegression
@@ -27,20 +27,15 @@ class LowRankRegression(FullBatch):
     scale: float = 2.0
     radius: float = 2.0
 
-    source: ClassVar[Source] = {
+    provenance: ClassVar[Provenances] = {
         "L": ("certified bound", "2 s^2 L rho^2 + s (|grad l(0)| + L s sqrt(r) rho^2) on the ball of radius rho"),
         "sigma^2": NO_NOISE,
         "F_inf": NOTHING_BELOW_ZERO,
     }
 
     def __post_init__(self) -> None:
-        for name, value in (("rank", self.rank), ("scale", self.scale), ("radius", self.radius)):
-            require(
-                bool(np.isfinite(value) and value > 0),
-                f"{name} = {value}",
-                allowed="finite numbers > 0",
-                remedy=f"choose a positive {name}",
-            )
+        for name in ("rank", "scale", "radius"):
+            require_number(name, getattr(self, name), remedy=f"choose a positive {name}")
 
     @property
     def split(self) -> Split:

@@ -1,0 +1,1 @@
+"""The steps of both proofs in SymPy."""

@@ -1,8 +1,8 @@
-"""Steps S1..S6 of the proof (method.md, section 5) as SymPy certificates.
+"""Steps S1..S6 of the first theorem's proof (docs/method.md, section 5) in SymPy.
 
 An identity is certified by a difference that simplifies to zero, an inequality by a slack written as a sum of squares
 or with a visible sign. Squared norms and inner products are sums over coordinates, so an identity between real numbers
-a, b, ... that is quadratic in them holds for vectors as well. Each step reads its numbers from `bounds.Coefficients`.
+a, b, ... that is quadratic in them holds for vectors as well. Each step reads its numbers from `terms.Coefficients`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import pandas as pd
 import sympy as sp
 
 from fedauto_core.errors import require_known
-from fedauto_core.theory.bound.checks import GENERAL, SINGLE_STEP, Coefficients
+from fedauto_core.theory.bound.first import GENERAL, SINGLE_STEP
+from fedauto_core.theory.bound.terms import Coefficients
 
 GAMMA, L, SIGMA, LOCAL = sp.symbols("gamma L sigma E", positive=True)
 F, G, H, B = sp.symbols("F' G H b", real=True)  # one coordinate of grad F(w), G, H and sum_j beta_j grad F_j(w)
@@ -24,7 +25,7 @@ THETA = sp.Symbol("theta", nonnegative=True)  # gamma = theta * limit with theta
 
 
 @dataclass(frozen=True)
-class Certificate:
+class Proof:
     """holds: every residual is zero. residuals: what must vanish; reading: the fact they certify, in words."""
 
     step: str
@@ -45,23 +46,23 @@ def _number(value: object) -> sp.Rational:
     return sp.Rational(value.numerator, value.denominator)
 
 
-def descent_lemma() -> Certificate:
+def descent_lemma() -> Proof:
     """S1. F(w+v) - F(w) - <grad F(w), v> = int_0^1 <grad F(w+tv) - grad F(w), v> dt <= int_0^1 L t |v|^2 dt."""
     t, v = sp.symbols("t v", real=True)
     integral = sp.integrate(L * t * v**2, (t, 0, 1))
     step = -GAMMA * LOCAL * G
     used = -GAMMA * LOCAL * F * G + L / 2 * GAMMA**2 * LOCAL**2 * G**2
-    return Certificate(
+    return Proof(
         "S1", "descent lemma with v = -gamma E G", (integral - L / 2 * v**2, F * step + integral.subs(v, step) - used)
     )
 
 
-def polarisation() -> Certificate:
+def polarisation() -> Proof:
     """S2. <a, b> = (|a|^2 + |b|^2 - |a - b|^2) / 2."""
-    return Certificate("S2", "inner product from three squares", (F * H - (F**2 + H**2 - (F - H) ** 2) / 2,))
+    return Proof("S2", "inner product from three squares", (F * H - (F**2 + H**2 - (F - H) ** 2) / 2,))
 
 
-def one_round(numbers: Coefficients = GENERAL) -> Certificate:
+def one_round(numbers: Coefficients = GENERAL) -> Proof:
     """S1 + S2 + noise give the per-round inequality; a multiple of |H|^2 is left, <= 0 exactly for gamma <= step/(L E).
 
     General E: |G|^2 <= 2|H|^2 + 2|G-H|^2, slack (2H - G)^2; |F'-H|^2 <= 2|F'-B|^2 + 2|B-H|^2, slack (F' - 2B + H)^2.
@@ -84,10 +85,10 @@ def one_round(numbers: Coefficients = GENERAL) -> Certificate:
     squares = (2 * H**2 + 2 * (G - H) ** 2 - G**2 - (2 * H - G) ** 2,)
     squares += (2 * (F - B) ** 2 + 2 * (B - H) ** 2 - (F - H) ** 2 - (F - 2 * B + H) ** 2,)
     reading = "what is left is a positive number times -(1 - theta) |H|^2, where gamma = theta * its limit"
-    return Certificate("S1+S2", reading, (residual, *squares))
+    return Proof("S1+S2", reading, (residual, *squares))
 
 
-def martingale_noise() -> Certificate:
+def martingale_noise() -> Proof:
     """S3, two participants, two steps: noise +-a at step 0, then +-b or +-c depending on step 0; all 16 outcomes.
 
     The cross terms cancel, so E|G-H|^2 = (1/E^2) sum_j beta_j^2 sum_e Var_je <= (sigma^2/E) sum_j beta_j^2.
@@ -104,14 +105,14 @@ def martingale_noise() -> Certificate:
     orthogonal = sum(beta**2 * variance for beta, variance in zip(betas, variances, strict=True)) / 4
     worst = {size: SIGMA for participant in sizes for size in participant}
     bound = SIGMA**2 / 2 * sum(beta**2 for beta in betas)
-    return Certificate(
+    return Proof(
         "S3",
         "no cross terms; equality when every variance is sigma^2",
         (mean_square - orthogonal, orthogonal.subs(worst) - bound),
     )
 
 
-def drift(numbers: Coefficients = GENERAL) -> Certificate:
+def drift(numbers: Coefficients = GENERAL) -> Proof:
     """S4. D_e <= 2 gamma^2 e sigma^2 + 4 gamma^2 e^2 g + 4 gamma^2 L^2 e sum_{k<e} D_k, averaged over e = 0..E-1.
 
     Swapping the double sum drops k(k+1)/2 >= 0; gamma <= step/(L E) keeps the feedback below 1/2: the rest doubles.
@@ -127,19 +128,19 @@ def drift(numbers: Coefficients = GENERAL) -> Certificate:
     direct = sp.summation(2 * GAMMA**2 * e * SIGMA**2 + 4 * GAMMA**2 * e**2 * g, (e, 0, LOCAL - 1)) / LOCAL
     stated = _number(numbers.drift_noise) * (LOCAL - 1) * SIGMA**2
     stated += _number(numbers.drift_gradient) * (LOCAL - 1) * (2 * LOCAL - 1) * g
-    return Certificate(
+    return Proof(
         "S4", "twice the direct terms is the stated D_r", (young, swapped, half, 2 * direct - GAMMA**2 * stated)
     )
 
 
-def jensen(terms: int = 4) -> Certificate:
+def jensen(terms: int = 4) -> Proof:
     """S4, the step |sum_k x_k|^2 <= e sum_k |x_k|^2: the slack is sum_{k<l} (x_k - x_l)^2."""
     x = sp.symbols(f"x0:{terms}", real=True)
     pairs = sum((p - q) ** 2 for p, q in combinations(x, 2))
-    return Certificate("S4", "slack is a sum of squares", (terms * sum(v**2 for v in x) - sum(x) ** 2 - pairs,))
+    return Proof("S4", "slack is a sum of squares", (terms * sum(v**2 for v in x) - sum(x) ** 2 - pairs,))
 
 
-def bias() -> Certificate:
+def bias() -> Proof:
     """S5, three classes: grad F cancels as both mixtures sum to one; Cauchy-Schwarz has a sum of squares as slack."""
     q, g = sp.symbols("q1:4", real=True), sp.symbols("g1:4", real=True)
     a = (*sp.symbols("a1:3", positive=True), 1 - sum(sp.symbols("a1:3", positive=True)))
@@ -154,37 +155,35 @@ def bias() -> Certificate:
     )  # r = sqrt(alpha_g)
     product_ = sum(v**2 for v in x) * sum(v**2 for v in y) - sum(dc * zc for dc, zc in zip(d, z, strict=True)) ** 2
     squares = sum((x[i] * y[j] - x[j] * y[i]) ** 2 for i, j in combinations(range(3), 2))
-    return Certificate(
+    return Proof(
         "S5", "b_r <= kappa^2 chi2_r; slack is Lagrange's sum of squares", (error - centred, product_ - squares)
     )
 
 
-def missing_class() -> Certificate:
+def missing_class() -> Proof:
     """5.3, one class of mass a missing of three: chi2 - a/(1-a) = sum_{others} (q_c - a_c/(1-a))^2 / a_c."""
     a1, a2, q1 = sp.symbols("a1 a2 q1", positive=True)
     a, q2 = 1 - a1 - a2, 1 - q1
     chi2 = (q1 - a1) ** 2 / a1 + (q2 - a2) ** 2 / a2 + a
     squares = (q1 - a1 / (1 - a)) ** 2 / a1 + (q2 - a2 / (1 - a)) ** 2 / a2
-    return Certificate(
-        "5.3", "slack is a sum of squares, zero at q proportional to alpha_g", (chi2 - a / (1 - a) - squares,)
-    )
+    return Proof("5.3", "slack is a sum of squares, zero at q proportional to alpha_g", (chi2 - a / (1 - a) - squares,))
 
 
-def best_lambda(numbers: Coefficients = GENERAL) -> Certificate:
+def best_lambda(numbers: Coefficients = GENERAL) -> Proof:
     """5.4. With b_r <= kappa^2 chi2_r, bias + noise is a multiple of chi2 + (L gamma sigma^2/kappa^2) sum beta^2."""
     chi2, beta2, kappa = sp.symbols("chi2 beta2 kappa", positive=True)
     local = 1 if numbers.drift == 0 else LOCAL
     terms = GAMMA * local / 2 * _number(numbers.bias) * kappa**2 * chi2
     terms += _number(numbers.noise) * L * GAMMA**2 * local * SIGMA**2 * beta2
     ratio = sp.diff(terms, beta2) / sp.diff(terms, chi2)
-    return Certificate(
+    return Proof(
         "5.4",
         "the same ratio for E = 1 and E > 1; the drift term is left out",
         (ratio - L * GAMMA * SIGMA**2 / kappa**2,),
     )
 
 
-def telescoping(numbers: Coefficients = GENERAL) -> Certificate:
+def telescoping(numbers: Coefficients = GENERAL) -> Proof:
     """S6. sum_{r<=T} (F_{r-1} - F_r) = F_0 - F_T by induction; dividing by gamma E T / 2 gives the stated factors."""
     value, rounds = sp.Function("F"), sp.Symbol("T", integer=True, positive=True)
     induction = (value(0) - value(rounds)) + (value(rounds) - value(rounds + 1)) - (value(0) - value(rounds + 1))
@@ -192,10 +191,10 @@ def telescoping(numbers: Coefficients = GENERAL) -> Certificate:
     scale, beta2 = GAMMA * local * rounds / 2, sp.Symbol("beta2", positive=True)
     noise = _number(numbers.noise) * L * GAMMA**2 * local * SIGMA**2 * beta2 / scale
     stated = (1 if numbers.drift == 0 else 2) * L * GAMMA * SIGMA**2 * beta2 / rounds
-    return Certificate("S6", "start 2/(gamma E T), noise 2 L gamma sigma^2 / T", (induction, noise - stated))
+    return Proof("S6", "start 2/(gamma E T), noise 2 L gamma sigma^2 / T", (induction, noise - stated))
 
 
-STEPS: dict[str, Callable[[], Certificate]] = {
+PROOFS: dict[str, Callable[[], Proof]] = {
     "S1 descent lemma": descent_lemma,
     "S2 polarisation": polarisation,
     "S1+S2 one round, E > 1": one_round,
@@ -212,7 +211,7 @@ STEPS: dict[str, Callable[[], Certificate]] = {
 }
 
 
-def prove(*steps: str, table: Mapping[str, Callable[[], Certificate]] = STEPS) -> pd.DataFrame:
+def prove(*steps: str, table: Mapping[str, Callable[[], Proof]] = PROOFS) -> pd.DataFrame:
     """Columns step, certified, remainders for `steps` (keys of `table`). ArithmeticError if one does not hold."""
     proofs = []
     for step in steps:

@@ -1,4 +1,4 @@
-"""The steps I1..I6 of the improved theorem (`theory.improved`) as SymPy certificates, and the LoRA step."""
+"""The steps I1..I6 of the improved theorem (`theory.bound.improved`) in SymPy, and the LoRA step."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from itertools import combinations
 import sympy as sp
 
 from fedauto_core.theory.bound.improved import CONVEX_LIMIT
-from fedauto_core.theory.proof.first import GAMMA, LOCAL, SIGMA, Certificate, F, G, H, L
+from fedauto_core.theory.proof.first import GAMMA, LOCAL, SIGMA, F, G, H, L, Proof
 
 X = sp.Symbol("x", positive=True)  # L gamma E, below 1
 
 
-def error_split() -> Certificate:
+def error_split() -> Proof:
     """I1. |x + y|^2 <= (|x| + |y|)^2: the slack is 2(|x||y| - <x, y>), >= 0 by Cauchy-Schwarz, here in two dimensions
     by Lagrange's identity. It never exceeds 2|x|^2 + 2|y|^2: the slack is (|x| - |y|)^2."""
     x1, x2, y1, y2 = sp.symbols("x1 x2 y1 y2", real=True)
@@ -22,10 +22,10 @@ def error_split() -> Certificate:
     lagrange = (x1**2 + x2**2) * (y1**2 + y2**2) - inner**2 - (x1 * y2 - x2 * y1) ** 2
     sum2 = (x1 + y1) ** 2 + (x2 + y2) ** 2 - (x1**2 + x2**2) - (y1**2 + y2**2) - 2 * inner
     never_worse = 2 * p**2 + 2 * q**2 - (p + q) ** 2 - (p - q) ** 2
-    return Certificate("I1", "triangle inequality, and never worse than 2 b + 2 L^2 D", (lagrange, sum2, never_worse))
+    return Proof("I1", "triangle inequality, and never worse than 2 b + 2 L^2 D", (lagrange, sum2, never_worse))
 
 
-def noise_split() -> Certificate:
+def noise_split() -> Proof:
     """I2. With h = 1/(L gamma E) - 1: the slack of the split is a square, no |H|^2 is left, and the noise gets c_r."""
     h = 1 / X - 1
     square = (1 + h) * H**2 + (1 + 1 / h) * (G - H) ** 2 - G**2 - (sp.sqrt(h) * H - (G - H) / sp.sqrt(h)) ** 2
@@ -34,17 +34,15 @@ def noise_split() -> Certificate:
     beta2 = sp.Symbol("beta2", positive=True)
     noise = L / 2 * gamma**2 * LOCAL**2 * (1 + 1 / h) * SIGMA**2 * beta2 / LOCAL
     stated = L * gamma**2 * LOCAL * SIGMA**2 * beta2 / (2 * (1 - X))
-    return Certificate("I2", "no |H|^2 is left; noise 1/(2(1 - L gamma E))", (square, left, noise - stated))
+    return Proof("I2", "no |H|^2 is left; noise 1/(2(1 - L gamma E))", (square, left, noise - stated))
 
 
-def noise_never_worse() -> Certificate:
+def noise_never_worse() -> Proof:
     """I2 up to the first theorem's limit, L gamma E = x <= 1/2: 1 - 1/(2(1 - x)) = (1/2 - x)/(1 - x) >= 0."""
-    return Certificate(
-        "I2", "c_r <= 1 for gamma <= 1/(2 L E)", (1 - 1 / (2 * (1 - X)) - (sp.Rational(1, 2) - X) / (1 - X),)
-    )
+    return Proof("I2", "c_r <= 1 for gamma <= 1/(2 L E)", (1 - 1 / (2 * (1 - X)) - (sp.Rational(1, 2) - X) / (1 - X),))
 
 
-def drift_recursion() -> Certificate:
+def drift_recursion() -> Proof:
     """I3, for every e. a_e solves a_e = gamma (e + L sum_{k<e} a_k). c_e: its recursion gives c_e - c_{e-1} =
     gamma (sqrt(e) - sqrt(e-1)) + gamma L c_{e-1}, of which the stated sum is the solution with c_0 = 0.
 
@@ -68,10 +66,10 @@ def drift_recursion() -> Certificate:
     top = direct + GAMMA * L * sum(t)
     induction = top - (direct + GAMMA * L * sum(tk - uk for tk, uk in zip(t, u, strict=True))) - GAMMA * L * sum(u)
     reading = "a_e, c_e solve the recursion with equality, for every e, and nothing can exceed them"
-    return Certificate("I3", reading, (sp.simplify(gradient), noise, solved, induction))
+    return Proof("I3", reading, (sp.simplify(gradient), noise, solved, induction))
 
 
-def bias_split() -> Certificate:
+def bias_split() -> Proof:
     """I4. grad F - sum_j beta_j grad F_j = x + y, x from the labels, y = sum_j beta_j r_j from the features, r_j^2 =
     delta_j^2. |x + y|^2 <= (|x| + |y|)^2 (I1); |x|^2 <= kappa^2 chi2 (S5); and Jensen: sum_j beta_j r_j^2 - (sum_j
     beta_j r_j)^2 = sum_{j<k} beta_j beta_k (r_j - r_k)^2. Never more than S5's general form, by I1 again.
@@ -81,12 +79,10 @@ def bias_split() -> Certificate:
     mean = sum(b * x for b, x in zip(beta, r, strict=True))
     pairs = sum(beta[i] * beta[j] * (r[i] - r[j]) ** 2 for i, j in combinations(range(3), 2))
     jensen = sum(b * x**2 for b, x in zip(beta, r, strict=True)) - mean**2 - pairs
-    return Certificate(
-        "I4", "Jensen over the participants; labels and features by I1", (jensen, *error_split().residuals)
-    )
+    return Proof("I4", "Jensen over the participants; labels and features by I1", (jensen, *error_split().residuals))
 
 
-def drift_never_worse(most: int = 8) -> Certificate:
+def drift_never_worse(most: int = 8) -> Proof:
     """I3 against S4 at the first theorem's limit, gamma L E = 1/2, without noise, for E = 2..`most`: the stated slack.
 
     The ratio a_e / gamma grows with gamma, so the limit is the worst case. With noise: numerically, in the tests.
@@ -97,20 +93,18 @@ def drift_never_worse(most: int = 8) -> Certificate:
         mean = sum(((1 + gamma) ** e - 1) ** 2 for e in range(steps)) / steps
         stated = sp.Rational(4, 3) * gamma**2 * (steps - 1) * (2 * steps - 1)
         residuals.append(sp.Integer(0) if 0 <= mean <= stated else mean - stated)
-    return Certificate(
-        "I3", f"gradient part at most that of S4 for E = 2..{most}, in rational numbers", tuple(residuals)
-    )
+    return Proof("I3", f"gradient part at most that of S4 for E = 2..{most}, in rational numbers", tuple(residuals))
 
 
-def polyak() -> Certificate:
+def polyak() -> Proof:
     """I5. (gamma E/2) |grad F|^2 <= gap - gap_r + e_r and |grad F|^2 = 2 mu gap + s, s >= 0; slack gamma E s/2."""
     mu, gap, error, s = sp.symbols("mu gap e_r s", nonnegative=True)
     allowed = gap + error - GAMMA * LOCAL / 2 * (2 * mu * gap + s)  # an upper bound on gap_r
     claimed = (1 - GAMMA * LOCAL * mu) * gap + error
-    return Certificate("I5", "one contraction per round", (claimed - allowed - GAMMA * LOCAL / 2 * s,))
+    return Proof("I5", "one contraction per round", (claimed - allowed - GAMMA * LOCAL / 2 * s,))
 
 
-def convex() -> Certificate:
+def convex() -> Proof:
     """I6. Expanding |w_r - w*|^2: with gamma = theta/(8 L E) what is left is -(1 - theta) gamma E gap <= 0."""
     gap, radius, d, noise = sp.symbols("gap R d N", nonnegative=True)  # N: sigma^2 sum beta^2
     theta = sp.Symbol("theta", nonnegative=True)
@@ -124,20 +118,20 @@ def convex() -> Certificate:
         2 * F**2 + 2 * (H - F) ** 2 - H**2 - (2 * F - H) ** 2,
     )
     leftover = -(1 - theta) * gamma * LOCAL * gap
-    return Certificate("I6", "what is left is -(1 - theta) gamma E gap", (change - stated - leftover, *squares))
+    return Proof("I6", "what is left is -(1 - theta) gamma E gap", (change - stated - leftover, *squares))
 
 
-def convex_distance() -> Certificate:
+def convex_distance() -> Proof:
     """I6, by recursion. Without the gap, R_r^2 <= R^2 + 2 gamma E R d + 4 gamma^2 E^2 d^2 + 2 gamma^2 E N. That is at
     most (R + 2 gamma E d)^2 + 2 gamma^2 E N; the slack is 2 gamma E R d >= 0."""
     radius, d, noise = sp.symbols("R d N", nonnegative=True)
     step = GAMMA * LOCAL
     kept = radius**2 + 2 * step * radius * d + 4 * step**2 * d**2 + 2 * GAMMA**2 * LOCAL * noise
     stated = (radius + 2 * step * d) ** 2 + 2 * GAMMA**2 * LOCAL * noise
-    return Certificate("I6", "a bound on the distance that measures none", (stated - kept - 2 * step * radius * d,))
+    return Proof("I6", "a bound on the distance that measures none", (stated - kept - 2 * step * radius * d,))
 
 
-def bilinear() -> Certificate:
+def bilinear() -> Proof:
     """LoRA. d^2/dt^2 f(W_0 + s (A + tU)(B + tV)) at t = 0 is s^2 l''[UB + AV] + 2 s <grad l, UV>, here for rank 2,
     1 x 1 matrices and a quadratic l; then (p u + q v)^2 <= (p^2 + q^2)(u^2 + v^2) and 2uv <= u^2 + v^2."""
     t, s, w0, slope, curve = sp.symbols("t s w0 slope curve", real=True)
@@ -151,10 +145,10 @@ def bilinear() -> Certificate:
     p, q, x, y = sp.symbols("p q x y", real=True)
     cauchy = (p**2 + q**2) * (x**2 + y**2) - (p * x + q * y) ** 2 - (p * y - q * x) ** 2
     young = x**2 + y**2 - 2 * x * y - (x - y) ** 2
-    return Certificate("LoRA", "second derivative of the product, and its bound", (second - stated, cauchy, young))
+    return Proof("LoRA", "second derivative of the product, and its bound", (second - stated, cauchy, young))
 
 
-IMPROVED_STEPS: dict[str, Callable[[], Certificate]] = {
+IMPROVED_PROOFS: dict[str, Callable[[], Proof]] = {
     "I1 bias and drift": error_split,
     "I2 noise": noise_split,
     "I2 never worse": noise_never_worse,

@@ -1,0 +1,102 @@
+"""A comparison of methods: who takes part, how their step sizes are chosen, and the runs that are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import pandas as pd
+
+from fedauto_core.data.partition import FederationSpec
+from fedauto_core.engine.pretraining import Pretraining
+from fedauto_core.engine.spec import Schedule
+from fedauto_core.errors import require_known
+from fedauto_core.experiments.running import run
+from fedauto_core.experiments.spec import AdapterExperiment, Cell, Experiment, Result
+from fedauto_core.experiments.summary import in_every_scenario
+from fedauto_core.experiments.tuning import tune, tuned_cells
+from fedauto_core.methods.base import Method
+from fedauto_core.methods.registry import METHODS, make_method
+from fedauto_core.models.adapters import LoRA
+from fedauto_core.network import Scenario
+
+
+def contestants(asked: str, variants: Mapping[str, Method], always: Iterable[str]) -> dict[str, Method]:
+    """Label -> method of those `asked` for (comma-separated, or "all"), of those that run `always`, and of the bounds.
+
+    variants: methods under labels of their own, beside the registered ones. Without FedNova, which is FedAvg where all
+    clients do equal work. InputError for an unknown label.
+    """
+    known = {name: make_method(name) for name in METHODS if name != "fednova"} | dict(variants)
+    labels = list(known) if asked == "all" else asked.split(",")
+    for label in labels:
+        require_known("method", label, known)
+    present = {*labels, *always, *untouched(known)}
+    return {label: method for label, method in known.items() if label in present}
+
+
+def untouched(methods: Mapping[str, Method]) -> list[str]:
+    """Labels of the methods that no network can touch: nothing is lost, all data in one place, the server alone."""
+    return [label for label, method in methods.items() if method.participation != "network"]
+
+
+def rivals(methods: Mapping[str, Method], shown: Iterable[str] = ()) -> list[str]:
+    """Labels of those whom FedAuto has to beat: not its own variants, not the bounds that no method can reach under
+    failures, and not those that are only `shown`."""
+    besides = {*shown, *(label for label, method in methods.items() if method.participation in ("ideal", "pooled"))}
+    return [label for label, method in methods.items() if method.name != "fedauto" and label not in besides]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What the runs of a comparison share. Tuning and results have no seed and no test image in common.
+
+    methods: label -> method; start: as in `Experiment`; schedule: of the results, which take the first `test_samples`
+    test images and the seeds 0, 1, ... (so many); lora: trained on the frozen model, its factors averaged by
+    `aggregation`; None: all parameters are trained.
+    """
+
+    methods: Mapping[str, Method]
+    dataset: str
+    model: str
+    start: Pretraining | None
+    federation: FederationSpec
+    schedule: Schedule
+    test_samples: int
+    seeds: int
+    with_server: bool = True
+    device: str = "cpu"
+    lora: LoRA | None = None
+    aggregation: str = "factor"
+
+    def cell(self, label: str, scenario: Scenario, **tags: object) -> Cell:
+        """`label` in a scenario; its step size is for the tuning to fill in."""
+        method, untuned = self.methods[label], float("nan")
+        return Cell(label, method, scenario, self.federation, untuned, self.with_server, tags=tuple(tags.items()))
+
+    def tune(self, scenario: Scenario, rounds: int, seeds: int, lrs: Sequence[float]) -> pd.DataFrame:
+        """The table of `tuning.tune` for every method in one scenario. The seeds are 1000, 1001, ...; the test images
+        follow those of the results, half as many."""
+        test = (self.test_samples, self.test_samples + self.test_samples // 2)
+        schedule = replace(self.schedule, rounds=rounds, evaluate_every=2, test=test)
+        cells = [self.cell(label, scenario) for label in self.methods]
+        return tune(self._experiment(cells, schedule, range(1000, 1000 + seeds)), lrs)
+
+    def run(self, cells: Iterable[Cell]) -> Result:
+        """The results of `cells`."""
+        return run(self._experiment(cells, replace(self.schedule, test=(0, self.test_samples)), range(self.seeds)))
+
+    def compare(self, tuned: pd.DataFrame, scenarios: Sequence[Scenario]) -> Result:
+        """The results of every method, as `tuned`, in every scenario; the untouched ones are run once, in the first."""
+        once = untouched(self.methods)
+        everywhere = [label for label in self.methods if label not in once]
+        cells = [self.cell(m, s) for s in scenarios for m in (self.methods if s == scenarios[0] else everywhere)]
+        result, names = self.run(tuned_cells(cells, tuned)), [scenario.name for scenario in scenarios]
+        curves, rounds = (in_every_scenario(frame, once, names) for frame in (result.curves, result.rounds))
+        return replace(result, curves=curves, rounds=rounds)
+
+    def _experiment(self, cells: Iterable[Cell], schedule: Schedule, seeds: Iterable[int]) -> Experiment:
+        parts = (self.dataset, self.model, self.start, schedule, tuple(cells), tuple(seeds), self.device)
+        if self.lora is None:
+            return Experiment(*parts)
+        return AdapterExperiment(*parts, lora=self.lora, aggregation=self.aggregation)

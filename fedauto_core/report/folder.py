@@ -1,0 +1,113 @@
+"""A report on disk: which file lies where, and what may be believed of it.
+
+A report is a folder with one folder per notebook, its page. What a program reads back (the manifest, the products, the
+verdicts) may have been damaged by a full disk or a hand; it counts as not there then, and one line says so.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import NoneType
+from typing import Any, TypeVar
+
+from fedauto_core.report.sources import CHECKOUT
+from fedauto_core.store.keys import file_hash
+from fedauto_core.store.writing import write_atomically
+
+REPORTS = (CHECKOUT or Path.cwd()) / "reports"
+"""Where reports go unless told otherwise: into the checkout, or without one into the current folder."""
+NUMBER = (int, float)
+MANIFEST = {"parameters": dict, "threads": int, "seconds": NUMBER, "peak_mib": (*NUMBER, NoneType), "files": dict}
+PRODUCT = {"slug": str, "kind": str, "caption": str}
+T = TypeVar("T")
+
+
+def log_file(report: Path, name: str) -> Path:
+    """Where the batch explains why notebook `name` failed; the file exists only then."""
+    return report / "logs" / f"{name}.log"
+
+
+def clear(path: Path) -> None:
+    """Take away whatever lies at `path`, file or folder."""
+    if path.is_file() or path.is_symlink():
+        path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def work_folder(report: Path) -> Path:
+    """Where unfinished results grow; on the same file system as the report, so that they can be renamed into it."""
+    return report / ".work"
+
+
+def verdict_files(report: Path) -> dict[str, Path]:
+    """Notebook name -> its verdicts.json, of finished pages; not of notebooks whose last run failed: what they left may
+    be out of date."""
+    files = {path.parent.name: path for path in sorted(report.glob("*/verdicts.json"))}
+    return {
+        name: path for name, path in files.items() if not log_file(report, name).exists() and read_manifest(path.parent)
+    }
+
+
+def content_hash(path: Path) -> str:
+    """SHA-256 of a file; a folder in its place has none."""
+    return file_hash(path) if path.is_file() else "not a file"
+
+
+def file_hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file of a page except the manifest itself."""
+    return {path.name: content_hash(path) for path in sorted(folder.iterdir()) if path.name != "manifest.json"}
+
+
+def write_json(path: Path, value: object) -> None:
+    """Stable JSON: sorted keys, two spaces, no NaN or infinity (they are not JSON)."""
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    write_atomically(path, f"{text}\n")
+
+
+def read_state(path: Path, parse: Callable[[Any], T]) -> T | None:
+    """What `parse` makes of a JSON file of the report; None if it is not there. `parse` raises ValueError for JSON that
+    is not what the file should hold."""
+    try:
+        if path.exists() or path.parent.is_file():
+            return parse(json.loads(path.read_bytes()))
+    except (OSError, ValueError, RecursionError) as error:
+        _tell(f"{path} is damaged and counts as not there: {error}")
+    return None
+
+
+@functools.cache  # once, however often the file is looked at
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def of_shape(value: object, shape: Mapping[str, type | tuple[type, ...]]) -> dict[str, Any]:
+    """`value` if it is a mapping with these entries of these types, maybe others; else ValueError."""
+    if not isinstance(value, dict):
+        raise ValueError(f"{type(value).__name__} instead of a mapping")
+    for key, kind in shape.items():
+        if not isinstance(value.get(key), kind):
+            raise ValueError(f"entry {key!r} is {value.get(key)!r}")
+    return value
+
+
+def rows_of_shape(value: object, shape: Mapping[str, type | tuple[type, ...]]) -> list[dict[str, Any]]:
+    """`value` if it is a list of mappings as `of_shape` wants them; else ValueError."""
+    if not isinstance(value, list):
+        raise ValueError(f"{type(value).__name__} instead of a list")
+    return [of_shape(row, shape) for row in value]
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """What is known of a finished page (`plan.inputs_of`, seconds, peak memory, the hashes of its files), or None."""
+    return read_state(folder / "manifest.json", lambda value: of_shape(value, MANIFEST))
+
+
+def read_products(folder: Path) -> list[dict[str, str]]:
+    """Slug, kind and caption of every figure and table of a page, in the order in which they were shown."""
+    return read_state(folder / "products.json", lambda value: rows_of_shape(value, PRODUCT)) or []

@@ -1,0 +1,50 @@
+"""What the batch and its workers tell each other about one notebook."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedauto_core.errors import InputError
+from fedauto_core.report.sources import Value
+
+
+@dataclass(frozen=True)
+class Order:
+    """All a worker needs for one notebook; nothing else is read from the process that sent it.
+
+    overrides: parameters that differ from the notebook's own defaults. inputs: all that the result depends on, as
+    `plan.inputs_of` names it.
+    """
+
+    name: str
+    source: str
+    overrides: Mapping[str, Value]
+    notebooks_dir: Path
+    out: Path
+    inputs: Mapping[str, object]
+    threads: int
+    processes: int
+    fresh: bool
+    command: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a notebook ended. cell: number in the source notebook, from 1; 0 if the error is outside of all cells."""
+
+    name: str
+    seconds: float
+    error: str = ""
+    cell: int = 0
+    line: str = ""
+
+    @property
+    def state(self) -> str:
+        return "failed" if self.error else "ok"
+
+    @property
+    def refused(self) -> bool:
+        """Whether the notebook failed because it refused its input."""
+        return self.error.startswith(f"{InputError.__name__}:")

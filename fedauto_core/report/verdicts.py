@@ -1,0 +1,114 @@
+"""Claims and the verdicts on them, as they lie in a report. How a verdict is computed: `report.claims`."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import NoneType
+from typing import Any
+
+from fedauto_core.errors import require_known
+from fedauto_core.report.folder import NUMBER, REPORTS, read_state, rows_of_shape, verdict_files
+
+CLAIMS: Mapping[str, str] = {
+    "C1": "Failures and label skew together degrade plain aggregation; either alone does so much less",
+    "C2": "FedAuto beats every baseline under transient, long and mixed failures (full-parameter)",
+    "C3": "FedAuto beats every baseline for LoRA too",
+    "C4": "FedAuto beats plain aggregation on an optimised radio",
+    "C5": "FedAuto uses no network knowledge",
+    "C6": "The convergence bound holds in every realisation, whatever the failure process",
+    "C7": "With client data, fine-tuning beats the server's data alone; pre-training saves client work",
+    "C8": "Plug and play: it runs on an unmodified federated stack",
+}
+TESTED_BY: Mapping[str, tuple[str, ...]] = {
+    "C1": ("02_problem",),
+    "C2": ("10_full_parameter",),
+    "C3": ("11_lora",),
+    "C4": ("12_resource_optimisation",),
+    "C5": ("03_fedauto_by_hand", "04_networks"),
+    "C6": ("20_bound_step_by_step", "21_any_failure_law", "22_tight_or_loose"),
+    "C7": ("01_pretraining",),
+    "C8": (),
+}
+"""Claim -> notebooks that compute a verdict on it (a test holds this against the notebooks)."""
+MARKS = ("Re", "~", "¬Re")
+SHAPE = {
+    "claim": str,
+    "statement": str,
+    "mark": str,
+    "effect": NUMBER,
+    "low": (*NUMBER, NoneType),
+    "high": (*NUMBER, NoneType),
+    "seeds": int,
+    "unit": str,
+    "evidence": str,
+    "spread": str,
+}
+"""A row of verdicts.json; an open side of an interval is stored as null."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One computed verdict. effect and [low, high] are in `unit`; spread says what [low, high] is."""
+
+    claim: str
+    statement: str
+    mark: str
+    effect: float
+    low: float
+    high: float
+    seeds: int
+    unit: str
+    evidence: str
+    spread: str = "95 % t interval"
+
+    def __post_init__(self) -> None:
+        require_known("claim", self.claim, CLAIMS)
+        require_known("mark", self.mark, MARKS)
+
+
+def stored(verdicts: Iterable[Verdict]) -> list[dict[str, object]]:
+    """The rows of verdicts.json, sorted."""
+    ordered = sorted(verdicts, key=lambda v: (v.claim, v.evidence, v.statement))
+    rows = [asdict(verdict) for verdict in ordered]
+    return [{k: None if isinstance(v, float) and math.isinf(v) else v for k, v in row.items()} for row in rows]
+
+
+def _from_stored(value: object) -> tuple[Verdict, ...]:
+    open_sides = {"low": -math.inf, "high": math.inf}
+    rows: list[dict[str, Any]] = rows_of_shape(value, SHAPE)
+    return tuple(Verdict(**{k: open_sides[k] if row[k] is None else row[k] for k in SHAPE}) for row in rows)
+
+
+def read_verdicts(folder: Path) -> tuple[Verdict, ...]:
+    """The verdicts of the page in `folder`; none if there are none, or if they are damaged."""
+    return read_state(folder / "verdicts.json", _from_stored) or ()
+
+
+def report_verdicts(report: Path | None = None) -> dict[str, tuple[Verdict, ...]]:
+    """Notebook name -> verdicts, of a whole report.
+
+    report: its folder; by default the report being built (set by the batch in FEDAUTO_REPORT), else reports/standard.
+    """
+    folder = report or Path(os.environ.get("FEDAUTO_REPORT", REPORTS / "standard"))
+    return {name: read_verdicts(path.parent) for name, path in verdict_files(folder).items()}
+
+
+def combine_verdicts(verdicts: Iterable[Verdict]) -> str:
+    """Mark of a claim with several verdicts: all must be [Re]; one [¬Re] refutes it."""
+    marks = {verdict.mark for verdict in verdicts}
+    return "¬Re" if "¬Re" in marks else "~" if "~" in marks or not marks else "Re"
+
+
+def _side(value: float) -> str:
+    return f"{value:+.3g}" if math.isfinite(value) else "−∞" if value < 0 else "+∞"
+
+
+def describe(verdict: Verdict) -> str:
+    """Effect, interval, unit, what the interval is, and number of seeds in words."""
+    seeds = f"{verdict.seeds} seed" + ("s" if verdict.seeds != 1 else "")
+    sides = f"[{_side(verdict.low)}, {_side(verdict.high)}]"
+    return f"{verdict.effect:+.3g} {sides} {verdict.unit} ({verdict.spread}), {seeds}"

@@ -1,0 +1,127 @@
+"""The terms of both theorems, each told once, as pure functions of arrays (docs/method.md, section 5; `improved`).
+
+b: bias2, b_r; D: drift, D_r = sum_j beta_j times what `first_drift` or `improved_drift` allows participant j; beta2:
+sum_j beta_j^2. These and sigma2 have one entry for each round or instance, gradient2 = ||grad F_j(w)||^2 one more axis
+for the participants. The errors are over gamma E / 2, so in the units of ||grad F||^2; the noise is not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """The numbers of the first theorem, in the order in which `first_errors`, `noise` and `first_drift` use them; it
+    asks for gamma <= step / (L E)."""
+
+    step: Fraction
+    bias: Fraction
+    drift: Fraction
+    noise: Fraction
+    drift_noise: Fraction
+    drift_gradient: Fraction
+
+
+def progress(value: float, after: Array) -> Array:
+    """F(w) - E F(w_r)."""
+    return value - after
+
+
+def noise_bound(sigma2: float, beta: Array, steps: int) -> Array:
+    """S3: bound on E||G - H||^2, for beta [S, J] -> [S]."""
+    return sigma2 / steps * np.sum(beta**2, axis=1)
+
+
+def noise(factor: float, sigma2: Array, beta2: Array, gamma: float, smoothness: float, steps: int) -> Array:
+    """What the noise costs in one round; a theorem that promises nothing (factor inf) still does where sigma = 0."""
+    return np.where(sigma2 > 0, factor, 0.0) * smoothness * gamma**2 * steps * beta2 * sigma2
+
+
+# The first theorem
+
+
+def first_errors(bias2: Array, drift: Array, smoothness: float, numbers: Coefficients) -> dict[str, object]:
+    """bias b_r + drift L^2 D_r."""
+    return {"bias": float(numbers.bias) * bias2, "drift": float(numbers.drift) * smoothness**2 * drift}
+
+
+def first_drift(sigma2: Array, gradient2: Array, gamma: float, steps: int, numbers: Coefficients) -> Array:
+    """S4: bound on mean_e E||w_j^e - w||^2."""
+    from_noise = float(numbers.drift_noise) * gamma**2 * (steps - 1) * sigma2
+    return from_noise + float(numbers.drift_gradient) * gamma**2 * (steps - 1) * (2 * steps - 1) * gradient2
+
+
+def first_bias(skew: Array, shift: Array) -> Array:
+    """S5: bound on b_r from skew = kappa^2 chi2_r and shift = sum_j beta_j delta_j^2."""
+    return 2 * skew + 2 * shift
+
+
+# The improved theorem
+
+
+def improved_errors(bias2: Array, drift: Array, smoothness: float) -> dict[str, Array]:
+    """I1: the triangle inequality in L2."""
+    return {"error": (np.sqrt(bias2) + smoothness * np.sqrt(drift)) ** 2}
+
+
+def split_errors(theta: float, bias2: object, drift: object, smoothness: float) -> dict[str, object]:
+    """Linear in b_r and D_r and never less than `improved_errors`, which is the least of these over theta > 0."""
+    return {"error": (1 + theta) * bias2 + (1 + 1 / theta) * smoothness**2 * drift}
+
+
+def noise_factor(gamma: float, smoothness: float, steps: int) -> float:
+    """I2: c_r; infinite at and beyond the limit."""
+    if steps == 1:
+        return 0.5
+    left = 1 - smoothness * gamma * steps
+    return 1 / (2 * left) if left > 0 else float("inf")
+
+
+def drift_factors(gamma: float, smoothness: float, steps: int) -> tuple[Array, Array]:
+    """I3: a_e and c_e for e = 0..E-1; the root mean square drift is at most a_e ||grad F_j(w)|| + c_e sigma."""
+    growth, e = 1 + gamma * smoothness, np.arange(steps)
+    a, c = (growth**e - 1) / smoothness, np.zeros(steps)
+    for k in range(1, steps):
+        c[k] = growth * c[k - 1] + gamma * (np.sqrt(k) - np.sqrt(k - 1))
+    return a, c
+
+
+def improved_drift(sigma2: Array, gradient2: Array, gamma: float, smoothness: float, steps: int) -> Array:
+    """I3: bound on mean_e E||w_j^e - w||^2."""
+    a, c = drift_factors(gamma, smoothness, steps)
+    g, sigma = np.sqrt(gradient2)[..., None], np.sqrt(np.asarray(sigma2))[..., None]
+    return np.mean((a * g + c * sigma) ** 2, axis=-1)
+
+
+def improved_bias(skew: Array, shift: Array) -> Array:
+    """I4: bound on b_r from skew = kappa^2 chi2_r and shift = sum_j beta_j delta_j^2."""
+    return (np.sqrt(skew) + np.sqrt(shift)) ** 2
+
+
+# Corollaries
+
+
+def missing_class(mass: float) -> float:
+    """5.3: the least chi2_r of a mixture without classes of this mass."""
+    return mass / (1 - mass) if mass < 1 else float("inf")
+
+
+def contraction(gamma: float, steps: int, strength: float) -> float:
+    """I5: by what one round multiplies F - F_inf, for ||grad F||^2 >= 2 strength (F - F_inf)."""
+    return 1 - gamma * steps * strength
+
+
+def convex_errors(radius2: float, d2: float, noise2: float, gamma: float, steps: int) -> float:
+    """I6, over gamma E: what one round adds, with R^2, d_r^2 and sigma^2 sum_j beta_j^2."""
+    return 2 * np.sqrt(radius2 * d2) + (4 * gamma * steps * d2 + 2 * gamma * noise2)
+
+
+def convex_distance(radius2: float, d2: float, noise2: float, gamma: float, steps: int) -> float:
+    """I6, by recursion: bound on E R_r^2 from R_{r-1}^2, d_r^2 and sigma^2 sum_j beta_j^2."""
+    return (np.sqrt(radius2) + 2 * gamma * steps * np.sqrt(d2)) ** 2 + gamma * steps * (2 * gamma * noise2)

@@ -1,0 +1,110 @@
+"""The set-up that notebooks 10 to 13 share: who takes part, what tuning may see, what is run once."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fedauto_core import InputError
+from fedauto_core.data import FederationSpec
+from fedauto_core.engine import Schedule
+from fedauto_core.experiments import (
+    SCRATCH,
+    AdapterExperiment,
+    Comparison,
+    Experiment,
+    comparison,
+    contestants,
+    rivals,
+    untouched,
+)
+from fedauto_core.methods import METHODS, make_method
+from fedauto_core.models import LoRA
+from fedauto_core.network import scenario
+
+VARIANTS = {"waiting": make_method("mifa", wait=True), "weights_only": make_method("fedauto", compensation="none")}
+SPEC = FederationSpec(4, 40, 30, "classes", classes_per_client=2)
+SCHEDULE = Schedule(4, 2, 8, evaluate_every=2)
+PLAN = Comparison(contestants("fedavg", {}, ["fedauto"]), "digits", "softmax", SCRATCH, SPEC, SCHEDULE, 60, 2)
+LRS = [0.1, 0.2]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("FEDAUTO_DATA", str(tmp_path))
+    for name in ("FEDAUTO_FRESH", "FEDAUTO_STORE_TUNING"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The experiments that are asked for, none of which is run."""
+    found = []
+    monkeypatch.setattr(comparison, "run", lambda experiment: found.append(experiment))
+    monkeypatch.setattr(comparison, "tune", lambda experiment, lrs: found.append(experiment))
+    return found
+
+
+def test_contestants_are_those_asked_for_and_those_that_always_run():
+    named = contestants("fedprox,fedavg", VARIANTS, ["fedauto"])
+    assert list(named) == ["fedauto", "fedavg", "fedavg_ideal", "server_only", "centralised", "fedprox"]
+    assert named["fedprox"] == make_method("fedprox")
+    everybody = contestants("all", VARIANTS, [])
+    assert list(everybody) == [name for name in METHODS if name != "fednova"] + list(VARIANTS)
+    assert everybody["waiting"].wait and list(contestants("waiting", VARIANTS, []))[-1] == "waiting"
+
+
+@pytest.mark.parametrize("asked", ["fedavg,fedfoo", "", "fednova", "fedavg, mifa"])
+def test_unknown_contestants_are_refused(asked):
+    with pytest.raises(InputError, match="unknown method .*fedavg_ideal"):
+        contestants(asked, VARIANTS, [])
+
+
+def test_rivals_are_neither_ours_nor_out_of_reach():
+    methods = contestants("fedprox,waiting,weights_only", VARIANTS, ["fedauto"])
+    assert rivals(methods) == ["server_only", "fedprox", "waiting"]
+    assert rivals(methods, shown=["waiting"]) == ["server_only", "fedprox"]
+    assert untouched(methods) == ["fedavg_ideal", "server_only", "centralised"]
+
+
+def test_tuning_and_results_have_no_seed_and_no_test_image_in_common(asked):
+    PLAN.tune(scenario("long"), 3, 2, LRS)
+    PLAN.run([PLAN.cell("fedavg", scenario("mixed"))])
+    tuning, results = asked
+    assert (tuning.schedule.rounds, results.schedule.rounds) == (3, 4)
+    assert (tuning.schedule.test, results.schedule.test) == ((60, 90), (0, 60))
+    assert (tuning.seeds, results.seeds) == ((1000, 1001), (0, 1))
+    assert [cell.label for cell in tuning.cells] == list(PLAN.methods)
+    assert {cell.scenario.name for cell in tuning.cells} == {"long"} and type(tuning) is Experiment
+
+
+def test_with_adapters_it_is_the_same_comparison(asked):
+    lora = LoRA(2, 4.0, ("hidden",))
+    adapted = Comparison(
+        PLAN.methods, "digits", "mlp", SCRATCH, SPEC, SCHEDULE, 60, 2, lora=lora, aggregation="residual"
+    )
+    adapted.run([adapted.cell("fedavg", scenario("mixed"))])
+    assert isinstance(asked[0], AdapterExperiment) and (asked[0].lora, asked[0].aggregation) == (lora, "residual")
+
+
+def test_cells_carry_what_is_said_of_them():
+    alone = Comparison(PLAN.methods, "digits", "softmax", SCRATCH, SPEC, SCHEDULE, 60, 2, with_server=False)
+    cell = alone.cell("fedavg", scenario("long"), study="x")
+    assert (cell.label, cell.method, cell.federation) == ("fedavg", make_method("fedavg"), SPEC)
+    assert not cell.with_server and cell.tags == (("study", "x"),) and np.isnan(cell.lr)
+
+
+def test_everybody_is_compared_in_every_scenario_and_the_untouched_run_once(monkeypatch):
+    tuned = PLAN.tune(scenario("mixed"), 2, 1, LRS)
+    best = tuned[tuned["chosen"]].set_index("label")
+    ran, real = [], comparison.run
+    monkeypatch.setattr(comparison, "run", lambda experiment: ran.extend(experiment.cells) or real(experiment))
+    result = PLAN.compare(tuned, (scenario("none"), scenario("mixed")))
+    once = [(label, "none") for label in PLAN.methods]
+    assert [(c.label, c.scenario.name) for c in ran] == [*once, ("fedauto", "mixed"), ("fedavg", "mixed")]
+    assert all(cell.lr == best.loc[cell.label, "lr"] for cell in ran)
+    for frame in (result.curves, result.rounds):
+        seen = frame.groupby(["label", "scenario"]).size().unstack()
+        assert set(seen.index) == set(PLAN.methods) and seen.notna().all(axis=None)
+    ideal = result.curves[result.curves["label"] == "fedavg_ideal"]
+    parts = [part.drop(columns="scenario").reset_index(drop=True) for _, part in ideal.groupby("scenario")]
+    pd.testing.assert_frame_equal(*parts)

@@ -1,0 +1,94 @@
+"""What a module uses, read from the source, is what Python loads; a hash over it follows every edit and no other."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from fedauto_core.store import keys
+
+MODULES = sorted(
+    ".".join((keys.ROOT, *path.relative_to(keys.PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
+    for path in keys.PACKAGE.rglob("*.py")
+    if path.name != "__main__.py"
+)
+LOAD_ALL = """
+import importlib, json, sys
+loaded = {}
+for module in json.load(sys.stdin):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "fedauto_core"]:
+        del sys.modules[name]  # what they import from elsewhere stays, so this takes seconds and not minutes
+    face = importlib.import_module(module)
+    for name in getattr(face, "__all__", ()):
+        getattr(face, name)
+    loaded[module] = sorted(name for name in sys.modules if name.partition(".")[0] == "fedauto_core")
+json.dump(loaded, sys.stdout)
+"""
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    """Module -> modules of the core that are there once it, and all behind its face, has been imported."""
+    command = [sys.executable, "-c", LOAD_ALL]
+    done = subprocess.run(command, input=json.dumps(MODULES), capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_nothing_is_loaded_that_the_source_does_not_show(loaded, module):
+    assert set(loaded[module]) <= set(keys.used_modules([module]))
+
+
+def test_what_the_source_shows_beyond_that_is_imported_later(loaded):
+    """Inside functions (where it saves a start of seconds, or a circle) or for annotations alone: used all the same."""
+    beyond = {module: set(keys.used_modules([module])) - set(loaded[module]) for module in MODULES}
+    assert "fedauto_core.report.worker" in beyond["fedauto_core.report.batch"]
+    exact = [module for module in MODULES if not beyond[module]]
+    assert len(exact) > len(MODULES) / 2
+    for room in ("errors", "store.keys", "methods.fedlaw", "network", "report.claims", "report.record"):
+        assert f"{keys.ROOT}.{room}" in exact
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("import numpy\nfrom fedauto import x\nimport fedauto_core_else", set()),
+        ("import fedauto_core.errors as e, os", {"fedauto_core.errors"}),
+        ("from fedauto_core import METHODS, errors", {"fedauto_core.methods.registry", "fedauto_core.errors"}),
+        (
+            "from fedauto_core.methods import fedlaw, METHODS",
+            {f"fedauto_core.methods.{x}" for x in ("fedlaw", "registry")},
+        ),
+        ("from fedauto_core.errors import require", {"fedauto_core.errors"}),
+        ("def f():\n    from fedauto_core.errors import require", {"fedauto_core.errors"}),
+    ],
+)
+def test_a_name_taken_from_a_face_stands_for_its_home(source, found):
+    assert set(keys.imported(source)) == found
+
+
+def test_what_is_left_out_is_not_followed():
+    every = keys.used_modules(["fedauto_core.experiments"])
+    fewer = keys.used_modules(["fedauto_core.experiments"], without=["fedauto_core.methods"])
+    assert any(module.startswith("fedauto_core.methods") for module in every)
+    assert fewer and not any(f"{module}.".startswith("fedauto_core.methods.") for module in fewer)
+
+
+def test_the_hash_follows_the_files_that_are_used_and_no_others(monkeypatch):
+    real, edited = keys.file_hash, set()
+    monkeypatch.setattr(keys, "file_hash", lambda path: "edited" if path.name in edited else real(path))
+    before = keys.code_hash(["fedauto_core.methods.fedlaw"]), keys.core_hash()
+    edited.add("scaffold.py")
+    assert keys.code_hash(["fedauto_core.methods.fedlaw"]) == before[0] and keys.core_hash() != before[1]
+    edited.add("base.py")
+    assert keys.code_hash(["fedauto_core.methods.fedlaw"]) != before[0]
+
+
+def test_the_data_files_that_a_module_reads_belong_to_it(monkeypatch):
+    before = keys.code_hash(["fedauto_core.network.recorded"])
+    real = keys.file_hash
+    monkeypatch.setattr(keys, "file_hash", lambda path: "edited" if path.suffix == ".csv" else real(path))
+    assert keys.code_hash(["fedauto_core.network.recorded"]) != before
+    for module, pattern in keys.DATA.items():
+        assert module in MODULES and list(keys.PACKAGE.glob(pattern))

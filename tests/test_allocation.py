@@ -142,10 +142,10 @@ def test_matching_is_the_best_of_all_matchings(blocks):
     [
         ({"rule": "auction"}, "unknown allocation 'auction'. Allowed: equal, min_max, resource_blocks"),
         ({"bandwidth_hz": 0.0}, "bandwidth_hz = 0.0. Allowed: finite numbers > 0"),
-        ({"kappa": np.array([1e-9, -1.0])}, "kappa is [ 1.e-09 -1.e+00]"),
-        ({"rate_bps": np.array([1e6, 0.0])}, "rate_bps is [1000000.       0.]"),
+        ({"kappa": np.array([1e-9, -1.0])}, "kappa = [ 1.e-09 -1.e+00]"),
+        ({"rate_bps": np.array([1e6, 0.0])}, "rate_bps = [1000000.       0.]"),
         ({"weights": np.ones(3)}, "2 clients and weights of shape (3,)"),
-        ({"weights": np.array([1.0, 0.0])}, "weights is [1. 0.]"),
+        ({"weights": np.array([1.0, 0.0])}, "weights = [1. 0.]"),
         ({"rate_bps": 1e12}, "infeasible allocation 'min_max': 2 clients, 1e+12 to 1e+12 bit/s, in 2e+07 Hz"),
         ({"rate_bps": 0.1}, "Allowed: 0.0001 to 500 bit/s/Hz in equal shares, not 1e-08 to 1e-08"),
         ({"rate_bps": 1e12}, "Remedy: give the uploads more time, send less"),

@@ -55,7 +55,7 @@ def test_contestants_are_those_asked_for_and_those_that_always_run():
 
 @pytest.mark.parametrize("asked", ["fedavg,fedfoo", "", "fednova", "fedavg, mifa"])
 def test_unknown_contestants_are_refused(asked):
-    with pytest.raises(InputError, match="unknown method .*fedavg_ideal"):
+    with pytest.raises(InputError, match=r"unknown method .*fedavg_ideal"):
         contestants(asked, VARIANTS, [])
 
 

@@ -9,11 +9,27 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from fedauto_core import InputError
-from fedauto_core.data import FederationSpec, build_federation, dataset_sha256, load_dataset, reported, share_public
-from fedauto_core.data import datasets as data
-from fedauto_core.models.mobilenet import load_mobilenet_v2, pooled_features, trunk_activations
+from fedauto_core.data import (
+    FederationSpec,
+    build_federation,
+    dataset_sha256,
+    datasets,
+    load_dataset,
+    reported,
+    share_public,
+)
+from fedauto_core.data import digits as digits_module
+from fedauto_core.data import images as images_module
+from fedauto_core.models.mobilenet import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    SIDE,
+    load_mobilenet_v2,
+    pooled_features,
+    trunk_activations,
+)
 from fedauto_core.store.files import cache_folder, load_files
-from fedauto_core.store.published import CIFAR10, FASHION_MNIST, MOBILENET_V2
+from fedauto_core.store.published import CIFAR10, FASHION_MNIST, MINILM, MOBILENET_V2
 
 SPEC = FederationSpec(6, 60, 50, "classes", classes_per_client=3, size_ratio=3.0, server_missing_classes=(4,))
 
@@ -42,7 +58,7 @@ def test_digits_are_the_balanced_target_split(digits):
 
 def test_digits_train_test_and_source_divide_the_images():
     bunch = load_digits()
-    target, source = data._digits_split()
+    target, source = digits_module._digits_split()
     parts = [(target.x_train, target.y_train), (target.x_test, target.y_test)]
     parts += [(source.x_train, source.y_train), (source.x_test, source.y_test)]
     rows = [np.column_stack([x.reshape(len(x), 64) // 15, y]) for x, y in parts]
@@ -52,18 +68,18 @@ def test_digits_train_test_and_source_divide_the_images():
 
 
 def test_digits_are_standardised_by_the_source(digits):
-    target, source = data._digits_split()
+    target, source = digits_module._digits_split()
     pixels = source.x_train.astype(np.float64)
     expected = (target.x_train - pixels.mean()) / pixels.std()
     np.testing.assert_allclose(digits.x_train.numpy(), expected, atol=1e-5)
 
 
 def test_digits_shifted_are_moved_copies_of_the_source(shifted):
-    _, source = data._digits_split()
-    assert len(shifted.x_train) == data.COPIES * len(source.x_train)
-    assert shifted.y_train.tolist() == np.repeat(source.y_train, data.COPIES).tolist()
-    assert shifted.y_test.bincount().tolist() == [data.COPIES * data.SOURCE_TEST_PER_CLASS] * 10
-    assert len(torch.unique(shifted.x_train[: data.COPIES], dim=0)) == data.COPIES
+    _, source = digits_module._digits_split()
+    assert len(shifted.x_train) == digits_module.COPIES * len(source.x_train)
+    assert shifted.y_train.tolist() == np.repeat(source.y_train, digits_module.COPIES).tolist()
+    assert shifted.y_test.bincount().tolist() == [digits_module.COPIES * digits_module.SOURCE_TEST_PER_CLASS] * 10
+    assert len(torch.unique(shifted.x_train[: digits_module.COPIES], dim=0)) == digits_module.COPIES
 
 
 def test_class_means_of_the_source_recognise_the_target(digits, shifted):
@@ -79,38 +95,47 @@ def test_rotation_and_shift_move_a_point_as_told(monkeypatch):
 
     pixels = np.zeros((1, 1, 8, 8), dtype=np.uint8)
     pixels[0, 0, 3, 4] = 240
-    moved, labels = data._augmented(pixels, np.array([7]), Fixed())
-    assert labels.tolist() == [7] * data.COPIES
-    assert (np.argwhere(moved[:, 0] == 240)[:, 1:] == [4, 3]).all() and moved.sum() == 240 * data.COPIES
+    moved, labels = digits_module._augmented(pixels, np.array([7]), Fixed())
+    assert labels.tolist() == [7] * digits_module.COPIES
+    assert (np.argwhere(moved[:, 0] == 240)[:, 1:] == [4, 3]).all() and moved.sum() == 240 * digits_module.COPIES
 
 
 def test_content_hash_is_stable_and_distinguishes(digits, shifted):
-    target, source = data._digits_split()
-    data._digits_images.cache_clear()
-    moved = data._digits_images()["digits_shifted"]
-    assert digits.sha256 == data._content_sha256(target) == dataset_sha256("digits")
-    assert shifted.sha256 == data._content_sha256(moved) == dataset_sha256("digits_shifted")
-    assert len({data._content_sha256(images) for images in (target, source, moved)}) == 3
+    target, source = digits_module._digits_split()
+    digits_module.digits_images.cache_clear()
+    moved = digits_module.digits_images()["digits_shifted"]
+    assert digits.sha256 == images_module.content_sha256(target) == dataset_sha256("digits")
+    assert shifted.sha256 == images_module.content_sha256(moved) == dataset_sha256("digits_shifted")
+    assert len({images_module.content_sha256(images) for images in (target, source, moved)}) == 3
     changed = target._replace(y_test=target.y_test[::-1])
-    assert data._content_sha256(changed) != digits.sha256
+    assert images_module.content_sha256(changed) != digits.sha256
 
 
 def test_hashes_need_no_files(monkeypatch):
-    monkeypatch.setattr(data, "load_files", lambda *_: pytest.fail("files were read"))
+    monkeypatch.setattr(images_module, "load_files", lambda *_: pytest.fail("files were read"))
     dataset_sha256.cache_clear()
-    hashes = {name: dataset_sha256(name) for name in data.DATASETS}
+    hashes = {name: dataset_sha256(name) for name in datasets.DATASETS}
     assert len(set(hashes.values())) == len(hashes) == 9
     changed = {name: value.replace("0", "1") for name, value in CIFAR10.sha256.items()}
-    monkeypatch.setitem(data.PUBLISHED, "cifar10", replace(CIFAR10, sha256=changed))
-    monkeypatch.setattr(data, "SETTINGS", "other")
+    entries = datasets.DATASETS
+    monkeypatch.setitem(entries, "cifar10", entries["cifar10"]._replace(files=replace(CIFAR10, sha256=changed)))
+    stage = "cifar10_mobilenetv2_stage"
+    monkeypatch.setitem(entries, stage, entries[stage]._replace(settings=("other",)))
     dataset_sha256.cache_clear()
-    assert dataset_sha256("cifar10") != hashes["cifar10"]
-    assert dataset_sha256("cifar10_mobilenetv2") != hashes["cifar10_mobilenetv2"]
-    assert dataset_sha256("cifar10_grey28") == hashes["cifar10_grey28"]
-    assert dataset_sha256("cifar10_imagenet") == hashes["cifar10_imagenet"]
-    monkeypatch.setattr(data, "IMAGENET_MEAN", (0.5, 0.5, 0.5))
-    dataset_sha256.cache_clear()
-    assert dataset_sha256("cifar10_imagenet") != hashes["cifar10_imagenet"]
+    assert {name for name in hashes if dataset_sha256(name) != hashes[name]} == {"cifar10", stage}
+
+
+def test_the_settings_name_what_the_features_depend_on():
+    settings = {name: " ".join(entry.settings) for name, entry in datasets.DATASETS.items()}
+    for name in ("cifar10_mobilenetv2", "cifar10_mobilenetv2_stage", "cifar10_imagenet"):
+        for value in (images_module.FEATURES_TRAIN, images_module.FEATURES_TEST, IMAGENET_MEAN, IMAGENET_STD):
+            assert str(value) in settings[name]
+    assert (
+        repr(SIDE) in settings["cifar10_mobilenetv2"] and MINILM.sha256["tokenizer.json"] in settings["movie_reviews"]
+    )
+
+
+def test_an_unknown_dataset_has_no_hash():
     dataset_sha256.cache_clear()
     with pytest.raises(InputError, match="unknown dataset 'mnist'"):
         dataset_sha256("mnist")
@@ -118,7 +143,7 @@ def test_hashes_need_no_files(monkeypatch):
 
 def test_statistics_are_those_of_numpy():
     pixels = np.random.default_rng(0).integers(0, 256, (50, 3, 4, 5)).astype(np.uint8)
-    mean, std = data._statistics(pixels)
+    mean, std = images_module._statistics(pixels)
     np.testing.assert_allclose(mean, pixels.mean(axis=(0, 2, 3)))
     np.testing.assert_allclose(std, pixels.std(axis=(0, 2, 3)))
 
@@ -137,18 +162,18 @@ def test_fashion_mnist_has_the_published_content():
 
 @if_cached(CIFAR10)
 def test_cifar10_has_the_published_content():
-    images = data._cifar10_images(cache_folder())
-    mean, std = data._statistics(images.x_train)
+    images = images_module.cifar10_images(cache_folder())
+    mean, std = images_module._statistics(images.x_train)
     np.testing.assert_allclose(mean / 255, [0.4914, 0.4822, 0.4465], atol=1e-4)  # published values
     np.testing.assert_allclose(std / 255, [0.2470, 0.2435, 0.2616], atol=1e-4)
     assert images.x_train.shape == (50_000, 3, 32, 32) and images.x_test.shape == (10_000, 3, 32, 32)
     assert np.bincount(images.y_train).tolist() == [5000] * 10 and np.bincount(images.y_test).tolist() == [1000] * 10
-    assert data._CIFAR10[images.y_train[0]] == "frog"
+    assert images_module.CIFAR10_CLASSES[images.y_train[0]] == "frog"
 
 
 def test_grey_version_agrees_with_pillow():
     pixels = np.random.default_rng(0).integers(0, 256, (20, 3, 32, 32)).astype(np.uint8)
-    grey = data._grey28(pixels)
+    grey = images_module._grey28(pixels)
     assert grey.shape == (20, 1, 28, 28)
     for small, colour in zip(grey[:, 0], pixels, strict=True):
         picture = Image.fromarray(colour.transpose(1, 2, 0)).convert("L").resize((28, 28), Image.Resampling.BILINEAR)
@@ -228,13 +253,13 @@ def test_mobilenet_features_belong_to_the_first_images_of_cifar10(tmp_path, monk
     for collection in (CIFAR10, MOBILENET_V2):
         load_files(collection, cache_folder())
         (tmp_path / collection.name).symlink_to(cache_folder() / collection.name)
-    monkeypatch.setattr(data, "FEATURES_TRAIN", 24)
-    monkeypatch.setattr(data, "FEATURES_TEST", 8)
+    monkeypatch.setattr(images_module, "FEATURES_TRAIN", 24)
+    monkeypatch.setattr(images_module, "FEATURES_TEST", 8)
     stage, pooled = (load_dataset(name, tmp_path) for name in ("cifar10_mobilenetv2_stage", "cifar10_mobilenetv2"))
     assert stage.x_train.shape == (24, 320, 3, 3) and stage.x_test.shape == (8, 320, 3, 3)
     assert pooled.x_train.shape == (24, 1280, 1, 1) and pooled.x_test.shape == (8, 1280, 1, 1)
     assert {x.dtype for x in (stage.x_train, pooled.x_test)} == {torch.float32}
-    network, images = load_mobilenet_v2(), data._cifar10_images(cache_folder())
+    network, images = load_mobilenet_v2(), images_module.cifar10_images(cache_folder())
     assert torch.equal(stage.x_test, trunk_activations(network, images.x_test[:8]))
     assert torch.equal(pooled.x_train[:, :, 0, 0], pooled_features(network, stage.x_train))
     for dataset in (stage, pooled):
@@ -246,9 +271,9 @@ def test_mobilenet_features_belong_to_the_first_images_of_cifar10(tmp_path, monk
 @if_cached(CIFAR10)
 def test_images_for_the_whole_mobilenet_are_the_same_ones(monkeypatch):
     """Pixels p become (p / 255 - mean) / std with the statistics of ImageNet."""
-    monkeypatch.setattr(data, "FEATURES_TRAIN", 24)
-    monkeypatch.setattr(data, "FEATURES_TEST", 8)
-    dataset, images = load_dataset("cifar10_imagenet"), data._cifar10_images(cache_folder())
+    monkeypatch.setattr(images_module, "FEATURES_TRAIN", 24)
+    monkeypatch.setattr(images_module, "FEATURES_TEST", 8)
+    dataset, images = load_dataset("cifar10_imagenet"), images_module.cifar10_images(cache_folder())
     assert dataset.x_train.shape == (24, 3, 32, 32) and dataset.x_test.dtype == torch.float32
     for channel, (mean, std) in enumerate(((0.485, 0.229), (0.456, 0.224), (0.406, 0.225))):
         expected = (images.x_train[:24, channel] / 255 - mean) / std

@@ -36,7 +36,7 @@ def network() -> MobileNetV2:
 
 @pytest.fixture(scope="module")
 def cifar() -> images.Images:
-    return images._cifar10_images(cache_folder())
+    return images.cifar10_images(cache_folder())
 
 
 def probe(network: MobileNetV2, cifar: images.Images, n_train: int, n_test: int) -> float:

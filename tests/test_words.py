@@ -24,8 +24,8 @@ PLACES = (
     PACKAGE,
     *(path for path in PACKAGE.iterdir() if path.is_dir()),
 )
-GENERATED = ("reports/", "my_report", "logs/", "~")
-"""Beginnings of paths that are made by running the project."""
+MADE = ("reports/", "my_report", "logs/", "~", "fedauto_core/methods/mine.py")
+"""Beginnings of paths that are made by running the project, or by its user."""
 
 
 def cells(path, kind):
@@ -79,7 +79,7 @@ def exists(name, code):
 
 
 def is_there(path):
-    if path.startswith(GENERATED) or "..." in path or "<" in path:
+    if path.startswith(MADE) or "..." in path or "<" in path:
         return True
     return any(list(place.glob(path.rstrip("/"))) for place in PLACES)
 

@@ -1,28 +1,28 @@
 """`python -m fedauto_core.benchmark`: the engine against a plain loop, the server's side, and the memory of LoRA.
 
-The server's side is one aggregation of every rule (`costs.measured`) beside a plain weighted mean of the same updates.
+The server's side is one aggregation of every method (`costs.measured`) beside a plain weighted mean of the same
+updates.
 """
-
-from __future__ import annotations
 
 import os
 import sys
 
 import torch
 
-from fedauto_core.benchmark.costs import measured
-from fedauto_core.benchmark.engine import BATCH, CLIENTS, CORES, REPETITIONS, print_engine
-from fedauto_core.benchmark.memory import print_memory
-from fedauto_core.benchmark.plain import CLASSES
 from fedauto_core.data.datasets import load_dataset
 from fedauto_core.errors import InputError
 from fedauto_core.methods.registry import METHODS, make_method
+
+from .costs import measured
+from .engine import BATCH, CLIENTS, CORES, REPETITIONS, print_engine
+from .memory import print_memory
+from .plain import CLASSES
 
 SERVER_CLIENTS, SERVER_PARAMETERS = 100, 1_000_000
 
 
 def server_side() -> None:
-    """One line per rule that the network touches, the cheapest first."""
+    """One line per method that the network touches, the cheapest first."""
     print(
         f"one aggregation at the server, N = {SERVER_CLIENTS}, P = {SERVER_PARAMETERS:,}, all arrived, {CORES} threads"
     )

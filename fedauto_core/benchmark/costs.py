@@ -1,10 +1,8 @@
-"""What a rule costs: traffic and memory as its class declares them, memory and server time as measured.
+"""What a method costs: traffic and memory as its class declares them, memory and server time as measured.
 
 Measured is `aggregate` alone, on made-up updates: what the server trains on its public data is counted elsewhere, in
 gradient samples (`server_samples` of a `History`).
 """
-
-from __future__ import annotations
 
 import time
 from collections.abc import Mapping
@@ -47,7 +45,7 @@ def numbers_kept(memory: Mapping[str, Any]) -> int:
 
 
 class _InstantServer:
-    """A server whose training takes no time, so that only the rule itself is measured."""
+    """A server whose training takes no time, so that only the method itself is measured."""
 
     def __init__(self, p: int, c: int) -> None:
         rng = stream(0, "theory", p, c)

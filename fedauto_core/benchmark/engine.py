@@ -9,8 +9,6 @@ rounding decides which of them gets the gradient. The small step keeps it below 
 the same is checked in float64 as well, to DOUBLE_TOLERANCE. A larger difference ends the program with an error.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 import time
@@ -23,11 +21,12 @@ import torch
 from torch import Tensor, nn
 from torch.multiprocessing import get_context
 
-from fedauto_core.benchmark.plain import Case, plain_network, plain_round, plain_state
 from fedauto_core.engine.local import in_chunks, local_updates, prepare_worker
 from fedauto_core.models.adapters import LoRA, adapt
 from fedauto_core.models.model import Model
 from fedauto_core.seeding import stream
+
+from .plain import Case, plain_network, plain_round, plain_state
 
 CLIENTS, BATCH, LR = 20, 32, 0.005
 CORES = 2

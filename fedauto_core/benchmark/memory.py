@@ -7,8 +7,6 @@ Every measurement has a process of its own and counts from its resident memory a
 peak per process as VmHWM; ru_maxrss would not do, as it survives fork and exec and so may be the parent's.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor

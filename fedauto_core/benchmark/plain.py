@@ -4,8 +4,6 @@ LoRA as in Hu et al. (2022): beside each adapted linear layer, which is frozen, 
 is shared, and every step passes through all of it.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """A comparison of methods: who takes part, how their step sizes are chosen, and the runs that are compared."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -11,14 +9,15 @@ from fedauto_core.data.partition import FederationSpec
 from fedauto_core.engine.pretraining import Pretraining
 from fedauto_core.engine.spec import Schedule
 from fedauto_core.errors import require_known
-from fedauto_core.experiments.running import run
-from fedauto_core.experiments.spec import AdapterExperiment, Cell, Experiment, Result
-from fedauto_core.experiments.summary import in_every_scenario
-from fedauto_core.experiments.tuning import tune, tuned_cells
 from fedauto_core.methods.base import Method
 from fedauto_core.methods.registry import METHODS, make_method
 from fedauto_core.models.adapters import LoRA
 from fedauto_core.network import Scenario
+
+from .running import run
+from .spec import AdapterExperiment, Cell, Experiment, Result
+from .summary import in_every_scenario
+from .tuning import tune, tuned_cells
 
 
 def contestants(asked: str, variants: Mapping[str, Method], always: Iterable[str]) -> dict[str, Method]:

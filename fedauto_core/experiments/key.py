@@ -5,8 +5,6 @@ thread count. The network is in it by what it did, not by its code: a run meets 
 trace takes the labels of the data, so what a trace was is remembered, and a result that is there is found without data.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import json
@@ -19,12 +17,13 @@ import torch
 from fedauto_core.data.datasets import dataset_sha256
 from fedauto_core.data.partition import FederationSpec
 from fedauto_core.engine.pretraining import checkpoint_key
-from fedauto_core.experiments.spec import SCRATCH, Experiment, units
-from fedauto_core.experiments.unit import World, build_world, federation_specs
 from fedauto_core.network import Scenario
 from fedauto_core.store.files import cache_folder
 from fedauto_core.store.keys import code_hash, file_hash, versions
 from fedauto_core.store.writing import write_atomically
+
+from .spec import SCRATCH, Experiment, units
+from .unit import World, build_world, federation_specs
 
 NETWORK = "fedauto_core.network"
 

@@ -1,7 +1,5 @@
 """The processes that compute units side by side."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor

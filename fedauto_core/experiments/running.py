@@ -1,7 +1,5 @@
 """An experiment is run in units, each cached by content as soon as it is done."""
 
-from __future__ import annotations
-
 import functools
 import os
 import sys
@@ -12,21 +10,30 @@ import pandas as pd
 from torch import Tensor
 
 from fedauto_core.engine.pretraining import Pretraining, pretrained
-from fedauto_core.experiments.key import drawn_key, joint_key, known_key
-from fedauto_core.experiments.pool import map_units
-from fedauto_core.experiments.spec import SCRATCH, Experiment, Result, units
-from fedauto_core.experiments.unit import build_world, simulate_unit
 from fedauto_core.store.files import cache_folder
 from fedauto_core.store.frames import read_frames, write_frames
+
+from .key import drawn_key, joint_key, known_key
+from .pool import map_units
+from .spec import SCRATCH, Experiment, Result, units
+from .unit import build_world, simulate_unit
 
 FRAMES = ("curves", "rounds")
 
 
 def run(experiment: Experiment) -> Result:
-    """The frames of `experiment`; what was computed before, exactly so, comes from the cache and needs no data.
+    """Run an experiment; what was computed before, exactly so, comes from the cache and needs no data.
 
     Works in units (one seed of one scenario), on FEDAUTO_PROCESSES processes (set by the batch; 1 without it).
     FEDAUTO_FRESH=1 computes all of it again. A damaged entry is reported and recomputed.
+
+    Parameters
+    ----------
+    experiment : what is run
+
+    Returns
+    -------
+    Result : its frames, and its key
     """
     fresh = os.environ.get("FEDAUTO_FRESH") == "1"
     keys = {unit: None if fresh else known_key(unit) for unit in units(experiment)}

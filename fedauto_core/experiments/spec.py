@@ -1,7 +1,5 @@
 """An experiment: everything that determines its numbers, as a frozen value."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 import pandas as pd
@@ -21,8 +19,17 @@ SCRATCH = None
 
 @dataclass(frozen=True)
 class Cell:
-    """One line of the comparison, run once per seed. epsilon: privacy of the reported label histograms (inf: exact);
-    tags: extra columns of the frames, as (name, value) pairs."""
+    """One line of a comparison, run once per seed.
+
+    Parameters
+    ----------
+    label : its name in the frames
+    method, scenario, federation : who aggregates, under which failures, on which division of the data
+    lr : client step size gamma
+    with_server : whether the server's own update is among the arrivals
+    epsilon : privacy of the label histograms that clients report (inf: exact)
+    tags : extra columns of the frames, as (name, value) pairs
+    """
 
     label: str
     method: Method
@@ -36,7 +43,21 @@ class Cell:
 
 @dataclass(frozen=True)
 class Experiment:
-    """Everything that determines the numbers. start: pre-training whose features are kept (fresh head), or SCRATCH."""
+    """Everything that determines the numbers.
+
+    Parameters
+    ----------
+    dataset, model : names, of `data.DATASETS` and `models.ARCHITECTURES`
+    start : pre-training whose features are kept under a fresh head, or SCRATCH
+    schedule : rounds T, local steps E, minibatches, evaluations
+    cells : the lines of the comparison
+    seeds : one repetition each
+    device : "cpu" or "cuda"
+
+    Raises
+    ------
+    InputError : without cells or seeds, or if two cells cannot be told apart
+    """
 
     dataset: str
     model: str
@@ -65,7 +86,13 @@ class Experiment:
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterExperiment(Experiment):
-    """The same with LoRA on the frozen model, its factors averaged by `aggregation` (`engine.averaging`)."""
+    """The same with LoRA on the frozen model.
+
+    Parameters
+    ----------
+    lora : rank, scale and adapted layers
+    aggregation : how factors are averaged, one of `engine.AGGREGATIONS`
+    """
 
     lora: LoRA
     aggregation: str = "factor"

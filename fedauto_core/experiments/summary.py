@@ -1,7 +1,5 @@
 """Tidy frames of many runs -> one row per run."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import numpy as np
@@ -15,11 +13,20 @@ def _mean_over_rounds(curve: pd.DataFrame) -> float:
 
 
 def summarise(curves: pd.DataFrame, target: float | None = None) -> pd.DataFrame:
-    """One row per run: points and worst_class (accuracy and recall of the worst class in percentage points, means over
-    the last 10 % of the rounds), loss, area (mean accuracy over the rounds between the first and the last evaluation,
-    points), diverged (round or 0),
-    distance (||w - w_0|| at the end; where diverged, of the last sound model), rounds_to_target (first evaluation with
-    accuracy >= target; NaN if never)."""
+    """One row per run.
+
+    Parameters
+    ----------
+    curves : of a `Result`
+    target : accuracy that is to be reached, for rounds_to_target
+
+    Returns
+    -------
+    DataFrame : points and worst_class (accuracy and recall of the worst class in percentage points, means over the last
+        10 % of the rounds), loss, area (mean accuracy over the rounds between the first and the last evaluation,
+        points), diverged (round or 0), distance (||w - w_0|| at the end; where diverged, of the last sound model),
+        rounds_to_target (first evaluation with accuracy >= target; NaN if never)
+    """
     measured = ("round", "accuracy", "worst_class", "loss", "distance", "diverged")
     keys = [c for c in curves.columns if c not in measured]
     last = curves["round"] > 0.9 * curves["round"].max()

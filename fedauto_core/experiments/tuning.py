@@ -9,12 +9,11 @@ key over everything that was tuned; what the file does not hold is computed. A c
 a published one would, but says so. FEDAUTO_STORE_TUNING=1 (`make tune`) computes every row anew and stores it.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import compress, product
 from pathlib import Path
@@ -24,12 +23,13 @@ import numpy as np
 import pandas as pd
 
 from fedauto_core.data.datasets import dataset_sha256
-from fedauto_core.experiments.key import cell_code
-from fedauto_core.experiments.running import run
-from fedauto_core.experiments.spec import Cell, Experiment
-from fedauto_core.experiments.summary import summarise
 from fedauto_core.store.files import cache_folder
 from fedauto_core.store.writing import locked, write_atomically
+
+from .key import cell_code
+from .running import run
+from .spec import Cell, Experiment
+from .summary import summarise
 
 STORE = Path(__file__).parent / "tuned"
 STORED = dict(key=str, label=str, lr=float, knob=str, value=float, points=float, diverged=int, code=str)
@@ -81,15 +81,13 @@ def _stored(path: Path) -> dict[str, dict[str, object]]:
     """Key -> row of a versioned file. One that cannot be read as such counts as not there, and is named."""
     if not path.exists():
         return {}
-    try:
-        empty = {"keep_default_na": False, "na_values": {"value": [""]}}
-        table = pd.read_csv(path, usecols=list(STORED), dtype=STORED, **empty)
-        sound = table.drop(columns="value").notna().all(axis=None)
-    except (OSError, ValueError):
-        sound = False
-    if not sound:
-        print(f"fedauto: the stored tuning {path} is damaged; it counts as not there", file=sys.stderr)
-    return {row["key"]: row for row in table.to_dict("records")} if sound else {}
+    with suppress(OSError, ValueError):
+        missing = {"keep_default_na": False, "na_values": {"value": [""]}}
+        table = pd.read_csv(path, usecols=list(STORED), dtype=STORED, **missing)
+        if table.drop(columns="value").notna().all(axis=None):
+            return {row["key"]: row for row in table.to_dict("records")}
+    print(f"fedauto: the stored tuning {path} is damaged; it counts as not there", file=sys.stderr)
+    return {}
 
 
 def _measured(experiment: Experiment, trials: Sequence[Trial]) -> dict[str, dict[str, object]]:

@@ -1,7 +1,5 @@
 """One unit of an experiment: a seed in a scenario, whose cells run in lockstep."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import json
@@ -22,13 +20,14 @@ from fedauto_core.engine.local import in_chunks
 from fedauto_core.engine.pretraining import checkpoint_key, with_fresh_head
 from fedauto_core.engine.rounds import simulate
 from fedauto_core.engine.spec import Run
-from fedauto_core.experiments.spec import SCRATCH, AdapterExperiment, Cell, Experiment
 from fedauto_core.models.adapters import Adapted, adapt
 from fedauto_core.models.model import Model, build_model
 from fedauto_core.network import Trace, draw_trace
 from fedauto_core.seeding import stream
 from fedauto_core.store.arrays import cached_array
 from fedauto_core.store.files import cache_folder
+
+from .spec import SCRATCH, AdapterExperiment, Cell, Experiment
 
 
 def initial_model(checkpoint: np.ndarray | None, model: Model, seed: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""The aggregation rules, one file each; `base` is the contract."""
+"""The aggregation methods, one file each; `base` is the contract."""
 
 import lazy_loader
 

@@ -1,6 +1,6 @@
-"""The contract of a method: everything a rule may see, and the three functions it answers with.
+"""The contract of a method: everything a method may see, and the three functions it answers with.
 
-A rule is handed `Context`, `Arrivals` and `Server` and nothing else; what the network does is in none of them unless
+A method is handed `Context`, `Arrivals` and `Server` and nothing else; what the network does is in none of them unless
 the method declares itself an oracle. Claim C5 ("no network knowledge") is thereby visible in the types. Participant 0
 is the server, 1..N are the clients (docs/method.md, section 3).
 """
@@ -26,7 +26,7 @@ class Context:
     counts: samples n_j, shape [N+1]; alpha: label histograms, shape [N+1, C], rows sum to one;
     target: alpha_g = sum_j (n_j/n) alpha_j over the server and the clients, shape [C];
     steps: local SGD steps E; lr: client step size gamma; with_server: the server's own update is an arrival;
-    w0: pre-trained start, shape [P]; seed: of the run, for rules that draw at random (`fedauto_core.seeding`).
+    w0: pre-trained start, shape [P]; seed: of the run, for methods that draw at random (`fedauto_core.seeding`).
     success_probability: q[T, N] of each round, long_run_probability: [N]; given to oracles only, else None.
     """
 
@@ -111,12 +111,12 @@ class State:
 
 
 class Cost(NamedTuple):
-    """What a rule costs, in numbers (floats) as expressions in N clients, P parameters, C classes, n_0 public samples
-    of D numbers each, and the rule's own hyper-parameters.
+    """What a method costs, in numbers (floats) as expressions in N clients, P parameters, C classes, n_0 public samples
+    of D numbers each, and the method's own hyper-parameters.
 
     up, down: sent by and to each client in a round in which it is heard; once: sent by or to each client before round
-    1; server, clients: kept between rounds besides the global model, in all. What a rule keeps of every participant it
-    keeps of the server too, where that takes part: N + 1 rows, the server's own counted with the clients'.
+    1; server, clients: kept between rounds besides the global model, in all. What a method keeps of every participant
+    it keeps of the server too, where that takes part: N + 1 rows, the server's own counted with the clients'.
     """
 
     up: str = "P"
@@ -133,7 +133,7 @@ class Method:
     name: ClassVar[str]
     source: ClassVar[str]
     family: ClassVar[str]
-    """What the rule relies on, for tables."""
+    """What the method relies on, for tables."""
     needs_network_knowledge: ClassVar[bool] = False
     uses_label_histograms: ClassVar[bool] = False
     public_data: ClassVar[str] = "as a participant"  # how the server's data enter where the server takes part
@@ -143,7 +143,7 @@ class Method:
     """Who is heard: "network": as the trace says; "ideal": all; "server": it alone; "pooled": one learner, all data."""
     knob: ClassVar[Knob | None] = None
     public_share: ClassVar[float] = 0.0
-    """Part of the public data that every client gets before round 1 (a rule may make it a field)."""
+    """Part of the public data that every client gets before round 1 (a method may make it a field)."""
 
     def init(self, context: Context) -> State:
         return State(context)
@@ -184,7 +184,7 @@ def data_weights(context: Context) -> np.ndarray:
 
 
 def weighted_step(state: State, w: Tensor, arrivals: Arrivals, beta: np.ndarray) -> tuple[Tensor, State]:
-    """w_r = w + sum_j beta_j Delta_j; with no arrival the model stays (rule R2)."""
+    """w_r = w + sum_j beta_j Delta_j; with no arrival the model stays."""
     if not len(arrivals.ids):
         return w, state.next(log={})
     log = mixture_log(beta, state.context.alpha[arrivals.ids], state.context.target)

@@ -9,9 +9,8 @@ drawn at random from the public data as they are, which need not be balanced. Re
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
-from .base import Cost, Knob
+from .base import Cost
 from .checks import check_share
 from .fedavg import FedAvg
 
@@ -20,13 +19,13 @@ from .fedavg import FedAvg
 class DataSharing(FedAvg):
     """FedAvg; client j trains on its shard and `public_share` of the public data (see `data.share_public`)."""
 
-    name: ClassVar[str] = "data_sharing"
-    source: ClassVar[str] = "Zhao et al. 2018"
-    family: ClassVar[str] = "public data again"
-    assumes: ClassVar[str] = "full participation"
-    public_data: ClassVar[str] = "as a participant; a share at every client"
-    cost: ClassVar[Cost] = Cost(once="public_share * n_0 * D", clients="N * public_share * n_0 * D")
-    knob: ClassVar[Knob] = ("public_share", (0.1, 0.3, 1.0))
+    name = "data_sharing"
+    source = "Zhao et al. 2018"
+    family = "public data again"
+    assumes = "full participation"
+    public_data = "as a participant; a share at every client"
+    cost = Cost(once="public_share * n_0 * D", clients="N * public_share * n_0 * D")
+    knob = ("public_share", (0.1, 0.3, 1.0))
     public_share: float = 0.3
 
     def __post_init__(self) -> None:

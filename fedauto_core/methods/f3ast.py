@@ -4,18 +4,17 @@ Ribero, Vikalo, de Veciana, "Federated learning under intermittent client availa
 constraints", arXiv 2205.06730 (2022). Assumes stationary, ergodic availability; knows nothing of the network. Memory:
 one number per client at the server; no extra traffic. Differs from the paper in: nobody is selected. The paper picks,
 under a budget, whom to train among those it sees to be available; here an upload fails after the training, the server
-does not see who will be heard, and every method may hear everyone, so what remains of the rule is its weight. r_j
+does not see who will be heard, and every method may hear everyone, so what remains of the method is its weight. r_j
 starts at 1 (as FedAvg over all) and not at p_j, which is a rate of selection. The official code also divides by the
 number of selected clients; left out, as nobody is selected.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
 
-from .base import Arrivals, Context, Cost, Knob, Method, Server, State, data_weights, weighted_step
+from .base import Arrivals, Context, Cost, Method, Server, State, data_weights, weighted_step
 from .checks import check_number
 
 
@@ -26,12 +25,12 @@ class F3AST(Method):
     rate: b in (0, 1). As r_j counts the arrival it divides, r_j >= b: no further floor is needed.
     """
 
-    name: ClassVar[str] = "f3ast"
-    source: ClassVar[str] = "Ribero et al. 2022 (without selection)"
-    family: ClassVar[str] = "estimated rates"
-    cost: ClassVar[Cost] = Cost(server="N + 1")
-    assumes: ClassVar[str] = "stationary, ergodic arrivals"
-    knob: ClassVar[Knob] = ("rate", (0.01, 0.05, 0.2))
+    name = "f3ast"
+    source = "Ribero et al. 2022 (without selection)"
+    family = "estimated rates"
+    cost = Cost(server="N + 1")
+    assumes = "stationary, ergodic arrivals"
+    knob = ("rate", (0.01, 0.05, 0.2))
     rate: float = 0.05
 
     def __post_init__(self) -> None:

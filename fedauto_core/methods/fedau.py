@@ -9,12 +9,11 @@ independent of the arrival it multiplies.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
 
-from .base import Arrivals, Context, Cost, Knob, Method, Server, State, data_weights, weighted_step
+from .base import Arrivals, Context, Cost, Method, Server, State, data_weights, weighted_step
 from .checks import check_integer, check_positive
 
 
@@ -25,12 +24,12 @@ class FedAU(Method):
     cutoff: K, the longest interval in rounds; it bounds omega_j at the price of E[omega_j] = (1 - (1 - q_j)^K) / q_j.
     """
 
-    name: ClassVar[str] = "fedau"
-    source: ClassVar[str] = "Wang & Ji 2024"
-    family: ClassVar[str] = "estimated rates"
-    cost: ClassVar[Cost] = Cost(server="3 * (N + 1)")
-    assumes: ClassVar[str] = "independent arrivals, constant q > 0"
-    knob: ClassVar[Knob] = ("cutoff", (5, 15, 50))
+    name = "fedau"
+    source = "Wang & Ji 2024"
+    family = "estimated rates"
+    cost = Cost(server="3 * (N + 1)")
+    assumes = "independent arrivals, constant q > 0"
+    knob = ("cutoff", (5, 15, 50))
     cutoff: int = 50
     server_lr: float = 1.0
 

@@ -12,12 +12,11 @@ Wang, Dai, Wang, Zhou, Xiao, Quek, Chang, arXiv 2512.22035 (2025).
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
 
-from .base import Arrivals, Context, Cost, Knob, Method, Server, State, combine, mixture_log
+from .base import Arrivals, Context, Cost, Method, Server, State, combine, mixture_log
 from .checks import check_choice, check_integer, check_positive
 from .weights import DIVERGENCES, fedauto_weights
 
@@ -109,12 +108,12 @@ class FedAuto(Method):
     server_steps: SGD steps on the public data after the average as well (0: none), as in `server_finetuning`.
     """
 
-    name: ClassVar[str] = "fedauto"
-    source: ClassVar[str] = "Wang et al. 2025 (reconstructed)"
-    family: ClassVar[str] = "label histograms"
-    uses_label_histograms: ClassVar[bool] = True
-    cost: ClassVar[Cost] = Cost(once="C")
-    knob: ClassVar[Knob] = ("lam", (0.02, 0.1, 0.5))
+    name = "fedauto"
+    source = "Wang et al. 2025 (reconstructed)"
+    family = "label histograms"
+    uses_label_histograms = True
+    cost = Cost(once="C")
+    knob = ("lam", (0.02, 0.1, 0.5))
     lam: float = 0.1
     compensation: str = "missing"
     adaptive: bool = True

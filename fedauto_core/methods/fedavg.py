@@ -6,11 +6,10 @@ sum_j q_j F_j, not of sum_j F_j (Xiang et al. 2024, eq. 3).
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
-from .base import SERVER_LR, Arrivals, Knob, Method, Participation, Server, State, data_weights, weighted_step
+from .base import SERVER_LR, Arrivals, Method, Server, State, data_weights, weighted_step
 from .checks import check_positive
 
 
@@ -21,11 +20,11 @@ class FedAvg(Method):
     Unlike in the paper, the network decides who takes part.
     """
 
-    name: ClassVar[str] = "fedavg"
-    source: ClassVar[str] = "McMahan et al. 2017"
-    family: ClassVar[str] = "plain"
-    assumes: ClassVar[str] = "equal success probabilities"
-    knob: ClassVar[Knob] = SERVER_LR
+    name = "fedavg"
+    source = "McMahan et al. 2017"
+    family = "plain"
+    assumes = "equal success probabilities"
+    knob = SERVER_LR
     server_lr: float = 1.0
 
     def __post_init__(self) -> None:
@@ -40,11 +39,11 @@ class FedAvg(Method):
 class FedAvgAll(Method):
     """beta_j = eta_g n_j / n: a missing upload counts as zero, so the step shrinks ("average all", Wang & Ji 2024)."""
 
-    name: ClassVar[str] = "fedavg_all"
-    source: ClassVar[str] = "Wang & Ji 2024"
-    family: ClassVar[str] = "plain"
-    assumes: ClassVar[str] = "equal success probabilities"
-    knob: ClassVar[Knob] = SERVER_LR
+    name = "fedavg_all"
+    source = "Wang & Ji 2024"
+    family = "plain"
+    assumes = "equal success probabilities"
+    knob = SERVER_LR
     server_lr: float = 1.0
 
     def __post_init__(self) -> None:
@@ -58,7 +57,7 @@ class FedAvgAll(Method):
 class FedAvgIdeal(FedAvg):
     """FedAvg when nothing is lost: a bound, not a rival."""
 
-    name: ClassVar[str] = "fedavg_ideal"
-    family: ClassVar[str] = "bound"
-    assumes: ClassVar[str] = "nothing is lost"
-    participation: ClassVar[Participation] = "ideal"
+    name = "fedavg_ideal"
+    family = "bound"
+    assumes = "nothing is lost"
+    participation = "ideal"

@@ -8,13 +8,12 @@ clipping; the broadcast model is evaluated, where the official code evaluates th
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .base import SERVER_LR, Arrivals, Context, Cost, Knob, LocalWork, Method, Server, State, mixture_log
+from .base import SERVER_LR, Arrivals, Context, Cost, LocalWork, Method, Server, State, mixture_log
 from .checks import check_number, check_positive
 
 
@@ -25,12 +24,12 @@ class FedAWE(Method):
     clip_norm: bound on the averaged echoed increment (None: none).
     """
 
-    name: ClassVar[str] = "fedawe"
-    source: ClassVar[str] = "Xiang et al. 2024"
-    family: ClassVar[str] = "estimated rates"
-    cost: ClassVar[Cost] = Cost(clients="(N + 1) * (P + 1)")
-    assumes: ClassVar[str] = "independent arrivals, q >= delta > 0"
-    knob: ClassVar[Knob] = SERVER_LR
+    name = "fedawe"
+    source = "Xiang et al. 2024"
+    family = "estimated rates"
+    cost = Cost(clients="(N + 1) * (P + 1)")
+    assumes = "independent arrivals, q >= delta > 0"
+    knob = SERVER_LR
     server_lr: float = 1.0
     clip_norm: float | None = 0.5
 

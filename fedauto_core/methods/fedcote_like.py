@@ -4,12 +4,11 @@ After Wang, Ji, Zhou, Xiao, Chang, arXiv 2502.17260 (IEEE TMC); only the abstrac
 states that failures distort the effective label distribution and that selection probabilities are optimised, without
 control of the radio. Reconstructed: the objective below. An oracle: knows the long-run success probabilities q_k, and
 the label histograms; assumes independent arrivals with stationary q. Server memory: N probabilities; one histogram per
-client, once. Traffic is what the rule would send: only the selected train, `fraction` of the clients on average. (The
-simulation trains all that the network lets through, and the rule drops the uploads of those it did not select.)
+client, once. Traffic is what the method would send: only the selected train, `fraction` of the clients on average. (The
+simulation trains all that the network lets through, and the method drops the uploads of those it did not select.)
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 from scipy.optimize import minimize
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from fedauto_core.seeding import stream
 
-from .base import Arrivals, Context, Cost, Knob, Method, Server, State, weighted_step
+from .base import Arrivals, Context, Cost, Method, Server, State, weighted_step
 from .checks import check_share
 
 RIDGE = 1e-3  # makes the probabilities unique: of equally good ones, those nearest to uniform
@@ -62,14 +61,14 @@ class FedCoteLike(Method):
     r = q = 1. fraction: share of the clients selected per round, on average.
     """
 
-    name: ClassVar[str] = "fedcote_like"
-    source: ClassVar[str] = "after Wang et al. 2025 (FedCote)"
-    family: ClassVar[str] = "knows the network"
-    assumes: ClassVar[str] = "independent arrivals, stationary q"
-    needs_network_knowledge: ClassVar[bool] = True
-    uses_label_histograms: ClassVar[bool] = True
-    cost: ClassVar[Cost] = Cost(up="fraction * P", down="fraction * P", once="C", server="N")
-    knob: ClassVar[Knob] = ("fraction", (0.5, 0.75, 1.0))
+    name = "fedcote_like"
+    source = "after Wang et al. 2025 (FedCote)"
+    family = "knows the network"
+    assumes = "independent arrivals, stationary q"
+    needs_network_knowledge = True
+    uses_label_histograms = True
+    cost = Cost(up="fraction * P", down="fraction * P", once="C", server="N")
+    knob = ("fraction", (0.5, 0.75, 1.0))
     fraction: float = 0.75
 
     def __post_init__(self) -> None:

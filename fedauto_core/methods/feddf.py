@@ -12,12 +12,11 @@ public images are those of every other method here, not a foreign data set; temp
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
 from .adam import Adam
-from .base import Arrivals, Knob, Method, Server, State, weighted_step
+from .base import Arrivals, Method, Server, State, weighted_step
 from .checks import check_integer, check_positive
 
 # The student starts near the ensemble: with Adam's 1e-8, entries whose gradient is rounding noise take full steps.
@@ -31,11 +30,11 @@ class FedDF(Method):
     distill_lr: Adam's rate. server_steps: its steps per round.
     """
 
-    name: ClassVar[str] = "feddf"
-    source: ClassVar[str] = "Lin et al. 2020"
-    family: ClassVar[str] = "public data again"
-    public_data: ClassVar[str] = "as a participant; unlabelled, for distillation"
-    knob: ClassVar[Knob] = ("distill_lr", (0.0001, 0.0003, 0.001))
+    name = "feddf"
+    source = "Lin et al. 2020"
+    family = "public data again"
+    public_data = "as a participant; unlabelled, for distillation"
+    knob = ("distill_lr", (0.0001, 0.0003, 0.001))
     distill_lr: float = 0.0003
     server_steps: int = 10
 

@@ -1,21 +1,20 @@
 """FedDisco: data weights, less for clients whose labels are skewed; each client is judged alone.
 
 Ye, Xu, Wang, Xu, Chen, Wang, "FedDisco: federated learning with discrepancy-aware collaboration", ICML 2023. Assumes
-full or uniform participation; knows nothing of the network but the clients' label histograms. No memory; one histogram
-per client, once.
+full or uniform participation; knows nothing of the network except the clients' label histograms. No memory; one
+histogram per client, once.
 Differs from the paper in: discrepancies are measured from the global label histogram, which a run here knows, not from
 the uniform one; p_k and d_k are normalised over the arrived; data weights where no weight is positive (the authors'
 code fails there). As in that code, Kullback-Leibler divergences are divided by their sum: its a and b presume it.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 from scipy.special import rel_entr
 from torch import Tensor
 
-from .base import Arrivals, Cost, Knob, Method, Server, State, weighted_step
+from .base import Arrivals, Cost, Method, Server, State, weighted_step
 from .checks import check_number
 
 
@@ -35,13 +34,13 @@ def disco_weights(alpha: np.ndarray, counts: np.ndarray, target: np.ndarray, a: 
 class FedDisco(Method):
     """beta_k ~ max(p_k - a d_k + b, 0), p_k = n_k / n_A, d_k the label discrepancy; a = b = 0 is FedAvg."""
 
-    name: ClassVar[str] = "feddisco"
-    source: ClassVar[str] = "Ye et al. 2023"
-    family: ClassVar[str] = "label histograms"
-    assumes: ClassVar[str] = "uniform sampling"
-    uses_label_histograms: ClassVar[bool] = True
-    cost: ClassVar[Cost] = Cost(once="C")
-    knob: ClassVar[Knob] = ("a", (0.2, 0.5, 1.0))
+    name = "feddisco"
+    source = "Ye et al. 2023"
+    family = "label histograms"
+    assumes = "uniform sampling"
+    uses_label_histograms = True
+    cost = Cost(once="C")
+    knob = ("a", (0.2, 0.5, 1.0))
     a: float = 0.5
     b: float = 0.1
 

@@ -1,22 +1,21 @@
 """FedDU: after the average the server trains on its public data, the more so the more skewed the arrived labels are.
 
 Zhang, Liu, Jia, Zhou, Dai, Dou, "FedDUAP: federated learning with dynamic update and adaptive pruning using shared data
-on the server", IJCAI 2022, without its pruning. Assumes uniform sampling; knows nothing of the network but the clients'
-label histograms, and needs labelled public data. No memory; one histogram per client, once; E server steps and one pass
-over the public data per round.
+on the server", IJCAI 2022, without its pruning. Assumes uniform sampling; knows nothing of the network except the
+clients' label histograms, and needs labelled public data. No memory; one histogram per client, once; E server steps and
+one pass over the public data per round.
 Differs from the paper in: the server takes E steps, as every participant does, not epochs over its data; histograms are
 not rounded to three decimals (as in the published code); 0/0 is 0. Unlike the paper's, the server may also be a
 participant of the average. In a round without clients the ratio below takes its limit for n_S -> 0, one.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 from scipy.special import rel_entr
 from torch import Tensor
 
-from .base import Arrivals, Context, Cost, Knob, Server, State
+from .base import Arrivals, Context, Cost, Server, State
 from .checks import check_positive, check_share
 from .fedavg import FedAvg
 
@@ -50,14 +49,14 @@ class FedDU(FedAvg):
     scale: C in a_r. decay: by which a_r shrinks from round to round.
     """
 
-    name: ClassVar[str] = "feddu"
-    source: ClassVar[str] = "Zhang et al. 2022"
-    family: ClassVar[str] = "public data again"
-    assumes: ClassVar[str] = "uniform sampling"
-    uses_label_histograms: ClassVar[bool] = True
-    public_data: ClassVar[str] = "as a participant; scaled SGD after the average"
-    cost: ClassVar[Cost] = Cost(once="C")
-    knob: ClassVar[Knob] = ("scale", (0.3, 1.0, 3.0))
+    name = "feddu"
+    source = "Zhang et al. 2022"
+    family = "public data again"
+    assumes = "uniform sampling"
+    uses_label_histograms = True
+    public_data = "as a participant; scaled SGD after the average"
+    cost = Cost(once="C")
+    knob = ("scale", (0.3, 1.0, 3.0))
     scale: float = 1.0
     decay: float = 0.99
 

@@ -10,13 +10,12 @@ paper's algorithm (there: mean of the local models).
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .base import Arrivals, Context, Cost, Knob, LocalWork, Method, Server, State, combine, mixture_log
+from .base import Arrivals, Context, Cost, LocalWork, Method, Server, State, combine, mixture_log
 from .checks import check_positive
 
 
@@ -27,12 +26,12 @@ class FedDyn(Method):
     Uniform means, as in the paper (no n_j / n).
     """
 
-    name: ClassVar[str] = "feddyn"
-    source: ClassVar[str] = "Acar et al. 2021"
-    family: ClassVar[str] = "normalised or corrected steps"
-    cost: ClassVar[Cost] = Cost(server="2 * P", clients="N * P")
-    assumes: ClassVar[str] = "uniform sampling"
-    knob: ClassVar[Knob] = ("alpha", (0.01, 0.1, 1.0))
+    name = "feddyn"
+    source = "Acar et al. 2021"
+    family = "normalised or corrected steps"
+    cost = Cost(server="2 * P", clients="N * P")
+    assumes = "uniform sampling"
+    knob = ("alpha", (0.01, 0.1, 1.0))
     alpha: float = 0.1
 
     def __post_init__(self) -> None:

@@ -11,13 +11,12 @@ was trained on the data by which it is weighed.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from .adam import Adam
-from .base import Arrivals, Knob, Method, Server, State, combine, mixture_log
+from .base import Arrivals, Method, Server, State, combine, mixture_log
 from .checks import check_integer, check_positive
 
 BETAS = (0.5, 0.999)  # of Adam, as in the authors' code
@@ -30,11 +29,11 @@ class FedLAW(Method):
     weight_lr: Adam's rate for the logits z of lambda and for log gamma. server_steps: 0 is FedAvg.
     """
 
-    name: ClassVar[str] = "fedlaw"
-    source: ClassVar[str] = "Li et al. 2023"
-    family: ClassVar[str] = "public data again"
-    public_data: ClassVar[str] = "as a participant; labelled, to learn the weights"
-    knob: ClassVar[Knob] = ("weight_lr", (0.03, 0.1, 0.3))
+    name = "fedlaw"
+    source = "Li et al. 2023"
+    family = "public data again"
+    public_data = "as a participant; labelled, to learn the weights"
+    knob = ("weight_lr", (0.03, 0.1, 0.3))
     weight_lr: float = 0.1
     server_steps: int = 10
 

@@ -7,7 +7,6 @@ Differs from the paper and the official code in: weights n_j / n_A over the arri
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -19,11 +18,11 @@ from .fedavg import FedAvg
 class FedNova(FedAvg):
     """beta_j = eta_g p_j tau_eff / tau_j with p_j = n_j / n_A over the arrived and tau_eff = sum_j p_j tau_j."""
 
-    name: ClassVar[str] = "fednova"
-    source: ClassVar[str] = "Wang et al. 2020"
-    family: ClassVar[str] = "normalised or corrected steps"
-    cost: ClassVar[Cost] = Cost(up="P + 1")
-    assumes: ClassVar[str] = "uniform sampling"
+    name = "fednova"
+    source = "Wang et al. 2020"
+    family = "normalised or corrected steps"
+    cost = Cost(up="P + 1")
+    assumes = "uniform sampling"
 
     def aggregate(self, state: State, w: Tensor, arrivals: Arrivals, server: Server) -> tuple[Tensor, State]:
         counts = state.context.counts[arrivals.ids]

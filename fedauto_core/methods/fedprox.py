@@ -6,12 +6,11 @@ no partial work of stragglers.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
 
-from .base import Knob, LocalWork, State
+from .base import LocalWork, State
 from .checks import check_number
 from .fedavg import FedAvg
 
@@ -20,11 +19,11 @@ from .fedavg import FedAvg
 class FedProx(FedAvg):
     """Participant j minimises F_j(w) + mu/2 ||w - w_r||^2; the server averages the arrived. mu = 0 is FedAvg."""
 
-    name: ClassVar[str] = "fedprox"
-    source: ClassVar[str] = "Li et al. 2020"
-    family: ClassVar[str] = "plain"
-    assumes: ClassVar[str] = "uniform sampling"
-    knob: ClassVar[Knob] = ("mu", (0.01, 0.1, 1.0))
+    name = "fedprox"
+    source = "Li et al. 2020"
+    family = "plain"
+    assumes = "uniform sampling"
+    knob = ("mu", (0.01, 0.1, 1.0))
     mu: float = 0.1
 
     def __post_init__(self) -> None:

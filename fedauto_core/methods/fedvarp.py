@@ -8,11 +8,10 @@ a round without arrival leaves the model where it is (the stored mean is not app
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
-from .base import SERVER_LR, Arrivals, Context, Cost, Knob, Method, Server, State, combine, data_weights
+from .base import SERVER_LR, Arrivals, Context, Cost, Method, Server, State, combine, data_weights
 from .checks import check_positive
 from .table import empty_table, stored, table_log
 
@@ -24,12 +23,12 @@ class FedVARP(Method):
     a_k = p_k / sum_{l in S_t} p_l; y_j = 0 before j is first heard.
     """
 
-    name: ClassVar[str] = "fedvarp"
-    source: ClassVar[str] = "Jhunjhunwala et al. 2022"
-    family: ClassVar[str] = "stored updates"
-    cost: ClassVar[Cost] = Cost(server="(N + 1) * (P + 1)")
-    assumes: ClassVar[str] = "uniform sampling"
-    knob: ClassVar[Knob] = SERVER_LR
+    name = "fedvarp"
+    source = "Jhunjhunwala et al. 2022"
+    family = "stored updates"
+    cost = Cost(server="(N + 1) * (P + 1)")
+    assumes = "uniform sampling"
+    knob = SERVER_LR
     server_lr: float = 1.0
 
     def __post_init__(self) -> None:

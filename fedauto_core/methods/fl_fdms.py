@@ -5,17 +5,16 @@ missing client has a friend (a client with similar data) among the arrived; know
 N x N tables of numbers at the server, no models; no extra traffic. Differs from the paper in: data weights p_j instead
 of 1 / N; nobody is promised a first round in which all are heard, nor a friend among the arrived. A missing client who
 was never heard together with any of the arrived is left out and the weights of the others are scaled up: a stranger's
-update would be no better than the average, and this makes the rule FedAvg as long as nothing is known. Where the server
-takes part it can be a friend as anybody else.
+update would be no better than the average, and this makes the method FedAvg as long as nothing is known. Where the
+server takes part it can be a friend as anybody else.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
 
-from .base import SERVER_LR, Arrivals, Context, Cost, Knob, Method, Server, State, data_weights, weighted_step
+from .base import SERVER_LR, Arrivals, Context, Cost, Method, Server, State, data_weights, weighted_step
 from .checks import check_positive
 
 
@@ -33,12 +32,12 @@ class FLFDMS(Method):
     w_{t+1} = w_t + eta_g sum_i p_i Delta_{f(i)} / sum_i p_i, f(i) = i if i arrived, else the arrived j of largest M_ij.
     """
 
-    name: ClassVar[str] = "fl_fdms"
-    source: ClassVar[str] = "Wang & Xu 2022"
-    family: ClassVar[str] = "stored updates"
-    cost: ClassVar[Cost] = Cost(server="2 * (N + 1)**2")
-    assumes: ClassVar[str] = "a similar client arrives"
-    knob: ClassVar[Knob] = SERVER_LR
+    name = "fl_fdms"
+    source = "Wang & Xu 2022"
+    family = "stored updates"
+    cost = Cost(server="2 * (N + 1)**2")
+    assumes = "a similar client arrives"
+    knob = SERVER_LR
     server_lr: float = 1.0
 
     def __post_init__(self) -> None:

@@ -5,12 +5,12 @@ by Gu et al. 2021 (MIFA), Wang & Ji 2024 (FedAU), Xiang et al. 2024 (FedAWE). No
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 from torch import Tensor
 
-from .base import SERVER_LR, Arrivals, Knob, Method, Server, State, data_weights, weighted_step
+from .base import SERVER_LR, Arrivals, Method, Server, State, data_weights, weighted_step
 from .checks import check_choice, check_positive, check_share
 
 
@@ -21,12 +21,12 @@ class KnownProbability(Method):
     normalise="self" divides by the sum of the weights: less variance, but biased. q_floor bounds 1/q_j.
     """
 
-    name: ClassVar[str] = "known_probability"
-    source: ClassVar[str] = "inverse-probability weights"
-    family: ClassVar[str] = "knows the network"
-    assumes: ClassVar[str] = "independent arrivals, q > 0"
-    needs_network_knowledge: ClassVar[bool] = True
-    knob: ClassVar[Knob] = SERVER_LR
+    name = "known_probability"
+    source = "inverse-probability weights"
+    family = "knows the network"
+    assumes = "independent arrivals, q > 0"
+    needs_network_knowledge = True
+    knob = SERVER_LR
     normalise: Literal["none", "self"] = "none"
     q_floor: float = 0.01
     server_lr: float = 1.0
@@ -52,14 +52,15 @@ class KnownProbability(Method):
 class TFAggregationLike(KnownProbability):
     """beta_j = p_j / U_j with U_j the long-run success probability of link j, all clients scheduled.
 
-    After Salehi & Hossain, IEEE TCOM 2021 (TF-Aggregation); abstract read only, the rule is the one unbiased choice,
-    hence "-like". Under stationary failures U_j is the true long-run rate, an oracle in the method's favour; under a
-    blackout it is the mean over the whole run, so that those who will fall silent weigh too much before they do.
+    After Salehi & Hossain, IEEE TCOM 2021 (TF-Aggregation); abstract read only, the weights are the one unbiased
+    choice, hence "-like". Under stationary failures U_j is the true long-run rate, an oracle in the method's favour;
+    under a blackout it is the mean over the whole run, so that those who will fall silent weigh too much before they
+    do.
     """
 
-    name: ClassVar[str] = "tf_aggregation_like"
-    source: ClassVar[str] = "after Salehi & Hossain 2021"
-    family: ClassVar[str] = "knows the network"
+    name = "tf_aggregation_like"
+    source = "after Salehi & Hossain 2021"
+    family = "knows the network"
 
     def success(self, state: State, round: int) -> np.ndarray:
         return state.context.long_run_probability

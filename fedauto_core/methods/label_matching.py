@@ -1,17 +1,16 @@
 """Joint label matching, our ablation: the weights whose label mixture is nearest to the global one.
 
 Ours: FedAuto's second module with the plain squared distance and a pull towards the data weights, without its first
-module (compensation) and its variance term. Assumes nothing about participation; knows nothing of the network but the
-clients' label histograms. No memory; one histogram per client, once.
+module (compensation) and its variance term. Assumes nothing about participation; knows nothing of the network except
+the clients' label histograms. No memory; one histogram per client, once.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
 
-from .base import Arrivals, Cost, Knob, Method, Server, State, weighted_step
+from .base import Arrivals, Cost, Method, Server, State, weighted_step
 from .checks import check_positive
 from .weights import KKT_TOLERANCE, kkt_residual, minimise
 
@@ -37,12 +36,12 @@ def matching_weights(alpha: np.ndarray, counts: np.ndarray, target: np.ndarray, 
 class LabelMatching(Method):
     """beta = argmin over the simplex of |sum_k beta_k pi_k - pi_g|^2 + rho |beta - p|^2, p_k = n_k / n_A."""
 
-    name: ClassVar[str] = "label_matching"
-    source: ClassVar[str] = "ours (ablation)"
-    family: ClassVar[str] = "label histograms"
-    uses_label_histograms: ClassVar[bool] = True
-    cost: ClassVar[Cost] = Cost(once="C")
-    knob: ClassVar[Knob] = ("rho", (0.01, 0.1, 1.0))
+    name = "label_matching"
+    source = "ours (ablation)"
+    family = "label histograms"
+    uses_label_histograms = True
+    cost = Cost(once="C")
+    knob = ("rho", (0.01, 0.1, 1.0))
     rho: float = 0.1
 
     def __post_init__(self) -> None:

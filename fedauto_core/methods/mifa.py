@@ -11,11 +11,10 @@ w_0; the official code trains everybody anew in the last waiting round, whether 
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
-from .base import SERVER_LR, Arrivals, Context, Cost, Knob, Method, Server, State, combine, data_weights
+from .base import SERVER_LR, Arrivals, Context, Cost, Method, Server, State, combine, data_weights
 from .checks import check_choice, check_positive
 from .table import empty_table, stored, table_log
 
@@ -27,12 +26,12 @@ class MIFA(Method):
     wait: stay at w_0 until every participant has been heard once.
     """
 
-    name: ClassVar[str] = "mifa"
-    source: ClassVar[str] = "Gu et al. 2021"
-    family: ClassVar[str] = "stored updates"
-    cost: ClassVar[Cost] = Cost(server="(N + 1) * (P + 1)")
-    assumes: ClassVar[str] = "bounded gaps between arrivals"
-    knob: ClassVar[Knob] = SERVER_LR
+    name = "mifa"
+    source = "Gu et al. 2021"
+    family = "stored updates"
+    cost = Cost(server="(N + 1) * (P + 1)")
+    assumes = "bounded gaps between arrivals"
+    knob = SERVER_LR
     server_lr: float = 1.0
     wait: bool = False
 

@@ -1,4 +1,4 @@
-"""Every aggregation rule of the comparison, by name."""
+"""Every aggregation method of the comparison, by name."""
 
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
@@ -34,44 +34,25 @@ from .scaffold import Scaffold
 from .server_finetuning import ServerFinetuning
 from .server_optimisers import FedAdam, FedAvgM, FedYogi
 
-METHODS: Mapping[str, type[Method]] = {
-    cls.name: cls
-    for cls in (
-        FedAuto,
-        FedAvg,
-        FedAvgAll,
-        FedAvgIdeal,
-        ServerOnly,
-        Centralised,
-        FedProx,
-        KnownProbability,
-        TFAggregationLike,
-        FedAWE,
-        ServerFinetuning,
-        FedAU,
-        MIFA,
-        FedVARP,
-        F3AST,
-        FLFDMS,
-        FedLAW,
-        FedDF,
-        FedDU,
-        DataSharing,
-        FedDisco,
-        LabelMatching,
-        FedCoteLike,
-        Scaffold,
-        FedDyn,
-        FedNova,
-        FedAvgM,
-        FedAdam,
-        FedYogi,
-    )
-}
+METHODS: Mapping[str, type[Method]] = {cls.name: cls for cls in (
+    FedAuto, FedAvg, FedAvgAll, FedAvgIdeal, ServerOnly, Centralised, FedProx, KnownProbability,
+    TFAggregationLike, FedAWE, ServerFinetuning, FedAU, MIFA, FedVARP, F3AST, FLFDMS, FedLAW, FedDF, FedDU,
+    DataSharing, FedDisco, LabelMatching, FedCoteLike, Scaffold, FedDyn, FedNova, FedAvgM, FedAdam, FedYogi,
+)}  # fmt: skip
 
 
 def make_method(name: str, **hyper: object) -> Method:
-    """The method called `name` with hyper-parameters; InputError names the known methods or the method's fields."""
+    """The method called `name`.
+
+    Parameters
+    ----------
+    name : one of `METHODS`
+    **hyper : hyper-parameters, fields of the method's class; the others keep their defaults
+
+    Raises
+    ------
+    InputError : names the known methods, or the method's fields
+    """
     require_known("method", name, METHODS)
     known = [field.name for field in fields(METHODS[name])]
     for key in hyper:

@@ -9,13 +9,12 @@ c = mean_k c_k would break); tau_k are the steps k really took; the network deci
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .base import SERVER_LR, Arrivals, Context, Cost, Knob, LocalWork, Method, Server, State, combine, mixture_log
+from .base import SERVER_LR, Arrivals, Context, Cost, LocalWork, Method, Server, State, combine, mixture_log
 from .checks import check_positive
 
 
@@ -23,12 +22,12 @@ from .checks import check_positive
 class Scaffold(Method):
     """w += eta_g mean_{k in S} Delta_k with steps along g_k - c_k + c: uniform means, as in the paper (no n_j / n)."""
 
-    name: ClassVar[str] = "scaffold"
-    source: ClassVar[str] = "Karimireddy et al. 2020"
-    family: ClassVar[str] = "normalised or corrected steps"
-    cost: ClassVar[Cost] = Cost(up="2 * P", down="2 * P", server="2 * P", clients="N * P")
-    assumes: ClassVar[str] = "uniform sampling"
-    knob: ClassVar[Knob] = SERVER_LR
+    name = "scaffold"
+    source = "Karimireddy et al. 2020"
+    family = "normalised or corrected steps"
+    cost = Cost(up="2 * P", down="2 * P", server="2 * P", clients="N * P")
+    assumes = "uniform sampling"
+    knob = SERVER_LR
     server_lr: float = 1.0
 
     def __post_init__(self) -> None:

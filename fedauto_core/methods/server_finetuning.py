@@ -6,11 +6,10 @@ counted in steps, not epochs.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
-from .base import Arrivals, Knob, Server, State
+from .base import Arrivals, Server, State
 from .checks import check_integer
 from .fedavg import FedAvg
 
@@ -19,12 +18,12 @@ from .fedavg import FedAvg
 class ServerFinetuning(FedAvg):
     """w_{r+1/2} = FedAvg over the arrived; w_{r+1} = w_{r+1/2} after `server_steps` SGD steps on the public data."""
 
-    name: ClassVar[str] = "server_finetuning"
-    source: ClassVar[str] = "baseline of Li et al. 2023"
-    family: ClassVar[str] = "public data again"
-    assumes: ClassVar[str] = "nothing"
-    public_data: ClassVar[str] = "as a participant; SGD after the average"
-    knob: ClassVar[Knob] = ("server_steps", (5, 20, 80))
+    name = "server_finetuning"
+    source = "baseline of Li et al. 2023"
+    family = "public data again"
+    assumes = "nothing"
+    public_data = "as a participant; SGD after the average"
+    knob = ("server_steps", (5, 20, 80))
     server_steps: int = 5
 
     def __post_init__(self) -> None:

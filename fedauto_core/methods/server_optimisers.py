@@ -15,7 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .base import Arrivals, Context, Cost, Knob, Method, Server, State, combine, mixture_log
+from .base import Arrivals, Context, Cost, Method, Server, State, combine, mixture_log
 from .checks import check_number, check_positive
 
 
@@ -23,7 +23,7 @@ from .checks import check_number, check_positive
 class _ServerOptimiser(Method):
     """w += step(D) with D = sum_{k in S} n_k / n_A Delta_k, the mean update of the arrived, shape [P]."""
 
-    assumes: ClassVar[str] = "uniform sampling"
+    assumes = "uniform sampling"
     decays: ClassVar[tuple[str, ...]]
     server_lr: float = 1.0
 
@@ -55,12 +55,12 @@ class FedAvgM(_ServerOptimiser):
     step, to the paper's 1; shorter steps than FedAvg's are a matter of the client step size.
     """
 
-    name: ClassVar[str] = "fedavgm"
-    source: ClassVar[str] = "Hsu et al. 2019"
-    family: ClassVar[str] = "server optimiser"
-    cost: ClassVar[Cost] = Cost(server="P")
-    knob: ClassVar[Knob] = ("server_lr", (0.1, 0.3, 1.0))
-    decays: ClassVar[tuple[str, ...]] = ("momentum",)
+    name = "fedavgm"
+    source = "Hsu et al. 2019"
+    family = "server optimiser"
+    cost = Cost(server="P")
+    knob = ("server_lr", (0.1, 0.3, 1.0))
+    decays = ("momentum",)
     momentum: float = 0.9
 
     def init(self, context: Context) -> State:
@@ -75,12 +75,12 @@ class FedAvgM(_ServerOptimiser):
 class FedAdam(_ServerOptimiser):
     """m <- beta1 m + (1 - beta1) D; v <- beta2 v + (1 - beta2) D^2; w += eta_g m / (sqrt(v) + tau)."""
 
-    name: ClassVar[str] = "fedadam"
-    source: ClassVar[str] = "Reddi et al. 2021"
-    family: ClassVar[str] = "server optimiser"
-    cost: ClassVar[Cost] = Cost(server="2 * P")
-    knob: ClassVar[Knob] = ("server_lr", (0.001, 0.01, 0.1))
-    decays: ClassVar[tuple[str, ...]] = ("beta1", "beta2")
+    name = "fedadam"
+    source = "Reddi et al. 2021"
+    family = "server optimiser"
+    cost = Cost(server="2 * P")
+    knob = ("server_lr", (0.001, 0.01, 0.1))
+    decays = ("beta1", "beta2")
     server_lr: float = 0.01
     beta1: float = 0.9
     beta2: float = 0.99
@@ -106,8 +106,8 @@ class FedAdam(_ServerOptimiser):
 class FedYogi(FedAdam):
     """FedAdam with v <- v - (1 - beta2) D^2 sign(v - D^2): v moves by at most (1 - beta2) D^2 in a round."""
 
-    name: ClassVar[str] = "fedyogi"
-    family: ClassVar[str] = "server optimiser"
+    name = "fedyogi"
+    family = "server optimiser"
 
     def second_moment(self, v: Tensor, square: Tensor) -> Tensor:
         return v - (1 - self.beta2) * square * torch.sign(v - square)

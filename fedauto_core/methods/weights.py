@@ -116,10 +116,20 @@ def fedauto_weights(
 
         lambda sum_j beta_j^2 n_A / n_j
 
-    alpha: label histograms [K, C] of the arrived; counts: their samples [K]; target: alpha_g [C]; lam > 0; divergence:
-    D, "chi2", "l2" or "kl" as in this module's docstring. Raises InputError on bad input and ArithmeticError if the
-    solution misses its optimality conditions (KKT_TOLERANCE; KL_TOLERANCE for kl).
     Source: reconstruction, docs/method.md, section 4.
+
+    Parameters
+    ----------
+    alpha : label histograms [K, C] of the arrived
+    counts : their samples [K], > 0
+    target : alpha_g [C]
+    lam : lambda > 0
+    divergence : D, "chi2", "l2" or "kl" as in this module's docstring
+
+    Raises
+    ------
+    InputError : for bad input
+    ArithmeticError : if the solution misses its optimality conditions (KKT_TOLERANCE; KL_TOLERANCE for kl)
     """
     alpha, counts, target = (np.asarray(value, dtype=np.float64) for value in (alpha, counts, target))
     _check(alpha, counts, target, lam, divergence)

@@ -19,7 +19,14 @@ Rate = float | tuple[float, ...]  # one value for all clients, or one per client
 
 @dataclass(frozen=True)
 class Scenario:
-    """A failure process by name, with its options as (key, value) pairs (hashable, so that it can be part of a key)."""
+    """A failure process with its options.
+
+    Parameters
+    ----------
+    name : of the scenario, for tables
+    process : one of `PROCESSES`
+    options : (key, value) pairs: hashable, so that it can be part of a key
+    """
 
     name: str
     process: str
@@ -27,9 +34,18 @@ class Scenario:
 
 
 def draw_trace(scenario: Scenario, *, rounds: int, histograms: np.ndarray, seed: int) -> Trace:
-    """The trace of `scenario` for T = `rounds` and the clients with label `histograms` [N, C] (rows sum to one).
+    """The trace of a scenario; the same arguments give the same trace.
 
-    The same arguments give the same trace. InputError for an unknown process or option, or a value out of range.
+    Parameters
+    ----------
+    scenario : the failure process and its options
+    rounds : T
+    histograms : label histograms [N, C] of the clients, rows sum to one
+    seed : of the run
+
+    Raises
+    ------
+    InputError : for an unknown process or option, or a value out of range
     """
     require_number("rounds", rounds, low=1, strict=False, whole=True)
     pi = np.asarray(histograms, dtype=np.float64)

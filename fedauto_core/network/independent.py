@@ -23,7 +23,7 @@ def _bernoulli(setting: Setting, *, probability: Rate) -> Trace:
 
 @process("label_coupled")
 def _label_coupled(setting: Setting, *, q_min: float, q_max: float) -> Trace:
-    """Bernoulli with q_k tied to the labels (`coupled`, the rule of FedAWE, Xiang et al. 2024). Public: q_k."""
+    """Bernoulli with q_k tied to the labels (`coupled`, as in FedAWE, Xiang et al. 2024). Public: q_k."""
     return independent(setting, coupled(setting, q_min, q_max))
 
 

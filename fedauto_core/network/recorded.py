@@ -58,7 +58,7 @@ def _sessions(setting: Setting, *, round_s: float, path: str = "") -> Trace:
 
 
 def read_sessions(path: Path) -> Sessions:
-    """The sessions of a recording. InputError with file and line for whatever breaks the rule of the format."""
+    """The sessions of a recording. InputError with file and line for whatever breaks the format."""
     rule = f"columns {','.join(COLUMNS)}; 0 <= on_s < off_s in seconds; sessions of a device in order and apart"
     recording = Recording(path, COLUMNS, rule)
     refuse, found = recording.refuse, {}

@@ -107,6 +107,6 @@ def _require_start(start: int, setting: Setting) -> None:
     require(
         isinstance(start, int) and 0 <= start < setting.rounds,
         f"start is round {start}",
-        allowed=f"whole numbers 0..{setting.rounds - 1}",
+        allowed=f"integers 0..{setting.rounds - 1}",
         remedy="let the change fall within the run",
     )

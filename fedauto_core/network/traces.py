@@ -143,7 +143,7 @@ class Recording:
         )
 
     def rows(self) -> Iterator[tuple[int, list[str]]]:
-        """Line number and values of each line but the first. InputError for an unreadable file or a wrong shape."""
+        """Line number and values of each line except the first. InputError for an unreadable file or a wrong shape."""
         try:
             lines = self.path.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:

@@ -1,10 +1,11 @@
 """Who gets how much of a band: ways to share one standard's uplink so that fewer uploads fail.
 
 With kappa_k = noise density over received power (`Radio.kappa`), R_k = payload / time and phi(b; R) = b (2^{R/b} - 1),
-decreasing and convex in b, the Rayleigh outage of client k on b_k Hz is 1 - exp(-kappa_k phi(b_k; R_k)). All rules
-look at this, also where a line of sight makes the true law another one: an operator plans with a model. They need the
-state of every channel, and only the server of one band can apply them: no bandwidth moves from one standard to another.
-In the code y = R ln 2 / b, so that phi = R ln 2 (e^y - 1) / y, and the optimum conditions have closed forms in y.
+decreasing and convex in b, the Rayleigh outage of client k on b_k Hz is 1 - exp(-kappa_k phi(b_k; R_k)). All
+allocations look at this, also where a line of sight makes the true law another one: an operator plans with a model.
+They need the state of every channel, and only the server of one band can apply them: no bandwidth moves from one
+standard to another. In the code y = R ln 2 / b, so that phi = R ln 2 (e^y - 1) / y, and the optimum conditions have
+closed forms in y.
 """
 
 from collections.abc import Callable
@@ -23,7 +24,7 @@ BLOCKS = 0.6  # blocks per client of `resource_blocks` (Chen et al. 2020: 6 or 9
 # overflow, and no radio is near.
 EFFICIENCY = 1e-4, 500.0
 
-Rule = Callable[[np.ndarray, np.ndarray, float, np.ndarray], np.ndarray]
+Allocation = Callable[[np.ndarray, np.ndarray, float, np.ndarray], np.ndarray]
 
 
 def equal(kappa: np.ndarray, rate: np.ndarray, bandwidth: float, weights: np.ndarray) -> np.ndarray:
@@ -104,20 +105,20 @@ def scheduled(kappa: np.ndarray, rate: np.ndarray, bandwidth: float, weights: np
     return best[1]
 
 
-ALLOCATIONS: dict[str, Rule] = {
-    rule.__name__: rule for rule in (equal, min_max, weighted_sum, resource_blocks, scheduled)
+ALLOCATIONS: dict[str, Allocation] = {
+    allocation.__name__: allocation for allocation in (equal, min_max, weighted_sum, resource_blocks, scheduled)
 }
 
 
 def allocate(
-    rule: str, kappa: np.ndarray, rate_bps: np.ndarray, bandwidth_hz: float, weights: np.ndarray | None = None
+    allocation: str, kappa: np.ndarray, rate_bps: np.ndarray, bandwidth_hz: float, weights: np.ndarray | None = None
 ) -> np.ndarray:
     """Bandwidth in Hz of each of the n clients of a band by one of `ALLOCATIONS`; 0: does not take part.
 
-    kappa [n] in 1/Hz, rate_bps [n], weights v [n] > 0 (default: alike). InputError for an unknown rule, values out of
-    range, or rates that no allocation of this band can carry.
+    kappa [n] in 1/Hz, rate_bps [n], weights v [n] > 0 (default: alike). InputError for an unknown allocation, values
+    out of range, or rates that no allocation of this band can carry.
     """
-    require_known("allocation", rule, ALLOCATIONS)
+    require_known("allocation", allocation, ALLOCATIONS)
     kappa, rate = np.broadcast_arrays(np.atleast_1d(kappa).astype(float), np.asarray(rate_bps, dtype=float))
     v = np.ones(len(kappa)) if weights is None else np.asarray(weights, dtype=float)
     require(
@@ -136,13 +137,13 @@ def allocate(
         )
     efficiency, (least, most) = len(kappa) * rate / bandwidth_hz, EFFICIENCY
     require(
-        rule == "equal" or bool(((efficiency >= least) & (efficiency <= most)).all()),
-        f"infeasible allocation {rule!r}: {len(kappa)} clients, {rate.min():.3g} to {rate.max():.3g} bit/s, "
+        allocation == "equal" or bool(((efficiency >= least) & (efficiency <= most)).all()),
+        f"infeasible allocation {allocation!r}: {len(kappa)} clients, {rate.min():.3g} to {rate.max():.3g} bit/s, "
         f"in {bandwidth_hz:.3g} Hz",
         allowed=f"{least:g} to {most:g} bit/s/Hz in equal shares, not {efficiency.min():.3g} to {efficiency.max():.3g}",
         remedy="give the uploads more time, send less, or share the band among fewer clients; for less use 'equal'",
     )
-    return ALLOCATIONS[rule](kappa, rate, bandwidth_hz, v)
+    return ALLOCATIONS[allocation](kappa, rate, bandwidth_hz, v)
 
 
 def match_blocks(outage: np.ndarray, weights: np.ndarray) -> np.ndarray:

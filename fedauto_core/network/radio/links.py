@@ -177,8 +177,8 @@ def outage(
 
     b = bandwidth / `sharing` (clients that upload at once in equal shares of the band); shadowing_db: standard
     deviation in dB of log-normal shadowing, averaged over by 20 Gauss-Hermite nodes; attempts: the window is cut into
-    so many independent tries. A wired link fails alike whatever the values. InputError for an unknown standard, or a
-    value out of range.
+    this number of independent tries. A wired link fails alike whatever the values. InputError for an unknown standard,
+    or a value out of range.
     """
     require_known("standard", standard, STANDARDS)
     distance = _positive("distance_m", distance_m, "m")

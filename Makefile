@@ -45,7 +45,7 @@ lock:
 		--all-extras --no-annotate --custom-compile-command 'make lock' --output-file constraints.txt $(ARGS) pyproject.toml
 
 $(STAMP): pyproject.toml constraints.txt
-	$(if $(VERSION),,$(error No Python 3.11 to 3.14 found$(if $(PYTHON), as $(PYTHON)); say where one is: make PYTHON=python3.12))
+	$(if $(VERSION),,$(error No Python 3.11 to 3.14 found$(if $(PYTHON), ($(PYTHON) is none)); name one: make PYTHON=/path/to/python3.12))
 	rm -f .venv/.installed*
 	$(PYTHON) -m venv $(if $(filter $(VERSION),$(call VERSION_OF,.venv/bin/python)),,--clear) .venv
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[certificates,dev,text]'

@@ -1,7 +1,5 @@
 """The command line: `python -m fedauto_core report` builds a report, `list` names notebooks, `methods` the rules."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys
@@ -12,6 +10,7 @@ from fedauto_core.errors import InputError
 from fedauto_core.report.batch import BAD_INPUT, print_notebooks, run_report
 from fedauto_core.report.folder import REPORTS
 from fedauto_core.report.sources import NOTEBOOKS
+from fedauto_core.report.tables import markdown_table
 
 
 def parser() -> argparse.ArgumentParser:
@@ -26,51 +25,38 @@ def parser() -> argparse.ArgumentParser:
     listing = commands.add_parser("list", help="notebooks with their parameters: type, default, help")
     commands.add_parser("methods", help="the method card: what every rule needs, keeps and sends (Markdown)")
     report = commands.add_parser("report", help="run the notebooks of a profile; what is up to date is skipped")
+    folder = {"type": Path, "metavar": "DIR"}
     for command in (listing, report):
-        command.add_argument(
-            "--notebooks", type=Path, metavar="DIR", default=NOTEBOOKS, help=f"source notebooks (default: {notebooks})"
-        )
+        text = f"source notebooks (default: {notebooks})"
+        command.add_argument("--notebooks", dest="notebooks_dir", **folder, default=NOTEBOOKS, help=text)
     report.add_argument("--profile", default="smoke", help="profiles/PROFILE.yaml beside them (default: smoke)")
-    report.add_argument("--out", type=Path, metavar="DIR", help=f"report folder (default: {reports}/PROFILE)")
-    report.add_argument(
-        "--only", action="append", default=[], metavar="PATTERN", help="notebooks, such as '1*'; repeatable"
-    )
-    report.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter, in every notebook that has it"
-    )
+    report.add_argument("--out", **folder, help=f"report folder (default: {reports}/PROFILE)")
+    several = {"action": "append", "default": []}
+    report.add_argument("--only", **several, metavar="PATTERN", help="notebooks, such as '1*'; repeatable")
+    text = "a parameter, in every notebook that has it"
+    report.add_argument("--set", dest="settings", **several, metavar="NAME=VALUE", help=text)
     report.add_argument("--jobs", type=int, metavar="N", help="notebooks at a time (default: one per CPU)")
     report.add_argument("--dry-run", action="store_true", help="show what would run, with expected minutes")
     report.add_argument("--fresh", action="store_true", help="compute everything again, cached experiments included")
-    report.add_argument(
-        "--scheduler", metavar="ADDRESS", help="Dask scheduler, tcp://host:port, instead of local processes"
-    )
+    text = "Dask scheduler, tcp://host:port, instead of local processes"
+    report.add_argument("--scheduler", metavar="ADDRESS", help=text)
     return top
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit status is 0, 1 (a notebook failed), 2 (bad input) or 130 (interrupted)."""
-    options = parser().parse_args(arguments)
+    options = vars(parser().parse_args(arguments))
+    command = options.pop("command")
     try:
-        if options.command == "list":
-            print_notebooks(options.notebooks)
-            return 0
-        if options.command == "methods":
+        if command == "report":
+            return run_report(options.pop("profile"), **options)
+        if command == "list":
+            print_notebooks(options["notebooks_dir"])
+        else:
             from fedauto_core.methods.registry import METHODS, make_method, method_card  # they take seconds to import
-            from fedauto_core.report.tables import markdown_table
 
             print(markdown_table(method_card({name: make_method(name) for name in METHODS})), end="")
-            return 0
-        return run_report(
-            options.profile,
-            only=options.only,
-            settings=options.set,
-            jobs=options.jobs,
-            dry_run=options.dry_run,
-            fresh=options.fresh,
-            scheduler=options.scheduler,
-            out=options.out,
-            notebooks_dir=options.notebooks,
-        )
+        return 0
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT

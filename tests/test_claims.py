@@ -7,10 +7,8 @@ import pytest
 from fedauto_core import InputError
 from fedauto_core.report.claims import (
     STANDINGS,
-    Verdict,
     beats_all,
     beats_all_verdict,
-    combine_verdicts,
     difference_verdict,
     holm,
     interaction,
@@ -18,6 +16,7 @@ from fedauto_core.report.claims import (
     paired,
     tally,
 )
+from fedauto_core.report.verdicts import Verdict, combine_verdicts
 
 
 def summary(values):

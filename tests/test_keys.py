@@ -31,7 +31,8 @@ json.dump(loaded, sys.stdout)
 def loaded():
     """Module -> modules of the core that are there once it, and all behind its face, has been imported."""
     command = [sys.executable, "-c", LOAD_ALL]
-    done = subprocess.run(command, input=json.dumps(MODULES), capture_output=True, text=True, check=True)
+    done = subprocess.run(command, input=json.dumps(MODULES), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
@@ -78,11 +79,12 @@ def test_what_is_left_out_is_not_followed():
 def test_the_hash_follows_the_files_that_are_used_and_no_others(monkeypatch):
     real, edited = keys.file_hash, set()
     monkeypatch.setattr(keys, "file_hash", lambda path: "edited" if path.name in edited else real(path))
-    before = keys.code_hash(["fedauto_core.methods.fedlaw"]), keys.core_hash()
+    roots = ["fedauto_core.methods.fedlaw"], ["fedauto_core.methods"]
+    before = [keys.code_hash(root) for root in roots]
     edited.add("scaffold.py")
-    assert keys.code_hash(["fedauto_core.methods.fedlaw"]) == before[0] and keys.core_hash() != before[1]
+    assert keys.code_hash(roots[0]) == before[0] and keys.code_hash(roots[1]) != before[1]
     edited.add("base.py")
-    assert keys.code_hash(["fedauto_core.methods.fedlaw"]) != before[0]
+    assert keys.code_hash(roots[0]) != before[0]
 
 
 def test_the_data_files_that_a_module_reads_belong_to_it(monkeypatch):
@@ -92,3 +94,22 @@ def test_the_data_files_that_a_module_reads_belong_to_it(monkeypatch):
     assert keys.code_hash(["fedauto_core.network.recorded"]) != before
     for module, pattern in keys.DATA.items():
         assert module in MODULES and list(keys.PACKAGE.glob(pattern))
+
+
+@pytest.mark.parametrize(
+    ("after", "same"),
+    [
+        ('"""New words."""\n\ndef f(x):\n    """Other."""\n    return (x + 1)  # why\n', True),
+        ('"""Words."""\n\ndef f(x):\n    """Doc."""\n    return x + 2\n', False),
+        ('"""Words."""\n\ndef f(y):\n    """Doc."""\n    return y + 1\n', False),
+    ],
+)
+def test_wording_is_no_code(after, same, tmp_path):
+    """The keys of experiments and checkpoints leave out comments, docstrings and layout, those of pages do not."""
+    one, two = tmp_path / "one.py", tmp_path / "two.py"
+    one.write_text('"""Words."""\n\ndef f(x):\n    """Doc."""\n    return x + 1\n', encoding="utf-8")
+    two.write_text(after, encoding="utf-8")
+    assert (keys.meaning_hash(one) == keys.meaning_hash(two)) == same
+    assert keys.file_hash(one) != keys.file_hash(two)
+    roots = ["fedauto_core.engine.rounds"]
+    assert keys.code_hash(roots) != keys.code_hash(roots, wording=False)

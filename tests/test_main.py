@@ -1,6 +1,8 @@
 """The command line: options reach the batch, bad input is one line and exit status 2."""
 
+import os
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ from fedauto_core import __main__ as command
 from fedauto_core.errors import InputError
 from fedauto_core.methods import METHODS
 from fedauto_core.report.sources import NOTEBOOKS
+from fedauto_core.store.keys import PACKAGE
 
 HEAVY = {"torch", "numpy", "pandas", "scipy", "matplotlib", "papermill", "nbconvert", "nbformat", "IPython"}
 
@@ -120,3 +123,18 @@ def test_a_command_without_work_imports_nothing_heavy(tmp_path, line):
 
 
 UP_TO_DATE = "--profile tiny --notebooks {0}/notebooks --out {0}/out"
+
+
+def test_an_installed_package_brings_its_notebooks_and_reports_into_the_current_folder(tmp_path):
+    site, here = tmp_path / "site", tmp_path / "here"
+    shutil.copytree(PACKAGE, site / "fedauto_core", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(NOTEBOOKS, site / "fedauto_core" / "_notebooks")
+    here.mkdir()
+
+    def output(*words):
+        command, environment = [sys.executable, "-m", "fedauto_core", *words], os.environ | {"PYTHONPATH": str(site)}
+        return subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True, check=True).stdout
+
+    assert "\n30_review\n    show_open: bool" in output("list")
+    assert output("report", "--dry-run").endswith(f"into {here / 'reports' / 'smoke'}\n")
+    assert "(default: reports/PROFILE)" in " ".join(output("report", "--help").split())

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fedauto_core.report.claims import TESTED_BY
+from fedauto_core.report.verdicts import TESTED_BY
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))

@@ -39,8 +39,7 @@ def test_parameters_cell_gives_type_default_and_help(folder):
 
 
 @pytest.mark.parametrize(
-    "line",
-    ["x = 1  # untyped", "x: int = 1", "x: list = []  # type", "x: int = f()  # call", "print(1)  # statement"],
+    "line", ["x = 1  # untyped", "x: int = 1", "x: list = []  # type", "x: int = f()  # call", "print(1)  # statement"]
 )
 def test_a_parameters_cell_is_only_a_list_of_plain_values(tmp_path, line):
     write_notebook(tmp_path, "nb", parameters=line)

@@ -145,7 +145,7 @@ def test_report_verdicts_skips_a_notebook_whose_last_run_failed(tmp_path, monkey
     log.parent.mkdir()
     log.touch()
     monkeypatch.setenv("FEDAUTO_REPORT", str(tmp_path))
-    assert record.report_verdicts() == {"good": (verdict(),)}
+    assert verdicts.report_verdicts() == {"good": (verdict(),)}
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_damaged_verdicts_are_left_out_and_one_line_says_so(tmp_path, capsys, co
     path = tmp_path / "nb" / "verdicts.json"
     path.mkdir() if content is None else path.write_bytes(content)
     for _ in range(2):
-        assert record.report_verdicts(tmp_path) == {"nb": ()}
+        assert verdicts.report_verdicts(tmp_path) == {"nb": ()}
     assert capsys.readouterr().err.count("verdicts.json is damaged and counts as not there") == 1
 
 

@@ -6,8 +6,9 @@ import pytest
 from notebook_factory import jobs_of, write_notebook, write_profile
 from test_pages import from_elsewhere
 
-from fedauto_core.report import claims, folder, plan
+from fedauto_core.report import folder, plan
 from fedauto_core.report import overview as report
+from fedauto_core.report.verdicts import CLAIMS
 
 FIRST = {"claim": "C1", "statement": "a | b", "mark": "Re", "effect": 0.5, "low": 0.25, "high": 0.75, "seeds": 3}
 FIRST |= {"unit": "points", "evidence": "line", "spread": "95 % t interval"}
@@ -75,9 +76,9 @@ def test_claims_page_has_every_verdict_and_a_summary(made):
     assert f"| C1 | [~] | less <clear> | {effect} | 01_ok | [numbers](01_ok/numbers.md) |" in full
     assert full.count("| C") == 2  # neither the failed nor the removed notebook has a say
     rows = short.splitlines()
-    assert rows[2] == f"| C1 | {claims.CLAIMS['C1']} | [~] | 01_ok |"
-    assert rows[3] == f"| C2 | {claims.CLAIMS['C2']} | – | – |"
-    assert len(rows) == 2 + len(claims.CLAIMS) + 1 and rows[-1] == "<!-- claims:end -->"
+    assert rows[2] == f"| C1 | {CLAIMS['C1']} | [~] | 01_ok |"
+    assert rows[3] == f"| C2 | {CLAIMS['C2']} | – | – |"
+    assert len(rows) == 2 + len(CLAIMS) + 1 and rows[-1] == "<!-- claims:end -->"
 
 
 def test_index_links_evidence_figures_and_logs(made):

@@ -260,7 +260,7 @@ def test_tally_by_hand():
             "unknown aggregation rule 'FedBest'",
         ),
         (lambda p, w, k: Split(np.array([[0, 0], [1, 1]])), "at least one sample"),
-        (lambda p, w, k: theory.skewed_split(0, n_clients=0), "0 clients"),
+        (lambda p, w, k: theory.skewed_split(0, n_clients=0), "n_clients = 0"),
         (lambda p, w, k: theory.softmax_regression(0, theory.skewed_split(0, per_class=100)), "samples of label"),
         (lambda p, w, k: theory.softmax_regression(0, p.split, regulariser=-1.0), "mu = -1.0"),
     ],
@@ -277,7 +277,7 @@ def test_enumeration_refuses_what_it_cannot_finish():
     problem = theory.softmax_regression(0, theory.skewed_split(0))
     weights = theory.aggregate(problem.split, theory.arrival_sets(N_CLIENTS), "FedAvg")
     known = theory.constants_of(problem, weights)
-    with pytest.raises(InputError, match="256 aggregations to enumerate"):
+    with pytest.raises(InputError, match="aggregations to enumerate = 256"):
         theory.enumerated_checks(problem, weights, known, np.zeros(650), 0.01, 1)
     with pytest.raises(InputError, match="minibatch outcomes to enumerate"):
         theory.enumerated_checks(problem, weights.pick(255), known, np.zeros(650), 0.01, 1)

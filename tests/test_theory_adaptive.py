@@ -62,22 +62,18 @@ def test_some_network_does_use_what_it_sees():
 
 
 def test_a_tree_that_is_too_large_and_several_dimensions_are_refused():
-    with pytest.raises(InputError, match=r"3 participants, 1 steps and 6 rounds make 1.07e\+09 outcomes"):
+    with pytest.raises(InputError, match="outcomes of 3 participants, 1 steps and 6 rounds = 10737"):
         game(0, "FedAvg", FIRST, 1, [EVERY] * 6)
     problem = theory.random_quadratics(0, SPLIT, dimension=2)
     used = theory.aggregate(SPLIT, theory.arrival_sets(2), "FedAvg")
     known = theory.constants_of(problem, used)
-    with pytest.raises(InputError, match="an instance of 2 dimensions"):
+    with pytest.raises(InputError, match="dimension of the problem = 2"):
         theory.worst_policy(problem, used, known, 1.0, 0.1, 1, FIRST, [EVERY])
 
 
 @pytest.mark.parametrize(
     ("steps", "allowed", "message"),
-    [
-        (1, [], "allowed aggregations"),
-        (1, [[7]], r"allowed aggregations \[\[7\]\]"),
-        (0, [EVERY], "E = 0"),
-    ],
+    [(1, [], "allowed aggregations"), (1, [[7]], r"allowed aggregations \[\[7\]\]"), (0, [EVERY], "E = 0")],
 )
 def test_games_that_cannot_be_played_are_refused(steps, allowed, message):
     with pytest.raises(InputError, match=message):

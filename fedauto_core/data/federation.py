@@ -18,7 +18,13 @@ from .partition import FederationSpec, class_counts
 
 @dataclass(frozen=True, eq=False)
 class Federation:
-    """A dataset and N + 1 disjoint shards: int64 indices into `dataset.x_train`, ascending; shard 0 is the server's."""
+    """A dataset, divided.
+
+    Parameters
+    ----------
+    dataset : what is divided
+    shards : N + 1 disjoint int64 arrays of ascending indices into `dataset.x_train`; shard 0 is the server's
+    """
 
     dataset: Dataset
     shards: tuple[np.ndarray, ...]
@@ -50,10 +56,17 @@ class Federation:
 
 
 def build_federation(dataset: Dataset, spec: FederationSpec, seed: int) -> Federation:
-    """Divide the training samples as `spec` says; the same (dataset, spec, seed) gives the same shards. Where the
-    dataset has public samples, the server's are drawn from them and the clients' from the others.
+    """Divide the training samples; the same arguments give the same shards.
 
-    InputError for impossible specs (see `fedauto_core.data.partition`).
+    Parameters
+    ----------
+    dataset : where it has public samples, the server's are drawn from them and the clients' from the others
+    spec : sizes and label proportions
+    seed : of the run
+
+    Raises
+    ------
+    InputError : for impossible specs (see `fedauto_core.data.partition.class_counts`)
     """
     rng = stream(seed, "partition")
     labels = dataset.y_train.cpu().numpy()

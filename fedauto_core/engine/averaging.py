@@ -100,7 +100,8 @@ class Factor(Averaging):
             lost += float((cross - mean_a @ mean_b).square().sum())
             step += float(moved.square().sum())
             product += float((a @ b + moved).square().sum())
-        return {"residual": _ratio(lost, product), "residual_step": _ratio(lost, step)}
+        wholes = {"residual": product, "residual_step": step}
+        return {name: (lost / whole) ** 0.5 if whole > 0 else 0.0 for name, whole in wholes.items()}
 
     def traffic(self, arrived: int) -> tuple[int, int]:
         """Numbers each client sends and gets per round if `arrived` are heard, for a rule that sends one vector."""
@@ -108,7 +109,6 @@ class Factor(Averaging):
         return size, size
 
     def factor_size(self) -> int:
-        """Numbers in the factors of all layers."""
         return sum(self.lora.rank * (fan_in + n_out) for fan_in, n_out in self.layers.values())
 
     def head_size(self) -> int:
@@ -117,10 +117,6 @@ class Factor(Averaging):
     def _put(self, v: Tensor, blocks: Mapping[str, Tensor]) -> Tensor:
         """Copy of v [M, P] with some parameters replaced."""
         return self.model.flatten(self.model.unflatten(v) | blocks)
-
-
-def _ratio(part: float, whole: float) -> float:
-    return (part / whole) ** 0.5 if whole > 0 else 0.0
 
 
 @dataclass(frozen=True)
@@ -169,11 +165,12 @@ class Residual(Factor):
         if len(v) > 1 and v.stride(0) == 0:  # one vector for all
             return self.local_start(v[:1], round).expand(len(v), -1)
         parts = self.model.unflatten(v)
-        return self._put(v, {_offset(k): parts[_offset(k)] - self._product(parts, k) for k in self.layers})
+        offsets = {f"{k}.offset": parts[f"{k}.offset"] - self._product(parts, k) for k in self.layers}
+        return self._put(v, offsets)
 
     def as_upload(self, theta: Tensor, delta: Tensor) -> Tensor:
         before, after = self.model.unflatten(theta), self.model.unflatten(theta + delta)
-        dense = {_offset(k): self._product(after, k) - self._product(before, k) for k in self.layers}
+        dense = {f"{k}.offset": self._product(after, k) - self._product(before, k) for k in self.layers}
         return self._put(delta, dense | self._unused(delta))
 
     def readable(self, v: Tensor) -> Tensor:
@@ -195,10 +192,6 @@ class Residual(Factor):
     def _unused(self, delta: Tensor) -> dict[str, Tensor]:
         """Blocks of an upload that the rule is not to see."""
         return {}
-
-
-def _offset(layer: str) -> str:
-    return f"{layer}.offset"
 
 
 @dataclass(frozen=True)
@@ -236,13 +229,13 @@ class Truncated(Residual):
         parts = self.model.unflatten(v_next[None])
         blocks: dict[str, Tensor] = {}
         for layer in self.layers:
-            dense = parts[_offset(layer)][0]
+            dense = parts[f"{layer}.offset"][0]
             if dense.any():  # nothing but the start has no singular vectors: it keeps its random A
                 u, s, vh = torch.linalg.svd(dense / self.lora.scale, full_matrices=False)
                 root, r = s.sqrt(), self.lora.rank
                 blocks[f"{layer}.A"] = (u * root)[None, :, :r]
                 blocks[f"{layer}.B"] = (root[:, None] * vh)[None, :r]
-                blocks[_offset(layer)] = self._product(blocks, layer)
+                blocks[f"{layer}.offset"] = self._product(blocks, layer)
         return self._put(v_next[None], blocks)[0]
 
     log, traffic, _unused = Averaging.log, Factor.traffic, Stacked._unused

@@ -47,10 +47,8 @@ class Lane:
         run = self.run
         if run.method.participation in ("server", "pooled"):
             return np.zeros(1, dtype=np.int64)
-        if run.method.participation == "ideal":
-            clients = np.arange(1, run.federation.n_clients + 1)
-        else:
-            clients = 1 + np.flatnonzero(run.trace.arrived[round])
+        ideal = run.method.participation == "ideal"
+        clients = 1 + (np.arange(run.federation.n_clients) if ideal else np.flatnonzero(run.trace.arrived[round]))
         return np.concatenate([[0], clients]) if run.with_server else clients
 
     def batches(self, ids: np.ndarray, draws: np.ndarray) -> np.ndarray:

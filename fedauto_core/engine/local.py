@@ -7,7 +7,6 @@ to rounding: "stacked" trains chunks of models together (batched matrix products
 import ctypes
 import sys
 from collections.abc import Callable, Collection, Iterator
-from functools import partial
 
 import numpy as np
 import torch
@@ -52,18 +51,27 @@ def local_updates(
     Raises InputError on shapes that do not fit, no step, an empty batch or an unknown backend.
     """
     batches = torch.as_tensor(batches, device=x.device)
-    _check(start, batches, backend)
+    require_known("backend", backend, BACKENDS)
+    require(
+        batches.ndim == 3 and start.ndim == 2 and len(batches) == len(start),
+        f"batches of shape {tuple(batches.shape)} for start of shape {tuple(start.shape)}",
+        allowed="batches [M, E, B] and start [M, P] with the same M",
+        remedy="give every participant its own row of minibatches",
+    )
+    for name, size in zip(("local steps", "batch size"), batches.shape[1:], strict=True):
+        require_number(name, size, low=1, strict=False, whole=True)
     lr, prox = (torch.as_tensor(v, dtype=start.dtype, device=start.device).expand(len(start)) for v in (lr, prox))
     linear = None if linear is None else linear.expand_as(start)
     reference = start if reference is None else reference.expand_as(start)
     size = chunk_size(model, start.device, backend)
     held = model.frozen.union(frozen)
     by_hand = model.dense_chain and size > 1 and not held
-    sgd = _dense_chain_sgd if by_hand else partial(_autograd_sgd, held=held)
+    sgd, leaves = (_dense_chain_sgd, set()) if by_hand else (_autograd_sgd, model.shapes.keys() - held)
 
     deltas = torch.empty(start.shape, dtype=start.dtype, device=start.device)
     for rows in _chunks(len(start), size):
-        weights = {name: part.clone() for name, part in model.unflatten(start[rows]).items()}
+        parts = model.unflatten(start[rows]).items()
+        weights = {name: part.clone().requires_grad_(name in leaves) for name, part in parts}
         gamma, mu = lr[rows, None], prox[rows, None]
         # One step is w <- w - gamma (grad F + linear + mu (w - reference)) = shrink * w + shift - gamma grad F.
         affine: Affine = {}
@@ -78,19 +86,11 @@ def local_updates(
 
 
 def _autograd_sgd(
-    model: Model,
-    weights: dict[str, Tensor],
-    x: Tensor,
-    y: Tensor,
-    batches: Tensor,
-    lr: Tensor,
-    affine: Affine,
-    *,
-    held: Collection[str],
+    model: Model, weights: dict[str, Tensor], x: Tensor, y: Tensor, batches: Tensor, lr: Tensor, affine: Affine
 ) -> None:
-    """The steps of one chunk, in place on `weights`: separate leaves, because slices of one flat leaf would make
-    autograd allocate a full-size zero gradient each."""
-    leaves = [part.requires_grad_() for name, part in weights.items() if name not in held]
+    """The steps of one chunk, in place on those of `weights` that require a gradient: separate leaves, because slices
+    of one flat leaf would make autograd allocate a full-size zero gradient each."""
+    leaves = [part for part in weights.values() if part.requires_grad]
     models, steps, batch = batches.shape
     # The step size is part of the loss, so models with different step sizes still share one update.
     scale = (lr / batch).repeat_interleave(batch)
@@ -152,7 +152,7 @@ def predict(model: Model, theta: Tensor, x: Tensor, chunk: int = 100) -> Tensor:
 
 def in_chunks(function: Callable[[Tensor], Tensor], x: Tensor, chunk: int = 100) -> Tensor:
     """function(x) for a function of images x [n, ...] that treats each by itself, `chunk` images at a time."""
-    return torch.cat([function(x[rows]) for rows in _chunks(len(x), chunk)])
+    return torch.cat([function(part) for part in x.split(chunk)])
 
 
 def chunk_size(model: Model, device: torch.device, backend: str = "auto") -> int:
@@ -173,16 +173,4 @@ def prepare_worker(threads: int = 1) -> None:
 
 
 def _chunks(n: int, size: int) -> Iterator[slice]:
-    return (slice(first, min(first + size, n)) for first in range(0, n, size))
-
-
-def _check(start: Tensor, batches: Tensor, backend: str) -> None:
-    require_known("backend", backend, BACKENDS)
-    require(
-        batches.ndim == 3 and start.ndim == 2 and len(batches) == len(start),
-        f"batches of shape {tuple(batches.shape)} for start of shape {tuple(start.shape)}",
-        allowed="batches [M, E, B] and start [M, P] with the same M",
-        remedy="give every participant its own row of minibatches",
-    )
-    for name, size in zip(("local steps", "batch size"), batches.shape[1:], strict=True):
-        require_number(name, size, low=1, strict=False, whole=True)
+    return (slice(first, first + size) for first in range(0, n, size))

@@ -48,15 +48,14 @@ class Published(NamedTuple):
     load: Callable[[Path | None], Mapping[str, Tensor]]
 
 
-_CIFAR10_CLASSES = 10
 PUBLISHED: Mapping[str, Mapping[str, Published]] = {
-    IMAGENET: {
-        "softmax": Published((LAST_CHANNELS, 1, 1), _CIFAR10_CLASSES, MOBILENET_V2, lambda cache: {}),
+    IMAGENET: {  # for the 10 classes of CIFAR-10
+        "softmax": Published((LAST_CHANNELS, 1, 1), 10, MOBILENET_V2, lambda data: {}),
         "mobilenet_stage": Published(
-            TRUNK_SHAPE, _CIFAR10_CLASSES, MOBILENET_V2, lambda cache: stage_parameters(load_mobilenet_v2(cache))
+            TRUNK_SHAPE, 10, MOBILENET_V2, lambda data: stage_parameters(load_mobilenet_v2(data))
         ),
         "mobilenet_v2": Published(
-            (3, 32, 32), _CIFAR10_CLASSES, MOBILENET_V2, lambda cache: network_parameters(load_mobilenet_v2(cache))
+            (3, 32, 32), 10, MOBILENET_V2, lambda data: network_parameters(load_mobilenet_v2(data))
         ),
     },
     SENTENCE_TRANSFORMERS: {"minilm": Published((1, 1, TOKENS), len(REVIEW_CLASSES), MINILM, minilm_parameters)},
@@ -71,6 +70,16 @@ class Pretraining:
     Or, with source = IMAGENET and epochs = 0, published weights, untrained here: "mobilenet_v2" for the dataset
     "cifar10_imagenet", "mobilenet_stage" for "cifar10_mobilenetv2_stage", "softmax" (of which nothing but the fresh
     head is left) for "cifar10_mobilenetv2". With source = SENTENCE_TRANSFORMERS: "minilm" for "movie_reviews".
+
+    Parameters
+    ----------
+    model : one of `ARCHITECTURES`
+    source : one of `DATASETS`, IMAGENET or SENTENCE_TRANSFORMERS
+    epochs : passes over the training images, or 0
+    lr : first step size; it falls to 0 along half a cosine
+    batch : minibatch size
+    momentum : of heavy-ball SGD, in [0, 1)
+    seed : of the initial weights and the minibatches
     """
 
     model: str
@@ -130,7 +139,10 @@ def pretrained(description: Pretraining, cache: Path | None = None) -> Tensor:
     weights of another model, or asked to be trained, or that are neither cached nor obtainable.
     """
     if description.source in PUBLISHED:
-        return _published_start(description, cache)
+        published = _published(description)
+        model = build_model(description.model, published.input_shape, published.n_classes)
+        parts = published.load(cache)  # the head is zeros, which `with_fresh_head` replaces
+        return torch.cat([parts.get(name, torch.zeros(shape)).flatten() for name, shape in model.shapes.items()])
     folder = cache_folder(cache) / "checkpoints"
     path = folder / f"{description.model}-{description.source}-{checkpoint_key(description)[:24]}.npy.sha256"
     fresh = os.environ.get("FEDAUTO_FRESH") == "1"
@@ -155,14 +167,6 @@ def _published(description: Pretraining) -> Published:
     return known[description.model]
 
 
-def _published_start(description: Pretraining, cache: Path | None) -> Tensor:
-    """The official weights under a head of zeros, which `with_fresh_head` replaces."""
-    published = _published(description)
-    model = build_model(description.model, published.input_shape, published.n_classes)
-    parts = published.load(cache)
-    return torch.cat([parts.get(name, torch.zeros(shape)).flatten() for name, shape in model.shapes.items()])
-
-
 def checkpoint_key(description: Pretraining) -> str:
     """SHA-256 of all that determines a checkpoint: description, data, the code that trains, the versions of torch and
     NumPy, and the number of threads, which decides the order of the sums. InputError for an unknown source, or
@@ -170,7 +174,7 @@ def checkpoint_key(description: Pretraining) -> str:
     environment = [torch.__version__, np.__version__, torch.get_num_threads()]
     published = description.source in PUBLISHED
     content = dict(_published(description).files.sha256) if published else dataset_sha256(description.source)
-    identity = [asdict(description), content, code_hash([__name__]), environment]
+    identity = [asdict(description), content, code_hash([__name__], wording=False), environment]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 

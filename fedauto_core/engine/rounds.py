@@ -1,7 +1,7 @@
 """The round loop: broadcast, local work, network, aggregate, evaluate -> `History`.
 
 Many runs (methods x seeds x scenarios) go through the rounds in lockstep, so that one stack holds the local models of
-all of them. A lost upload is never trained: no method's state may depend on it (rule R3), so leaving it out is exact.
+all of them. A lost upload is never trained: no method's state may depend on it, so leaving it out is exact.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fedauto_core.data.dataset import Dataset
 from fedauto_core.errors import require, require_number
 from fedauto_core.methods.base import Arrivals
 from fedauto_core.models.model import Model
@@ -57,62 +56,30 @@ def _blocks(lanes: Sequence[Lane], schedule: Schedule, round: int) -> Iterator[l
 class LocalProblems:
     """What M participants minimise, one row each: F_j(w) + <linear_j, w> + prox_j / 2 ||w - reference_j||^2.
 
-    start: [M, P]; linear, reference: [M, P], or None where no participant has such a term; prox, lr: [M];
+    start: [M, P]; terms: lr and prox [M] and, where anyone has such a term, linear and reference [M, P];
     batches: int64 [M, E, B], indices into the training data; steps: [M], how many of the E each takes.
     """
 
     start: Tensor
-    linear: Tensor | None
-    prox: Tensor
-    reference: Tensor | None
+    terms: Mapping[str, Tensor]
     batches: np.ndarray
-    lr: Tensor
     steps: np.ndarray
 
-    @classmethod
-    def of(cls, averaging: Averaging, round: int, tasks: Sequence[Task], draws: Draws) -> LocalProblems:
-        """Those of everyone who is heard in `tasks`, at least one in each."""
-        work = [task.lane.run.method.local_work(task.lane.state, task.lane.w, task.ids) for task in tasks]
-        start = torch.cat([averaging.local_start(part.start, round) for part in work])
 
-        def per_model(values: list[float]) -> Tensor:
-            each = np.repeat(values, [len(task.ids) for task in tasks])
-            return torch.tensor(each, dtype=start.dtype, device=start.device)
-
-        linear = reference = None
-        if any(part.linear is not None for part in work):
-            linear = torch.cat([torch.zeros_like(p.start) if p.linear is None else p.linear for p in work])
-        if any(part.prox for part in work):
-            broadcast = torch.cat([task.lane.w.expand(len(task.ids), -1) for task in tasks])
-            reference = averaging.local_start(broadcast, round)
-        return cls(
-            start=start,
-            linear=linear,
-            prox=per_model([part.prox for part in work]),
-            reference=reference,
-            batches=np.concatenate([task.lane.batches(task.ids, draws[task.lane.run.seed]) for task in tasks]),
-            lr=per_model([task.lane.run.lr for task in tasks]),
-            steps=np.concatenate([task.steps for task in tasks]),
-        )
-
-    def deltas(self, averaging: Averaging, round: int, dataset: Dataset) -> Tensor:
-        """What local work moves each of them by, [M, P]: one stack for each number of steps."""
-        deltas = torch.empty_like(self.start)
-        for count in np.unique(self.steps):
-            rows = np.flatnonzero(self.steps == count) if (self.steps != count).any() else slice(None)
-            deltas[rows] = local_updates(
-                averaging.model,
-                self.start[rows],
-                dataset.x_train,
-                dataset.y_train,
-                self.batches[rows, :count],
-                self.lr[rows],
-                linear=None if self.linear is None else self.linear[rows],
-                prox=self.prox[rows],
-                reference=None if self.reference is None else self.reference[rows],
-                frozen=averaging.held(round),
-            )
-        return deltas
+def _problems(averaging: Averaging, round: int, tasks: Sequence[Task], draws: Draws) -> LocalProblems:
+    """Those of everyone who is heard in `tasks`, at least one in each."""
+    work = [task.lane.run.method.local_work(task.lane.state, task.lane.w, task.ids) for task in tasks]
+    heard = [len(task.ids) for task in tasks]
+    start = torch.cat([averaging.local_start(part.start, round) for part in work])
+    numbers = {"lr": [task.lane.run.lr for task in tasks], "prox": [part.prox for part in work]}
+    terms = {name: start.new_tensor(np.repeat(values, heard)) for name, values in numbers.items()}
+    if any(part.linear is not None for part in work):
+        terms["linear"] = torch.cat([torch.zeros_like(p.start) if p.linear is None else p.linear for p in work])
+    if any(part.prox for part in work):
+        broadcast = torch.cat([task.lane.w.expand(len(task.ids), -1) for task in tasks])
+        terms["reference"] = averaging.local_start(broadcast, round)
+    batches = np.concatenate([task.lane.batches(task.ids, draws[task.lane.run.seed]) for task in tasks])
+    return LocalProblems(start, terms, batches, np.concatenate([task.steps for task in tasks]))
 
 
 def uploads(averaging: Averaging, round: int, block: Sequence[Task], draws: Draws) -> list[Tensor]:
@@ -122,11 +89,17 @@ def uploads(averaging: Averaging, round: int, block: Sequence[Task], draws: Draw
     if not busy:
         return [nothing] * len(block)
     # 1. Broadcast: each participant gets its run's model, and what its method would have it minimise.
-    problems = LocalProblems.of(averaging, round, busy, draws)
-    # 2. Local work: E steps, or as many as a deadline allows.
-    deltas = problems.deltas(averaging, round, busy[0].lane.run.federation.dataset)
-    # 3. Network: that they are heard is settled (`Lane.heard`); they send what the rule averages.
-    rows = iter(averaging.as_upload(problems.start, deltas).split([len(task.ids) for task in busy]))
+    local = _problems(averaging, round, busy, draws)
+    # 2. Local work: E steps, or as many as a deadline allows; one stack for each number of steps.
+    dataset, held = busy[0].lane.run.federation.dataset, averaging.held(round)
+    deltas = torch.empty_like(local.start)
+    for count in np.unique(local.steps):
+        rows = np.flatnonzero(local.steps == count) if (local.steps != count).any() else slice(None)
+        terms = {name: term[rows] for name, term in local.terms.items()}
+        data = dataset.x_train, dataset.y_train, local.batches[rows, :count]
+        deltas[rows] = local_updates(averaging.model, local.start[rows], *data, **terms, frozen=held)
+    # 3. Network: that they are heard is settled (`Lane.heard`); they send what the method averages.
+    rows = iter(averaging.as_upload(local.start, deltas).split([len(task.ids) for task in busy]))
     return [next(rows) if len(task.ids) else nothing for task in block]
 
 
@@ -143,11 +116,8 @@ def _evaluate(averaging: Averaging, lanes: Sequence[Lane], schedule: Schedule) -
         right = (logits.argmax(dim=-1) == y).to(x.dtype)
         recall = (right @ one_hot) / one_hot.sum(dim=0)
         loss = functional.cross_entropy(logits.transpose(1, 2), y.expand(len(right), -1), reduction="none").mean(dim=1)
-        columns = (right.mean(dim=1), recall.min(dim=1).values, loss)
-        rows += [
-            {"accuracy": a, "worst_class": w, "loss": e}
-            for a, w, e in zip(*(column.tolist() for column in columns), strict=True)
-        ]
+        scores = torch.stack((right.mean(dim=1), recall.min(dim=1).values, loss), dim=1)
+        rows += [dict(zip(("accuracy", "worst_class", "loss"), score, strict=True)) for score in scores.tolist()]
     return rows
 
 
@@ -185,12 +155,22 @@ def _check(model: Model, runs: Sequence[Run], schedule: Schedule) -> None:
 
 
 def simulate(averaging: Model | Averaging, runs: Sequence[Run], schedule: Schedule) -> History:
-    """Run all `runs` in lockstep through `schedule.rounds` rounds.
+    """Run all `runs` in lockstep. Participant j draws the same minibatches in round r under every method of the same
+    seed (common random numbers).
 
-    averaging: the model, all of whose parameters are fine-tuned, or what is averaged instead (`engine.averaging`).
+    Parameters
+    ----------
+    averaging : the model, all of whose parameters are fine-tuned, or what is averaged instead (`engine.averaging`)
+    runs : on one dataset
+    schedule : of all of them
 
-    Participant j draws the same minibatches in round r under every method of the same seed (common random numbers).
-    Raises InputError for traces, starts or datasets that do not fit together.
+    Returns
+    -------
+    History : accuracy and losses of every evaluation, and what happened in every round
+
+    Raises
+    ------
+    InputError : for traces, starts or datasets that do not fit together
     """
     averaging = Averaging(averaging) if isinstance(averaging, Model) else averaging
     _check(averaging.model, runs, schedule)
@@ -205,7 +185,7 @@ def simulate(averaging: Model | Averaging, runs: Sequence[Run], schedule: Schedu
         for block in _blocks(lanes, schedule, r):
             # 1. Broadcast, 2. local work, 3. network: `uploads`, of those who will be heard.
             for task, deltas in zip(block, uploads(averaging, r, block, draws), strict=True):
-                # 4. Aggregate: the rule steps to the next model, unless that is a sign of divergence.
+                # 4. Aggregate: the method steps to the next model, unless that is a sign of divergence.
                 log = task.lane.step(Arrivals(r, task.ids, deltas, task.steps))
                 rounds.append({"run": position[id(task.lane)], "round": r + 1} | log)
         # 5. Evaluate the models of all runs on the test images.

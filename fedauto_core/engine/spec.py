@@ -13,10 +13,18 @@ from fedauto_core.network import Trace
 
 @dataclass(frozen=True)
 class Run:
-    """One method on one federation under one trace. label names it in the results; w0: start, shape [P], of the vectors
-    that the rule averages (`engine.averaging`).
+    """One method on one federation under one trace.
 
-    epsilon: privacy of the label histograms that clients report (`fedauto_core.data.federation.reported`); inf: exact.
+    Parameters
+    ----------
+    label : its name in the results
+    method : the rule
+    federation, trace : whose data, and who is heard in which round
+    w0 : start [P] of the vectors that the rule averages (`engine.averaging`)
+    seed : of the minibatches and of all that the method draws
+    lr : local step size
+    with_server : whether the server takes part with its public data
+    epsilon : privacy of the label histograms that clients report (`data.federation.reported`); inf: exact
     """
 
     label: str
@@ -32,11 +40,21 @@ class Run:
 
 @dataclass(frozen=True)
 class Schedule:
-    """rounds T, local steps E, minibatch size B, rounds between evaluations.
+    """How long, and with which minibatches.
 
-    least_steps: clients take between this many and E steps, drawn anew in every round (a deadline cuts slow ones
-    short); 0: always E. test: first and one past the last test image that is used (None: all); tuning and results use
-    different ones.
+    Parameters
+    ----------
+    rounds : T
+    steps : local steps E
+    batch : minibatch size B
+    evaluate_every : rounds between evaluations
+    test : first and one past the last test image that is used (None: all); tuning and results use different ones
+    least_steps : clients take between this many and E steps, drawn anew in every round (a deadline cuts slow ones
+        short); 0: always E
+
+    Raises
+    ------
+    InputError : for a number out of range
     """
 
     rounds: int

@@ -31,7 +31,7 @@ NETWORK = "fedauto_core.network"
 @functools.cache
 def cell_code(method: str) -> str:
     """SHA-256 of the code that can change the numbers of a cell, given the trace; method: the module of its class."""
-    return code_hash(["fedauto_core.experiments.unit", method], without=[NETWORK])
+    return code_hash(["fedauto_core.experiments.unit", method], without=[NETWORK], wording=False)
 
 
 def unit_key(unit: Experiment, traces: Iterable[str]) -> str:
@@ -93,7 +93,7 @@ def _texts(value: object) -> Iterator[str]:
 
 @functools.cache
 def _trace_code() -> str:
-    return code_hash(["fedauto_core.data.federation", NETWORK])
+    return code_hash(["fedauto_core.data.federation", NETWORK], wording=False)
 
 
 def _read(path: Path) -> str | None:

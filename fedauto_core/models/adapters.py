@@ -3,8 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import partial
-from math import prod, sqrt
+from math import sqrt
 from typing import NamedTuple
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from fedauto_core.errors import require, require_number
 
-from .architectures import Parameter, Step, run_steps
+from .architectures import Parameter, Step, matrix_shape, run_steps
 from .layers import LowRank, Weights
 from .model import Model, head_of
 
@@ -22,8 +21,15 @@ class LoRA:
     """Low-rank adaptation (Hu et al. 2022): weights W + (alpha / rank) A B with trainable A and B, and a trainable
     classifier ("head.*"); everything else is frozen.
 
-    targets: patterns (`fnmatch`) of the layers that are adapted, as in "layer3.qkv" or "layer3.*"; dense layers and
-    convolutions are, norms are passed over.
+    Parameters
+    ----------
+    rank : r, columns of A and rows of B
+    alpha : numerator of the scale
+    targets : patterns (`fnmatch`) of the dense layers and convolutions that are adapted, as in "layer3.qkv", "layer3.*"
+
+    Raises
+    ------
+    InputError : for a rank or an alpha that is not positive
     """
 
     rank: int
@@ -39,20 +45,15 @@ class LoRA:
         return self.alpha / self.rank
 
 
-def _matrix_shape(shape: tuple[int, ...]) -> tuple[int, int] | None:
-    """(fan_in, n_out) of a dense weight [n_in, n_out] or a kernel [n_out, n_in, k, k]; None for anything else."""
-    return shape if len(shape) == 2 else (prod(shape[1:]), shape[0]) if len(shape) == 4 else None
-
-
 def adapted_layers(model: Model, lora: LoRA) -> dict[str, tuple[int, int]]:
     """Layer -> (fan_in, n_out) of the layers that `lora` adapts, in the model's order.
 
     InputError if a pattern fits no layer (lists those that exist), or the rank exceeds the smaller dimension of one.
     """
     layers = {
-        name.removesuffix(".weight"): matrix
+        name.removesuffix(".weight"): matrix_shape(shape)
         for name, shape in model.shapes.items()
-        if name.endswith(".weight") and not name.startswith("head.") and (matrix := _matrix_shape(shape))
+        if name.endswith(".weight") and not name.startswith("head.") and len(shape) in (2, 4)
     }
     for pattern in lora.targets:
         require(
@@ -78,7 +79,7 @@ class Adapted(NamedTuple):
 
     model: parameters "<layer>.A" [fan_in, r], "<layer>.B" [r, n_out] of each adapted layer, then the head's, then,
     where asked for, "<layer>.offset" [fan_in, n_out], which is never trained. Its inputs are what `trunk` gives, not
-    `input_shape`, that of the images.
+    `input_shape`, that of the images. trunk: inputs [n, ...] -> activations [n, ...] of the frozen steps.
     layers: adapted layer -> (fan_in, n_out); n_frozen: steps that `trunk` runs.
     """
 
@@ -97,16 +98,28 @@ def adapt(model: Model, theta: Tensor, lora: LoRA, *, offsets: bool = False) -> 
     layers = adapted_layers(model, lora)
     frozen = {n: part.clone() for n, part in model.unflatten(theta[None]).items() if not n.startswith("head.")}
     n_frozen = _first_trained(model, layers)
+    factors: dict[str, Parameter] = {}
+    for layer, (fan_in, n_out) in layers.items():
+        factors[f"{layer}.A"] = Parameter((fan_in, lora.rank), sqrt(1 / (3 * fan_in)))
+        factors[f"{layer}.B"] = Parameter((lora.rank, n_out), 0.0)
     offset = {f"{layer}.offset": Parameter(matrix, 0.0) for layer, matrix in layers.items()} if offsets else {}
-    network = Model(
-        f"{model.name}-lora",
-        model.input_shape,
-        model.n_classes,
-        _factors(layers, lora.rank) | head_of(model.parameters) | offset,
-        (Step(("",), lambda p, x: run_steps(model.steps[n_frozen:], _merged(frozen, layers, lora.scale, p), x)),),
-        frozen=frozenset(offset),
-    )
-    return Adapted(network, partial(_trunk, model.steps[:n_frozen], frozen), layers, n_frozen)
+    parameters = factors | head_of(model.parameters) | offset
+
+    def low_rank(p: Weights, layer: str) -> LowRank:
+        weight, a, b = frozen[f"{layer}.weight"], p[f"{layer}.A"], p[f"{layer}.B"]
+        return LowRank(weight, a, b, lora.scale, p.get(f"{layer}.offset"))
+
+    def forward(p: Weights, x: Tensor) -> Tensor:
+        merged = frozen | {f"{layer}.weight": low_rank(p, layer) for layer in layers} | head_of(p)
+        return run_steps(model.steps[n_frozen:], merged, x)
+
+    @torch.no_grad()
+    def trunk(x: Tensor) -> Tensor:
+        return run_steps(model.steps[:n_frozen], frozen, x[None])[0]
+
+    name, steps = f"{model.name}-lora", (Step(("",), forward),)
+    network = Model(name, model.input_shape, model.n_classes, parameters, steps, frozen=frozenset(offset))
+    return Adapted(network, trunk, layers, n_frozen)
 
 
 def _first_trained(model: Model, layers: Iterable[str]) -> int:
@@ -114,26 +127,3 @@ def _first_trained(model: Model, layers: Iterable[str]) -> int:
     touched = (*(f"{layer}." for layer in layers), "head.")
     names = [name for name in model.parameters if name.startswith(touched)]
     return next(i for i, step in enumerate(model.steps) if any(name.startswith(step.prefixes) for name in names))
-
-
-def _factors(layers: Mapping[str, tuple[int, int]], rank: int) -> dict[str, Parameter]:
-    factors: dict[str, Parameter] = {}
-    for layer, (fan_in, n_out) in layers.items():
-        factors[f"{layer}.A"] = Parameter((fan_in, rank), sqrt(1 / (3 * fan_in)))
-        factors[f"{layer}.B"] = Parameter((rank, n_out), 0.0)
-    return factors
-
-
-def _merged(frozen: Mapping[str, Tensor], layers: Iterable[str], scale: float, p: Mapping[str, Tensor]) -> Weights:
-    """The base model's weights with W + scale A B + offset in place of each adapted W, and the head of p."""
-    adapted = {
-        f"{k}.weight": LowRank(frozen[f"{k}.weight"], p[f"{k}.A"], p[f"{k}.B"], scale, p.get(f"{k}.offset"))
-        for k in layers
-    }
-    return {**frozen, **adapted, **head_of(p)}
-
-
-@torch.no_grad()
-def _trunk(steps: Iterable[Step], frozen: Mapping[str, Tensor], x: Tensor) -> Tensor:
-    """Activations [n, ...] that the frozen steps give for inputs x [n, ...]."""
-    return run_steps(steps, frozen, x[None])[0]

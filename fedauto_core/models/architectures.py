@@ -8,7 +8,7 @@ would corrupt; GroupNorm and LayerNorm have none.
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from math import sqrt
+from math import prod, sqrt
 from typing import NamedTuple
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fedauto_core.models import minilm, mobilenet_stack
 
-from .layers import Weights, attention, conv2d, dense, distinct, group_norm, layer_norm, max_pool
+from .layers import Weights, apply_dense, apply_layer_norm, attention, conv2d, dense, distinct, group_norm, max_pool
 from .mobilenet import LAST_CHANNELS, POOLED_SCALE
 
 CHANNELS_PER_GROUP = 4  # of every GroupNorm
@@ -49,6 +49,11 @@ def run_steps(steps: Iterable[Step], weights: Weights, x: Tensor) -> Tensor:
     return x
 
 
+def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
+    """(fan_in, n_out) of a dense weight [n_in, n_out] or a kernel [n_out, ...]."""
+    return shape if len(shape) == 2 else (prod(shape[1:]), shape[0])
+
+
 Architecture = tuple[dict[str, Parameter], tuple[Step, ...]]
 
 
@@ -69,37 +74,23 @@ def _norm(name: str, width: int) -> dict[str, Parameter]:
     return {f"{name}.scale": Parameter((width,), 0.0, 1.0), f"{name}.shift": Parameter((width,), 0.0)}
 
 
-def _apply_dense(p: Weights, name: str, x: Tensor) -> Tensor:
-    return dense(x, p[f"{name}.weight"], p[f"{name}.bias"])
-
-
-CLASSIFIER = Step(("head.",), lambda p, x: _apply_dense(p, "head", x))
+CLASSIFIER = Step(("head.",), lambda p, x: apply_dense(p, "head", x))
 
 
 def _apply_group_norm(p: Weights, name: str, x: Tensor) -> Tensor:
     return group_norm(x, p[f"{name}.scale"], p[f"{name}.shift"], x.shape[-1] // CHANNELS_PER_GROUP)
 
 
-def _apply_layer_norm(p: Weights, name: str, x: Tensor) -> Tensor:
-    return layer_norm(x, p[f"{name}.scale"], p[f"{name}.shift"])
-
-
 def _softmax(channels: int, side: int, n_classes: int) -> Architecture:
     """Multinomial logistic regression on the pixels."""
-
-    def forward(p: Weights, x: Tensor) -> Tensor:
-        return _apply_dense(p, "head", x.flatten(2))
-
-    return _whole(_dense("head", channels * side * side, n_classes), forward)
+    parameters = _dense("head", channels * side * side, n_classes)
+    return _whole(parameters, lambda p, x: apply_dense(p, "head", x.flatten(2)))
 
 
 def _mlp(channels: int, side: int, n_classes: int) -> Architecture:
     """One hidden layer of 128 ReLUs."""
-
-    def forward(p: Weights, x: Tensor) -> Tensor:
-        return _apply_dense(p, "head", torch.relu(_apply_dense(p, "hidden", x.flatten(2))))
-
-    return _whole(_dense("hidden", channels * side * side, 128, gain=2.0) | _dense("head", 128, n_classes), forward)
+    parameters = _dense("hidden", channels * side * side, 128, gain=2.0) | _dense("head", 128, n_classes)
+    return _whole(parameters, lambda p, x: apply_dense(p, "head", torch.relu(apply_dense(p, "hidden", x.flatten(2)))))
 
 
 def _cnn(channels: int, side: int, n_classes: int) -> Architecture:
@@ -111,7 +102,7 @@ def _cnn(channels: int, side: int, n_classes: int) -> Architecture:
         for layer in ("1", "2"):
             x = max_pool(conv2d(x, p[f"conv{layer}.weight"]))
             x = torch.relu(_apply_group_norm(p, f"norm{layer}", x))
-        return _apply_dense(p, "head", x.flatten(2))
+        return apply_dense(p, "head", x.flatten(2))
 
     final = ((side - 4) // 2 - 4) // 2
     parameters = _conv("conv1", channels, 16, 5) | _norm("norm1", 16) | _conv("conv2", 16, 32, 5) | _norm("norm2", 32)
@@ -127,7 +118,7 @@ def _cnn_small(channels: int, side: int, n_classes: int) -> Architecture:
         for layer in ("1", "2"):
             x = conv2d(x, p[f"conv{layer}.weight"], stride=2, padding=1)
             x = torch.relu(_apply_group_norm(p, f"norm{layer}", x))
-        return _apply_dense(p, "head", x.permute(0, 2, 3, 4, 1).flatten(1, 3).mT)  # the batch stays innermost
+        return apply_dense(p, "head", x.permute(0, 2, 3, 4, 1).flatten(1, 3).mT)  # the batch stays innermost
 
     final = (side + 3) // 4
     parameters = _conv("conv1", channels, 8, 3) | _norm("norm1", 8) | _conv("conv2", 8, 16, 3) | _norm("norm2", 16)
@@ -148,18 +139,14 @@ def _resnet(blocks: int, channels: int, side: int, n_classes: int) -> Architectu
     def conv_norm(p: Weights, name: str, x: Tensor, stride: int = 1) -> Tensor:
         return _apply_group_norm(p, f"{name}.norm", conv2d(x, p[f"{name}.weight"], stride=stride, padding=1))
 
-    def stem(p: Weights, x: Tensor) -> Tensor:
-        return torch.relu(conv_norm(p, "stem", x.permute(0, 1, 3, 4, 2)))
-
     def block(name: str, stride: int, p: Weights, x: Tensor) -> Tensor:
         skip = conv2d(x, p[f"{name}.skip.weight"], stride=stride) if stride > 1 else x
         return torch.relu(skip + conv_norm(p, f"{name}.b", torch.relu(conv_norm(p, f"{name}.a", x, stride))))
 
-    def classify(p: Weights, x: Tensor) -> Tensor:
-        return _apply_dense(p, "head", x.mean(dim=(2, 3)))
-
+    first = Step(("stem.",), lambda p, x: torch.relu(conv_norm(p, "stem", x.permute(0, 1, 3, 4, 2))))
     middle = (Step((f"{name}.",), partial(block, name, stride)) for name, _, stride in chain)
-    return parameters | _dense("head", 64, n_classes), (Step(("stem.",), stem), *middle, Step(("head.",), classify))
+    last = Step(("head.",), lambda p, x: apply_dense(p, "head", x.mean(dim=(2, 3))))
+    return parameters | _dense("head", 64, n_classes), (first, *middle, last)
 
 
 def _vit(channels: int, side: int, n_classes: int) -> Architecture:
@@ -174,25 +161,21 @@ def _vit(channels: int, side: int, n_classes: int) -> Architecture:
         parameters |= _norm(f"{name}.norm2", d) | _dense(f"{name}.up", d, 2 * d, 2.0) | _dense(f"{name}.down", 2 * d, d)
     parameters |= _norm("norm", d) | _dense("head", d, n_classes)
 
-    def tokenwise(p: Weights, name: str, x: Tensor) -> Tensor:
-        return _apply_dense(p, name, x.flatten(1, 2)).unflatten(1, x.shape[1:3])
-
     def embed(p: Weights, x: Tensor) -> Tensor:
         patches = distinct(x).unfold(3, patch, patch).unfold(4, patch, patch)  # [M, B, channels, 4, 4, patch, patch]
         tokens = patches.permute(0, 1, 3, 4, 2, 5, 6).flatten(4).flatten(2, 3)
-        return tokenwise(p, "embed", tokens.expand(len(x), -1, -1, -1)) + p["position"][:, None]
+        return apply_dense(p, "embed", tokens.expand(len(x), -1, -1, -1)) + p["position"][:, None]
 
     def transform(name: str, p: Weights, x: Tensor) -> Tensor:
-        q, k, v = tokenwise(p, f"{name}.qkv", _apply_layer_norm(p, f"{name}.norm1", x)).chunk(3, dim=-1)
-        x = x + tokenwise(p, f"{name}.out", attention(q, k, v, VIT_HEADS))
-        hidden = torch.relu(tokenwise(p, f"{name}.up", _apply_layer_norm(p, f"{name}.norm2", x)))
-        return x + tokenwise(p, f"{name}.down", hidden)
+        q, k, v = apply_dense(p, f"{name}.qkv", apply_layer_norm(p, f"{name}.norm1", x)).chunk(3, dim=-1)
+        x = x + apply_dense(p, f"{name}.out", attention(q, k, v, VIT_HEADS))
+        hidden = torch.relu(apply_dense(p, f"{name}.up", apply_layer_norm(p, f"{name}.norm2", x)))
+        return x + apply_dense(p, f"{name}.down", hidden)
 
-    def classify(p: Weights, x: Tensor) -> Tensor:
-        return _apply_dense(p, "head", _apply_layer_norm(p, "norm", x).mean(dim=2))
-
-    layers = (Step((f"layer{i}.",), partial(transform, f"layer{i}")) for i in range(VIT_LAYERS))
-    return parameters, (Step(("embed.", "position"), embed), *layers, Step(("norm.", "head."), classify))
+    first = Step(("embed.", "position"), embed)
+    middle = (Step((f"layer{i}.",), partial(transform, f"layer{i}")) for i in range(VIT_LAYERS))
+    last = Step(("norm.", "head."), lambda p, x: apply_dense(p, "head", apply_layer_norm(p, "norm", x).mean(dim=2)))
+    return parameters, (first, *middle, last)
 
 
 def _mobilenet_stage(channels: int, side: int, n_classes: int) -> Architecture:
@@ -215,9 +198,9 @@ def _mobilenet_v2(channels: int, side: int, n_classes: int) -> Architecture:
     """The whole MobileNetV2 for small images, which it enlarges: see `mobilenet_stack`."""
     parameters: dict[str, Parameter] = {}
     for layer in mobilenet_stack.layers(channels):
-        gain = 1 if layer.linear else 2
-        parameters[f"{layer.name}.weight"] = Parameter(layer.shape, sqrt(gain / layer.fan_in))
-        parameters |= _norm(layer.name, layer.n_out)
+        fan_in, n_out = matrix_shape(layer.shape)
+        parameters[f"{layer.name}.weight"] = Parameter(layer.shape, sqrt((1 if layer.linear else 2) / fan_in))
+        parameters |= _norm(layer.name, n_out)
     steps = (Step((f"{name}.",), apply) for name, apply in mobilenet_stack.STEPS)
     return parameters | _dense("head", LAST_CHANNELS, n_classes), (*steps, CLASSIFIER)
 

@@ -7,6 +7,7 @@ batch: either way a convolution is a few batched matrix products.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -39,7 +40,9 @@ Weights = Mapping[str, Weight]  # parameter name -> [M, *shape], or [1, *shape] 
 
 
 def dense(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
-    """x [M, B, n_in], weight [M, n_in, n_out], bias [M, n_out] -> [M, B, n_out]; [1, ...]: one weight for all."""
+    """x [M, ..., n_in], weight [M, n_in, n_out], bias [M, n_out] -> [M, ..., n_out]; [1, ...]: one weight for all."""
+    if x.ndim > 3:
+        return dense(x.flatten(1, -2), weight, bias).unflatten(1, x.shape[1:-1])
     if isinstance(weight, LowRank):
         out = torch.baddbmm(dense(x, weight.weight, bias), x @ weight.a, weight.b, alpha=weight.scale)
         return out if weight.offset is None else torch.baddbmm(out, x, weight.offset)
@@ -55,11 +58,19 @@ def dense(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
     return torch.baddbmm(bias[:, None], x, weight)
 
 
+def apply_dense(p: Weights, name: str, x: Tensor) -> Tensor:
+    """`dense` with the parameters of layer `name`."""
+    return dense(x, p[f"{name}.weight"], p[f"{name}.bias"])
+
+
 def conv2d(x: Tensor, weight: Weight, *, stride: int = 1, padding: int = 0) -> Tensor:
     """Convolution without bias: x [M, B, H, W, C], weight [M, O, C, k, k] -> [M, B, H', W', O]; one weight for all if
     it is [1, ...]."""
-    if isinstance(weight, LowRank):
-        return _low_rank_conv2d(x, weight, stride, padding)
+    if isinstance(weight, LowRank):  # as in PEFT: A is a convolution to r channels, B a 1x1 convolution behind it
+        convolved, window = partial(conv2d, x, stride=stride, padding=padding), weight.weight.shape[2:]
+        out = convolved(weight.weight)
+        out = out + weight.scale * dense(convolved(weight.a.mT.unflatten(2, window)), weight.b)
+        return out if weight.offset is None else out + convolved(weight.offset.mT.unflatten(2, window))
     if len(weight) < len(x):
         return _as_one_batch(x, lambda images: conv2d(images, weight, stride=stride, padding=padding))
     if len(x) == 1:
@@ -79,20 +90,6 @@ def conv2d(x: Tensor, weight: Weight, *, stride: int = 1, padding: int = 0) -> T
     rows = patches.flatten(4).flatten(1, 3)  # [M, B * H' * W', k * k * n_in]
     kernel = weight.permute(0, 4, 3, 2, 1).reshape(models, -1, n_out)
     return torch.bmm(rows.expand(models, -1, -1), kernel).unflatten(1, patches.shape[1:4])
-
-
-def _low_rank_conv2d(x: Tensor, weight: LowRank, stride: int, padding: int) -> Tensor:
-    """As in PEFT: A is a convolution to r channels, B a 1x1 convolution behind it."""
-    window = weight.weight.shape[2:]  # (n_in, k, k)
-
-    def convolved(matrix: Tensor) -> Tensor:
-        kernel = matrix.mT.unflatten(2, window)
-        return conv2d(x, kernel, stride=stride, padding=padding)
-
-    out = conv2d(x, weight.weight, stride=stride, padding=padding)
-    inner = convolved(weight.a)
-    out = out + weight.scale * (inner.flatten(1, 3) @ weight.b).unflatten(1, inner.shape[1:4])
-    return out if weight.offset is None else out + convolved(weight.offset)
 
 
 def depthwise_conv2d(x: Tensor, weight: Tensor, bias: Tensor, *, stride: int = 1) -> Tensor:
@@ -251,6 +248,11 @@ def _group_mean(x: Tensor, groups: int, axis: int) -> Tensor:
 def layer_norm(x: Tensor, scale: Tensor, shift: Tensor, epsilon: float = EPSILON) -> Tensor:
     """Ba et al. (2016): x [M, B, tokens, d] normalised over d; scale, shift [M, d] or [1, d]."""
     return torch.addcmul(shift[:, None, None], F.layer_norm(x, x.shape[-1:], eps=epsilon), scale[:, None, None])
+
+
+def apply_layer_norm(p: Weights, name: str, x: Tensor, epsilon: float = EPSILON) -> Tensor:
+    """`layer_norm` with the parameters of layer `name`."""
+    return layer_norm(x, p[f"{name}.scale"], p[f"{name}.shift"], epsilon)
 
 
 def max_pool(x: Tensor) -> Tensor:

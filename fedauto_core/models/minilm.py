@@ -20,7 +20,7 @@ from fedauto_core.errors import InputError, require
 from fedauto_core.store.files import cache_folder, load_files
 from fedauto_core.store.published import MINILM
 
-from .layers import Weights, attention, dense, distinct, layer_norm
+from .layers import Weights, apply_dense, apply_layer_norm, attention, distinct
 
 VOCABULARY, POSITIONS, TYPES = 30_522, 512, 2
 WIDTH, WIDE, LAYERS, HEADS = 384, 1536, 6, 12
@@ -65,12 +65,7 @@ def shapes(n_tokens: int) -> dict[str, tuple[int, ...]]:
     return result
 
 
-def _tokenwise(p: Weights, name: str, x: Tensor) -> Tensor:
-    return dense(x.flatten(1, 2), p[f"{name}.weight"], p[f"{name}.bias"]).unflatten(1, x.shape[1:3])
-
-
-def _norm(p: Weights, name: str, x: Tensor) -> Tensor:
-    return layer_norm(x, p[f"{name}.scale"], p[f"{name}.shift"], EPSILON)
+_norm = partial(apply_layer_norm, epsilon=EPSILON)
 
 
 def _embed(p: Weights, x: Tensor) -> Tensor:
@@ -86,11 +81,11 @@ def _embed(p: Weights, x: Tensor) -> Tensor:
 def _layer(name: str, p: Weights, x: Tensor) -> Tensor:
     """Post-norm transformer layer with GELU; the queries see tokens, not padding."""
     hidden, mask = x[..., :WIDTH], x[..., WIDTH:]
-    q, k, v = (_tokenwise(p, f"{name}.{part}", hidden) for part in "qkv")
+    q, k, v = (apply_dense(p, f"{name}.{part}", hidden) for part in "qkv")
     mixed = attention(q, k, v, HEADS, mask[..., 0] > 0)
-    hidden = _norm(p, f"{name}.norm1", hidden + _tokenwise(p, f"{name}.out", mixed))
-    wide = F.gelu(_tokenwise(p, f"{name}.up", hidden))
-    hidden = _norm(p, f"{name}.norm2", hidden + _tokenwise(p, f"{name}.down", wide))
+    hidden = _norm(p, f"{name}.norm1", hidden + apply_dense(p, f"{name}.out", mixed))
+    wide = F.gelu(apply_dense(p, f"{name}.up", hidden))
+    hidden = _norm(p, f"{name}.norm2", hidden + apply_dense(p, f"{name}.down", wide))
     return torch.cat([hidden, mask], dim=-1)
 
 

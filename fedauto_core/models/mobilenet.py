@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from fedauto_core.store.arrays import cached_array
 from fedauto_core.store.files import cache_folder, load_files
+from fedauto_core.store.keys import meaning_hash
 from fedauto_core.store.published import MOBILENET_V2
 
 # Table 2 of the paper: expansion, output channels, repetitions, stride of the first repetition.
@@ -139,10 +140,10 @@ def pooled_features(network: MobileNetV2, activations: Tensor) -> Tensor:
 def cached_activations(pixels: np.ndarray, cache: Path | None = None) -> Tensor:
     """`trunk_activations` of the official weights, from the cache's folder "activations" if they are there.
 
-    The key holds pixels, weights, settings, this module's source and the version of torch, so nothing stale is found; a
+    The key holds pixels, weights, settings, this module's code and the version of torch, so nothing stale is found; a
     damaged file is reported on stderr and computed again, and processes that ask at once compute once.
     """
-    parts = [pixels.tobytes(), Path(__file__).read_bytes(), SETTINGS.encode(), torch.__version__.encode()]
+    parts = [pixels.tobytes(), meaning_hash(Path(__file__)).encode(), SETTINGS.encode(), torch.__version__.encode()]
     key = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()[:24]
     path = cache_folder(cache) / "activations" / f"mobilenet_v2-{len(pixels)}-{key}.npy.sha256"
     return torch.from_numpy(cached_array(path, lambda: trunk_activations(load_mobilenet_v2(cache), pixels).numpy()))

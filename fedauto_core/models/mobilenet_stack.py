@@ -7,7 +7,6 @@ convolution is one matrix product.
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from math import prod
 from typing import NamedTuple
 
 import torch
@@ -27,14 +26,6 @@ class Layer(NamedTuple):
     name: str
     shape: tuple[int, ...]
     linear: bool = False
-
-    @property
-    def fan_in(self) -> int:
-        return self.shape[0] if len(self.shape) == 2 else prod(self.shape[1:])
-
-    @property
-    def n_out(self) -> int:
-        return self.shape[1] if len(self.shape) == 2 else self.shape[0]
 
 
 class Block(NamedTuple):
@@ -98,24 +89,20 @@ def _relu6(x: Tensor) -> Tensor:
     return F.relu6(x, inplace=not (x.requires_grad or x.stride(0) == 0))
 
 
-def _pointwise(p: Weights, name: str, x: Tensor) -> Tensor:
-    return dense(x.flatten(1, 3), *_parts(p, name)).unflatten(1, x.shape[1:4])
-
-
 def _stem(p: Weights, x: Tensor) -> Tensor:
     weight, shift = _parts(p, "stem")
     return _relu6(conv2d(enlarged(x), weight, stride=2, padding=1) + shift[:, None, None, None])
 
 
 def _block(block: Block, p: Weights, x: Tensor) -> Tensor:
-    wide = _relu6(_pointwise(p, f"{block.name}.expand", x)) if block.wide > block.n_in else x
+    wide = _relu6(dense(x, *_parts(p, f"{block.name}.expand"))) if block.wide > block.n_in else x
     wide = _relu6(depthwise_conv2d(wide, *_parts(p, f"{block.name}.depthwise"), stride=block.stride))
-    out = _pointwise(p, f"{block.name}.project", wide)
+    out = dense(wide, *_parts(p, f"{block.name}.project"))
     return x + out if block.stride == 1 and block.n_in == block.n_out else out
 
 
 def _last(p: Weights, x: Tensor) -> Tensor:
-    return _relu6(_pointwise(p, "last", x)).mean(dim=(2, 3)) / POOLED_SCALE
+    return _relu6(dense(x, *_parts(p, "last"))).mean(dim=(2, 3)) / POOLED_SCALE
 
 
 STEPS: tuple[tuple[str, Callable[[Weights, Tensor], Tensor]], ...] = (
@@ -129,9 +116,8 @@ STEPS: tuple[tuple[str, Callable[[Weights, Tensor], Tensor]], ...] = (
 def network_parameters(network: MobileNetV2) -> dict[str, Tensor]:
     """`network` as the parameters of model "mobilenet_v2" but its head, by name: the standard deviations of the batch
     norms in the weights, their means in the shifts."""
-    modules = list(network.features.modules())
-    convolutions = [module for module in modules if isinstance(module, nn.Conv2d)]
-    norms = [module for module in modules if isinstance(module, nn.BatchNorm2d)]
+    modules, kinds = list(network.features.modules()), (nn.Conv2d, nn.BatchNorm2d)
+    convolutions, norms = ([module for module in modules if isinstance(module, kind)] for kind in kinds)
     parts = {}
     for layer, conv, norm in zip(layers(convolutions[0].in_channels), convolutions, norms, strict=True):
         deviation = torch.sqrt(norm.running_var + norm.eps)

@@ -1,7 +1,4 @@
-"""A model as a function of flat parameter vectors.
-
-A set of weights is one flat vector theta [P], a stack of them theta [M, P].
-"""
+"""A model as a function of flat parameter vectors: one set of weights is theta [P], a stack of them theta [M, P]."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -52,7 +49,11 @@ class Model:
     def init(self, rng: np.random.Generator) -> Tensor:
         """Random start theta [P], float32: normal weights with variance gain / fan_in (gain 2 before a ReLU, He et al.
         2015, else 1), biases 0, norm scales 1."""
-        return torch.cat([_draw(parameter, rng) for parameter in self.parameters.values()])
+        drawn = [
+            mean + std * rng.standard_normal(prod(shape), dtype=np.float32)
+            for shape, std, mean in self.parameters.values()
+        ]
+        return torch.from_numpy(np.concatenate(drawn))
 
     def unflatten(self, theta: Tensor) -> dict[str, Tensor]:
         """Views name -> [M, *shape] of theta [M, P]."""
@@ -70,18 +71,24 @@ class Model:
         return torch.cat([parts[name].flatten(1) for name in self.shapes], dim=1)
 
 
-def _draw(parameter: Parameter, rng: np.random.Generator) -> Tensor:
-    values = rng.standard_normal(prod(parameter.shape), dtype=np.float32)
-    return torch.from_numpy(parameter.mean + parameter.std * values)
-
-
 def head_of(parts: Mapping[str, T]) -> dict[str, T]:
     """What is held of the classifier ("head.*"), of things by parameter name."""
     return {name: part for name, part in parts.items() if name.startswith("head.")}
 
 
 def build_model(name: str, input_shape: tuple[int, int, int], n_classes: int) -> Model:
-    """Model `name` for images (channels, side, side). InputError lists the names or the sides allowed."""
+    """The model called `name`.
+
+    Parameters
+    ----------
+    name : one of `ARCHITECTURES`
+    input_shape : of one image, (channels, side, side); of a text (1, 1, tokens)
+    n_classes : C >= 2
+
+    Raises
+    ------
+    InputError : lists the names or the sides allowed
+    """
     require_known("model", name, ARCHITECTURES)
     entry = ARCHITECTURES[name]
     suitable = [known for known, other in ARCHITECTURES.items() if other.takes(input_shape)]
@@ -91,8 +98,7 @@ def build_model(name: str, input_shape: tuple[int, int, int], n_classes: int) ->
         allowed=entry.inputs,
         remedy=f"choose a model that takes this shape ({', '.join(suitable) or 'none does'}) or resize the images",
     )
-    require_number(
-        "n_classes", n_classes, low=2, strict=False, whole=True, remedy="pass the dataset's number of classes"
-    )
+    remedy = "pass the dataset's number of classes"
+    require_number("n_classes", n_classes, low=2, strict=False, whole=True, remedy=remedy)
     parameters, steps = entry.build(input_shape[0], input_shape[2], n_classes)
     return Model(name, tuple(input_shape), n_classes, parameters, steps, DENSE_CHAINS.get(name, ()))

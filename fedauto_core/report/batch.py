@@ -1,7 +1,5 @@
 """The batch: every notebook of a profile, one process each, into a report folder. What is done already is skipped."""
 
-from __future__ import annotations
-
 import functools
 import math
 import multiprocessing
@@ -14,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedauto_core.errors import InputError, require
-from fedauto_core.report.folder import REPORTS, clear, log_file, work_folder
-from fedauto_core.report.orders import Order, Outcome
-from fedauto_core.report.overview import write_overview
-from fedauto_core.report.plan import Job, changes, inputs_of, override, read_profile, select
-from fedauto_core.report.sources import NOTEBOOKS, read_notebooks
 from fedauto_core.store.writing import locked, write_atomically
+
+from .folder import REPORTS, clear, log_file, work_folder
+from .orders import Order, Outcome
+from .overview import write_overview
+from .plan import Job, changes, inputs_of, override, read_profile, select
+from .sources import NOTEBOOKS, read_notebooks
 
 BAD_INPUT = 2
 INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
@@ -122,7 +121,7 @@ def _run(plan: Sequence[Job], batch: Batch, pool: Callable[[], Executor]) -> Ite
         for job in ready:
             if job in current:
                 continue
-            if _slots([*running.values(), job], batch) > batch.jobs:
+            if sum(min(other.processes, batch.jobs) for other in (job, *running.values())) > batch.jobs:
                 break  # in order: a notebook that needs several processes must not be overtaken for ever
             running[_submit(pending.pop(job.name), batch, pool)] = job
         if current:
@@ -133,11 +132,6 @@ def _run(plan: Sequence[Job], batch: Batch, pool: Callable[[], Executor]) -> Ite
             ended += 1
             _print_progress(ended, len(plan), outcome.name, outcome.state, outcome.seconds)
             yield outcome
-
-
-def _slots(jobs: Sequence[Job], batch: Batch) -> int:
-    """Processes that these notebooks keep busy."""
-    return sum(min(job.processes, batch.jobs) for job in jobs)
 
 
 def _done(job: Job, batch: Batch) -> bool:
@@ -166,7 +160,7 @@ def _submit(job: Job, batch: Batch, pool: Callable[[], Executor]) -> Future:
     if job.notebook.problem:
         future.set_exception(job.notebook.problem)
         return future
-    from fedauto_core.report.worker import run_notebook  # a second of imports that a report without work does not need
+    from .worker import run_notebook  # a second of imports that a report without work does not need
 
     executor = pool()
     try:
@@ -224,7 +218,7 @@ def _executor(jobs: int, scheduler: str | None) -> Iterator[Executor]:
         with _cluster(scheduler) as executor:
             yield executor
         return
-    from fedauto_core.report.worker import follow
+    from .worker import follow
 
     context = multiprocessing.get_context("spawn")  # a forked copy of a process with threads can hang
     follower, leader = context.Pipe(duplex=False)
@@ -289,7 +283,7 @@ def _print_plan(plan: Sequence[Job], batch: Batch) -> None:
         state = f"run ({', '.join(why)})" if why else "run" if job in todo else "up to date"
         wait_for = "all others" if job.reads_all else ", ".join(job.after)
         values = str(job.notebook.problem or "  ".join(f"{name}={value}" for name, value in job.parameters.items()))
-        print(f"{job.name:28} {state:16} {job.minutes:6.1f} min  {f'after {wait_for}  ' if wait_for else ''}{values}")
+        print(f"{job.name:28} {state:22} {job.minutes:6.1f} min  {f'after {wait_for}  ' if wait_for else ''}{values}")
     minutes = max([sum(job.minutes for job in todo) / batch.jobs, *(job.minutes for job in todo)], default=0.0)
     print(f"about {minutes:.0f} minutes with {batch.jobs} at a time, {batch.threads} thread(s) each; into {batch.out}")
 

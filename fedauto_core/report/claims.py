@@ -5,8 +5,6 @@ seeds. Intervals are Student-t: with the handful of seeds that fits a notebook a
 covers far less than it says (about 83 % instead of 95 % at five seeds), a t interval does not.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 
@@ -15,10 +13,8 @@ import pandas as pd
 from scipy import stats
 
 from fedauto_core.errors import require
-from fedauto_core.report.verdicts import CLAIMS as CLAIMS
-from fedauto_core.report.verdicts import TESTED_BY as TESTED_BY
-from fedauto_core.report.verdicts import Verdict
-from fedauto_core.report.verdicts import combine_verdicts as combine_verdicts
+
+from .verdicts import Verdict
 
 LEVEL = 0.95
 
@@ -71,9 +67,7 @@ def paired(summary: pd.DataFrame, metric: str, better: Mapping[str, object], wor
     """metric(better) - metric(worse), one value per seed; both selections must hold the same seeds once each."""
     sides = []
     for selection in (better, worse):
-        rows = summary
-        for column, value in selection.items():
-            rows = rows[rows[column] == value]
+        rows = summary[(summary[list(selection)] == list(selection.values())).all(axis=1)]
         sides.append(rows.set_index("seed")[metric].sort_index())
     require(
         len(sides[0]) > 0 and sides[0].index.is_unique and sides[0].index.equals(sides[1].index),
@@ -108,11 +102,9 @@ def beats_all(
     families = np.zeros(len(frame)) if one_family else frame["scenario"]
     frame["p_holm"] = frame.groupby(families)["p_value"].transform(lambda p: holm(p.to_numpy()))
     signs = {"Re": "won", "¬Re": "lost", "~": "level"}
-    standing = [signs[mark(low, high)] for low, high in zip(frame["low"], frame["high"], strict=True)]
-    open_still = ", uncorrected"
-    frame["standing"] = [
-        s + open_still if s != "level" and p > 1 - LEVEL else s for s, p in zip(standing, frame["p_holm"], strict=True)
-    ]
+    alone = pd.Series(map(mark, frame["low"], frame["high"])).map(signs)
+    survives = (alone == "level") | (frame["p_holm"] <= 1 - LEVEL)
+    frame["standing"] = alone.where(survives, alone + ", uncorrected")
     frame["mark"] = frame["standing"].map(dict(zip(STANDINGS, ("Re", "Re", "~", "~", "¬Re"), strict=True)))
     return frame
 

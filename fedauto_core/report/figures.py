@@ -1,7 +1,5 @@
 """Frames -> figures in one style: colour-blind palette, distinct markers, 95 % t bands, a fixed look per method."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import matplotlib as mpl
@@ -12,45 +10,17 @@ from matplotlib.figure import Figure
 
 from fedauto_core.data.federation import Federation
 from fedauto_core.network import CAUSES, Trace
-from fedauto_core.report.claims import STANDINGS, interval
-from fedauto_core.report.verdicts import MARKS
+
+from .claims import STANDINGS, interval
+from .verdicts import MARKS
 
 # A method keeps its colour and marker in every figure: the position in this list is its look.
 LABELS = (
-    "fedauto",
-    "fedavg",
-    "server_only",
-    "fedavg_ideal",
-    "known_probability",
-    "fedawe",
-    "fedprox",
-    "tf_aggregation_like",
-    "fedavg_all",
-    "centralised",
-    "server_finetuning",
-    "fedawe_unclipped",
-    "fedauto_weights_only",
-    "fedau",
-    "mifa",
-    "mifa_waiting",
-    "fedvarp",
-    "f3ast",
-    "fl_fdms",
-    "scaffold",
-    "feddyn",
-    "fednova",
-    "fedavgm",
-    "fedadam",
-    "fedyogi",
-    "fedlaw",
-    "feddf",
-    "feddu",
-    "data_sharing",
-    "feddisco",
-    "label_matching",
-    "fedcote_like",
-    "known_probability_self",
-)
+    "fedauto", "fedavg", "server_only", "fedavg_ideal", "known_probability", "fedawe", "fedprox", "tf_aggregation_like",
+    "fedavg_all", "centralised", "server_finetuning", "fedawe_unclipped", "fedauto_weights_only", "fedau", "mifa",
+    "mifa_waiting", "fedvarp", "f3ast", "fl_fdms", "scaffold", "feddyn", "fednova", "fedavgm", "fedadam", "fedyogi",
+    "fedlaw", "feddf", "feddu", "data_sharing", "feddisco", "label_matching", "fedcote_like", "known_probability_self",
+)  # fmt: skip
 COLOURS = [*sns.color_palette("colorblind", 10), *map(mpl.colors.to_rgb, ("#222222", "#8c6d31", "#7b4173"))]
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "p", "h", "d")
 
@@ -70,17 +40,8 @@ MARK_COLOURS = dict(zip(MARKS, (COLOURS[2], "0.6", COLOURS[3]), strict=True))
 
 def style() -> None:
     """Set the project's look; call once at the top of a notebook."""
-    sns.set_theme(
-        context="notebook",
-        style="whitegrid",
-        palette="colorblind",
-        rc={
-            "figure.figsize": (7.5, 4.2),
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "legend.frameon": False,
-        },
-    )
+    rc = {"figure.figsize": (7.5, 4.2), "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
+    sns.set_theme(context="notebook", style="whitegrid", palette="colorblind", rc=rc)
 
 
 def looks(labels: Sequence[str]) -> tuple[dict[str, object], dict[str, str]]:
@@ -110,21 +71,12 @@ def trace(trace: Trace, title: str) -> Figure:
     axes = figure.subplots()
     colours = ["#f4f4f4", *COLOURS[: len(CAUSES) - 1]]
     rounds, clients = trace.arrived.shape
-    axes.imshow(
-        trace.cause.T,
-        aspect="auto",
-        extent=(0.5, rounds + 0.5, clients + 0.5, 0.5),  # both count from 1
-        interpolation="nearest",
-        cmap=mpl.colors.ListedColormap(colours),
-        vmin=-0.5,
-        vmax=len(CAUSES) - 0.5,
-    )
+    look = {"cmap": mpl.colors.ListedColormap(colours), "vmin": -0.5, "vmax": len(CAUSES) - 0.5}
+    extent = (0.5, rounds + 0.5, clients + 0.5, 0.5)  # both count from 1
+    axes.imshow(trace.cause.T, aspect="auto", extent=extent, interpolation="nearest", **look)
     seen = np.unique(trace.cause)
-    axes.legend(
-        handles=[mpl.patches.Patch(facecolor=colours[i], edgecolor="0.7", label=CAUSES[i]) for i in seen],
-        loc="upper left",
-        bbox_to_anchor=(1.0, 1.0),
-    )
+    handles = [mpl.patches.Patch(facecolor=colours[i], edgecolor="0.7", label=CAUSES[i]) for i in seen]
+    axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     axes.set(xlabel="round", ylabel="client", title=title)
     axes.set_yticks(range(1, clients + 1, max(1, clients // 10)))
     axes.grid(False)
@@ -134,23 +86,9 @@ def trace(trace: Trace, title: str) -> Figure:
 def curves(frame: pd.DataFrame, column: str = "scenario", y: str = "accuracy", wrap: int = 2) -> Figure:
     """Learning curves, one panel per value of `column`, one line per label: mean over seeds with a 95 % band."""
     colours, markers = looks(list(frame["label"].unique()))
-    grid = sns.relplot(
-        frame,
-        x="round",
-        y=y,
-        hue="label",
-        style="label",
-        col=column,
-        col_wrap=min(wrap, frame[column].nunique()),
-        kind="line",
-        palette=colours,
-        markers=markers,
-        dashes=False,
-        markersize=5,
-        height=3.2,
-        aspect=1.35,
-        **BAND,
-    )
+    look = {"kind": "line", "palette": colours, "markers": markers, "dashes": False, "markersize": 5}
+    panels = {"col": column, "col_wrap": min(wrap, frame[column].nunique()), "height": 3.2, "aspect": 1.35}
+    grid = sns.relplot(frame, x="round", y=y, hue="label", style="label", **look, **panels, **BAND)
     grid.set_titles("{col_name}")
     grid.set_axis_labels("round", f"test {y.replace('_', ' ')}")
     return grid.figure
@@ -163,21 +101,10 @@ def dots(summary: pd.DataFrame, column: str = "scenario", x: str = "points", wra
     """
     labels = list(summary["label"].unique())
     colours, _ = looks(labels)
-    grid = sns.catplot(
-        summary,
-        x=x,
-        y="label",
-        hue="label",
-        col=column,
-        col_wrap=min(wrap, summary[column].nunique()),
-        kind="point",
-        linestyle="none",
-        palette=colours,
-        height=0.26 * len(labels) + 1.4,
-        aspect=4.2 / (0.26 * len(labels) + 1.4),
-        legend=False,
-        **BAND,
-    )
+    height = 0.26 * len(labels) + 1.4
+    look = {"kind": "point", "linestyle": "none", "palette": colours, "legend": False}
+    panels = {"col": column, "col_wrap": min(wrap, summary[column].nunique()), "height": height, "aspect": 4.2 / height}
+    grid = sns.catplot(summary, x=x, y="label", hue="label", **look, **panels, **BAND)
     grid.set_titles("{col_name}")
     # Few seeds give wide t intervals, and one broken method would squeeze all others into a corner.
     grid.set(xlim=(max(summary[x].quantile(CUT) - 4, 0), min(summary[x].max() + 4, 100)))
@@ -207,18 +134,9 @@ def standing(frame: pd.DataFrame, rows: str = "rival", columns: str = "scenario"
     )
     figure = Figure(figsize=(1.1 * means.shape[1] + 3.4, 0.27 * len(means) + 1.4), layout="constrained")
     reach = float(np.clip(np.abs(means.to_numpy()).max(), 1, 10))  # one broken rival must not wash out all others
-    sns.heatmap(
-        means,
-        annot=text,
-        fmt="",
-        cmap="vlag_r",
-        vmin=-reach,
-        vmax=reach,
-        cbar_kws={"label": f"{winner} minus rival (points)", "extend": "both"},
-        annot_kws={"size": 8},
-        linewidths=0.5,
-        ax=figure.subplots(),
-    )
+    look = {"cmap": "vlag_r", "vmin": -reach, "vmax": reach, "linewidths": 0.5, "annot_kws": {"size": 8}}
+    bar = {"label": f"{winner} minus rival (points)", "extend": "both"}
+    sns.heatmap(means, annot=text, fmt="", cbar_kws=bar, ax=figure.subplots(), **look)
     figure.axes[0].set(xlabel="", ylabel="")
     return figure
 
@@ -255,10 +173,8 @@ def comparisons(frame: pd.DataFrame, unit: str, winner: str = "fedauto") -> Figu
 
     The closest rivals are on top; the axis leaves out the uppermost CUT of the intervals' ends where they lie far off.
     """
-    scenarios, rivals = (
-        list(frame["scenario"].unique()),
-        list(frame.groupby("rival")["mean"].mean().sort_values().index),
-    )
+    scenarios = list(frame["scenario"].unique())
+    rivals = list(frame.groupby("rival")["mean"].mean().sort_values().index)
     ends = frame["low"].quantile(CUT), frame["high"].quantile(1 - CUT)
     margin = 0.05 * (ends[1] - ends[0])
     columns = min(3, len(scenarios))

@@ -4,8 +4,6 @@ A report is a folder with one folder per notebook, its page. What a program read
 verdicts) may have been damaged by a full disk or a hand; it counts as not there then, and one line says so.
 """
 
-from __future__ import annotations
-
 import functools
 import json
 import shutil
@@ -15,9 +13,10 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, TypeVar
 
-from fedauto_core.report.sources import CHECKOUT
 from fedauto_core.store.keys import file_hash
 from fedauto_core.store.writing import write_atomically
+
+from .sources import CHECKOUT
 
 REPORTS = (CHECKOUT or Path.cwd()) / "reports"
 """Where reports go unless told otherwise: into the checkout, or without one into the current folder."""

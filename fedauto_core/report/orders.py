@@ -1,13 +1,12 @@
 """What the batch and its workers tell each other about one notebook."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from fedauto_core.errors import InputError
-from fedauto_core.report.sources import Value
+
+from .sources import Value
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,8 @@
 """HTML pages that work without a network: one style, highlighted code, mathematics as MathML, relative links only."""
 
-from __future__ import annotations
-
 import html
 import os
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from xml.etree.ElementTree import tostring
 
@@ -161,7 +158,7 @@ def _output(output: nbformat.NotebookNode, notebooks_dir: Path, folder: Path) ->
 
 def notebook_page(notebook: nbformat.NotebookNode, name: str, notebooks_dir: Path, folder: Path) -> str:
     """The HTML page of an executed notebook that will lie in `folder`; links are relocated from `notebooks_dir`."""
-    parts: list[str] = [f'<nav><a href="../index.html">report</a> · {name} · <a href="{name}.ipynb">notebook</a></nav>']
+    parts = [f'<nav><a href="../index.html">report</a> · {name} · <a href="{name}.ipynb">notebook</a></nav>']
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             parts.append(markdown(cell.source, notebooks_dir, folder))
@@ -172,10 +169,3 @@ def notebook_page(notebook: nbformat.NotebookNode, name: str, notebooks_dir: Pat
                 anchor = f' id="{slug}"' if slug else ""
                 parts.append(f'<div class="output"{anchor}>{_output(output, notebooks_dir, folder)}</div>')
     return document(name, "\n".join(parts))
-
-
-def html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table whose cells are HTML already."""
-    top = "".join(f"<th>{cell}</th>" for cell in head)
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>\n" for row in rows)
-    return f"<table>\n<thead><tr>{top}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>\n"

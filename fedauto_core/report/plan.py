@@ -1,8 +1,7 @@
 """What a batch will do: notebooks, their parameters, a profile, and the key that tells whether a result is current."""
 
-from __future__ import annotations
-
 import fnmatch
+import graphlib
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
@@ -12,9 +11,10 @@ from pathlib import Path
 import yaml
 
 from fedauto_core.errors import InputError, require, require_known
-from fedauto_core.report.folder import content_hash, file_hashes, read_manifest, verdict_files
-from fedauto_core.report.sources import NOTEBOOKS, Notebook, Value, read_notebooks
 from fedauto_core.store.keys import code_hash, versions
+
+from .folder import content_hash, file_hashes, read_manifest, verdict_files
+from .sources import NOTEBOOKS, Notebook, Value, read_notebooks
 
 WORKER = "fedauto_core.report.worker"
 WORDS = {
@@ -103,6 +103,7 @@ def read_profile(profile: str, notebooks_dir: Path = NOTEBOOKS) -> list[Job]:
     """The jobs of notebooks_dir/profiles/<profile>.yaml in the order in which they are started: the longest first."""
     entries, notebooks = _read_entries(profile, notebooks_dir / "profiles"), read_notebooks(notebooks_dir)
     where_from, jobs = f"{profile}.yaml", []
+    others = [k for k, entry in entries.items() if not (isinstance(entry, dict) and entry.get("after") == "all")]
     for name, raw in entries.items():
         source = name.partition("-")[0]
         require_known("notebook", source, notebooks)
@@ -115,29 +116,19 @@ def read_profile(profile: str, notebooks_dir: Path = NOTEBOOKS) -> list[Job]:
             for key, parameter in notebook.parameters.items()
         }
         reads_all = entry.get("after") == "all"
-        after = tuple(_not_last(entries)) if reads_all else (entry["after"],) if "after" in entry else ()
+        after = tuple(others) if reads_all else (entry["after"],) if "after" in entry else ()
         for predecessor in after:
             require_known("notebook to wait for", predecessor, [key for key in entries if key != name])
         jobs.append(Job(name, notebook, values, float(entry["minutes"]), entry.get("processes", 1), after, reads_all))
-    _require_startable(jobs, where_from)
+    try:
+        graphlib.TopologicalSorter({job.name: job.after for job in jobs}).prepare()
+    except graphlib.CycleError as error:
+        raise InputError(
+            f"{where_from}: {', '.join(sorted({*error.args[1]}))} wait for each other",
+            allowed="an order without circles",
+            remedy="remove one `after`",
+        ) from None
     return sorted(jobs, key=lambda job: (job.reads_all, -job.minutes, job.name))
-
-
-def _not_last(entries: Mapping[str, object]) -> list[str]:
-    return [name for name, entry in entries.items() if not (isinstance(entry, dict) and entry.get("after") == "all")]
-
-
-def _require_startable(jobs: Sequence[Job], where: str) -> None:
-    waiting = {job.name: set(job.after) for job in jobs}
-    while ready := [name for name, after in waiting.items() if not after & waiting.keys()]:
-        for name in ready:
-            del waiting[name]
-    require(
-        not waiting,
-        f"{where}: {', '.join(waiting)} wait for each other",
-        allowed="an order without circles",
-        remedy="remove one `after`",
-    )
 
 
 def _require_parameter(key: str, notebooks: Sequence[Notebook], where: str) -> None:
@@ -189,8 +180,7 @@ def inputs_of(job: Job, threads: int, out: Path) -> dict[str, object]:
         "threads": threads,
     }
     if job.reads_all:
-        others = {name: path for name, path in verdict_files(out).items() if name != job.name}
-        found["verdicts_sha256"] = {name: content_hash(path) for name, path in others.items()}
+        found["verdicts_sha256"] = {k: content_hash(path) for k, path in verdict_files(out).items() if k != job.name}
     return found
 
 

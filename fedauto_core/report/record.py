@@ -3,14 +3,11 @@
 The same numbers give the same bytes: no timestamps, fixed float format, fixed identifiers inside SVG.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import re
 from collections.abc import Mapping
 from html import escape
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +19,12 @@ from matplotlib.figure import Figure
 from pandas.api.types import is_integer_dtype
 
 from fedauto_core.errors import InputError, require, require_known
-from fedauto_core.report.folder import REPORTS, write_json
-from fedauto_core.report.sources import PARAMETER_TYPES, Value, declared
-from fedauto_core.report.tables import cell, markdown_table
-from fedauto_core.report.verdicts import Verdict, describe, stored
-from fedauto_core.report.verdicts import report_verdicts as report_verdicts
 from fedauto_core.store.keys import versions
+
+from .folder import REPORTS, write_json
+from .sources import PARAMETER_TYPES, Value, declared
+from .tables import cell, html_table, markdown_table
+from .verdicts import Verdict, describe, stored
 
 FLOAT_FORMAT = "%.7g"
 DOTS_PER_INCH = 110
@@ -92,11 +89,10 @@ class Page:
         self._write_csv(frame, slug)
         with mpl.rc_context({"svg.hashsalt": slug}):  # the default salt is random and would change the identifiers
             fig.savefig(self.folder / f"{slug}.svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
-        png = BytesIO()
-        fig.savefig(png, format="png", dpi=DOTS_PER_INCH, bbox_inches="tight", metadata={"Software": None})
+        picture = self.folder / f"{slug}.png"
+        fig.savefig(picture, dpi=DOTS_PER_INCH, bbox_inches="tight", metadata={"Software": None})
         plt.close(fig)
-        (self.folder / f"{slug}.png").write_bytes(png.getvalue())
-        display(Image(png.getvalue(), format="png"), metadata={"fedauto": self._products[slug]})
+        display(Image(picture.read_bytes(), format="png"), metadata={"fedauto": self._products[slug]})
         display(Markdown(f"**Figure.** {caption}"))
 
     def table(self, frame: pd.DataFrame, slug: str, caption: str) -> None:
@@ -107,12 +103,8 @@ class Page:
         (self.folder / f"{slug}.md").write_text(f"{markdown_table(truth)}\n{caption}\n", encoding="utf-8")
         latex = truth.style.hide(axis="index").format(cell, escape="latex").format_index(escape="latex", axis=1)
         (self.folder / f"{slug}.tex").write_text(latex.to_latex(hrules=True), encoding="utf-8")
-        head = "".join(f"<th>{escape(str(column))}</th>" for column in truth.columns)
-        body = "".join(
-            "<tr>" + "".join(f"<td>{escape(cell(value))}</td>" for value in row) + "</tr>\n"
-            for row in truth.itertuples(index=False)
-        )
-        html = f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>"
+        rows = ([escape(cell(value)) for value in row] for row in truth.itertuples(index=False))
+        html = html_table((escape(str(column)) for column in truth.columns), rows)
         shown = {"text/html": html, "text/plain": markdown_table(truth)}
         display(shown, raw=True, metadata={"fedauto": self._products[slug]})
         display(Markdown(f"**Table.** {caption}"))
@@ -123,12 +115,8 @@ class Page:
         if verdict not in self._verdicts:  # a cell that is run twice gives one verdict
             self._verdicts.append(verdict)
         write_json(self.folder / "verdicts.json", stored(self._verdicts))
-        display(
-            Markdown(
-                f"**[{verdict.mark}] {verdict.claim}.** {verdict.statement}. Effect {describe(verdict)}; "
-                f"evidence: *{verdict.evidence}*."
-            )
-        )
+        text = f"**[{verdict.mark}] {verdict.claim}.** {verdict.statement}. Effect {describe(verdict)}"
+        display(Markdown(f"{text}; evidence: *{verdict.evidence}*."))
 
     def provenance(self, **extra: object) -> None:
         """Write and show versions, the hash of the code that this notebook uses (named by the batch in FEDAUTO_CODE),

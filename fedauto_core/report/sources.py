@@ -1,7 +1,5 @@
 """Source notebooks: where they lie, the parameters that they declare, the modules of the core that they import."""
 
-from __future__ import annotations
-
 import ast
 import contextlib
 import io
@@ -36,16 +34,16 @@ class Parameter:
     """One line `name: kind = default  # help` of a parameters cell."""
 
     name: str
-    kind: str
+    kind: type
     default: Value
     help: str
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.kind} = {self.default!r} ({self.help})"
+        return f"{self.name}: {self.kind.__name__} = {self.default!r} ({self.help})"
 
     def check(self, value: object, where: str) -> Value:
         """`value` as this parameter's type; text is parsed. InputError if it does not fit."""
-        kind = TYPES[self.kind]
+        kind = self.kind
         try:
             if isinstance(value, str):
                 result = {"true": True, "false": False}[value.lower()] if kind is bool else kind(value)
@@ -57,7 +55,7 @@ class Parameter:
         require(
             fits,
             f"{where}: value {value!r} for the parameter {self.name}",
-            allowed="true or false" if kind is bool else f"one {'finite ' * (kind is float)}{self.kind}",
+            allowed="true or false" if kind is bool else f"one {'finite ' * (kind is float)}{kind.__name__}",
             remedy=f"the parameter is {self}",
         )
         return result
@@ -71,7 +69,6 @@ class Notebook:
     """
 
     name: str
-    path: Path
     source: str = ""
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
     modules: tuple[str, ...] = ()
@@ -101,14 +98,12 @@ def _parse_parameters(source: str, where: str) -> dict[str, Parameter]:
     found = {}
     for line in lines:
         try:
-            name, kind = line.target.id, line.annotation.id
+            name, kind = line.target.id, TYPES[line.annotation.id]
             parameter = Parameter(name, kind, ast.literal_eval(line.value), help_at[line.end_lineno])
-            found[name] = replace(parameter, default=parameter.check(parameter.default, where))
-        except (AttributeError, ValueError, KeyError) as error:
-            if isinstance(error, InputError):
-                raise
+        except (AttributeError, ValueError, KeyError):
             what = f"{where}, parameters cell: cannot read {ast.unparse(line)!r}"
             raise InputError(what, **PLAIN_LINES) from None
+        found[name] = replace(parameter, default=parameter.check(parameter.default, where))
     return found
 
 
@@ -143,13 +138,7 @@ def _imported_modules(cells: Sequence[_Cell]) -> tuple[str, ...]:
             with contextlib.suppress(SyntaxError, ValueError):
                 found.update(imported(text))
                 break
-    return tuple(sorted(filter(_exists, found)))
-
-
-def _exists(module: str) -> bool:
-    """Whether the core has this module; a notebook that imports another one fails when it runs, not here."""
-    stem = PACKAGE.joinpath(*module.split(".")[1:])
-    return stem.with_suffix(".py").is_file() or (stem / "__init__.py").is_file()
+    return tuple(sorted(found))
 
 
 def read_notebook(path: Path) -> Notebook:
@@ -169,19 +158,17 @@ def read_notebook(path: Path) -> Notebook:
         remedy="keep one parameters cell",
     )
     parameters = _parse_parameters(tagged[0].text, path.name) if tagged else {}
-    return Notebook(path.stem, path, source, parameters, _imported_modules(cells))
-
-
-def _read_or_tell(path: Path) -> Notebook:
-    try:
-        return read_notebook(path)
-    except InputError as error:
-        return Notebook(path.stem, path, problem=error)
+    return Notebook(path.stem, source, parameters, _imported_modules(cells))
 
 
 def read_notebooks(folder: Path = NOTEBOOKS) -> dict[str, Notebook]:
     """All notebooks of a folder, by name; one that cannot be read has its `problem`. InputError if there are none."""
-    found = {path.stem: _read_or_tell(path) for path in sorted(folder.glob("*.ipynb"))}
+    found = {}
+    for path in sorted(folder.glob("*.ipynb")):
+        try:
+            found[path.stem] = read_notebook(path)
+        except InputError as error:
+            found[path.stem] = Notebook(path.stem, problem=error)
     require(
         bool(found),
         f"no notebooks in {folder}",

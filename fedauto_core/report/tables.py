@@ -1,6 +1,4 @@
-"""Tables as Markdown."""
-
-from __future__ import annotations
+"""Tables as Markdown and as HTML."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -25,6 +23,13 @@ def pipe_table(head: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
     return "".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |\n" for line in lines)
 
 
-def markdown_table(frame: pd.DataFrame) -> str:
+def markdown_table(frame: "pd.DataFrame") -> str:
     """`frame` as a Markdown pipe table."""
     return pipe_table(list(map(str, frame.columns)), frame.itertuples(index=False))
+
+
+def html_table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A table whose cells are HTML already."""
+    top = "".join(f"<th>{text}</th>" for text in head)
+    body = "".join("<tr>" + "".join(f"<td>{text}</td>" for text in row) + "</tr>\n" for row in rows)
+    return f"<table>\n<thead><tr>{top}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>"

@@ -1,17 +1,16 @@
 """Claims and the verdicts on them, as they lie in a report. How a verdict is computed: `report.claims`."""
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import NoneType
 from typing import Any
 
 from fedauto_core.errors import require_known
-from fedauto_core.report.folder import NUMBER, REPORTS, read_state, rows_of_shape, verdict_files
+
+from .folder import NUMBER, REPORTS, read_state, rows_of_shape, verdict_files
 
 CLAIMS: Mapping[str, str] = {
     "C1": "Failures and label skew together degrade plain aggregation; either alone does so much less",
@@ -35,19 +34,6 @@ TESTED_BY: Mapping[str, tuple[str, ...]] = {
 }
 """Claim -> notebooks that compute a verdict on it (a test holds this against the notebooks)."""
 MARKS = ("Re", "~", "¬Re")
-SHAPE = {
-    "claim": str,
-    "statement": str,
-    "mark": str,
-    "effect": NUMBER,
-    "low": (*NUMBER, NoneType),
-    "high": (*NUMBER, NoneType),
-    "seeds": int,
-    "unit": str,
-    "evidence": str,
-    "spread": str,
-}
-"""A row of verdicts.json; an open side of an interval is stored as null."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +54,11 @@ class Verdict:
     def __post_init__(self) -> None:
         require_known("claim", self.claim, CLAIMS)
         require_known("mark", self.mark, MARKS)
+
+
+SHAPE = {field.name: NUMBER if field.type is float else field.type for field in fields(Verdict)}
+SHAPE |= dict.fromkeys(("low", "high"), (*NUMBER, NoneType))
+"""A row of verdicts.json; an open side of an interval is stored as null."""
 
 
 def stored(verdicts: Iterable[Verdict]) -> list[dict[str, object]]:

@@ -1,7 +1,5 @@
 """One notebook executed in its own kernel; the result appears at its place complete or not at all."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os
@@ -27,16 +25,16 @@ from papermill.exceptions import PapermillExecutionError
 from traitlets import Dict
 
 from fedauto_core.errors import require
-from fedauto_core.report.folder import clear, file_hashes, log_file, work_folder, write_json
-from fedauto_core.report.orders import Order, Outcome
-from fedauto_core.report.pages import notebook_page
-from fedauto_core.report.sources import PARAMETERS_TAG
 from fedauto_core.store.keys import versions
 from fedauto_core.store.writing import replace_folder, write_atomically
 
+from .folder import clear, file_hashes, log_file, work_folder, write_json
+from .orders import Order, Outcome
+from .pages import ANSI, notebook_page
+from .sources import PARAMETERS_TAG
+
 INJECTED = "injected-parameters"
 LONGEST_SOCKET_FOLDER = 100  # a Unix socket's path ends at 107 bytes, its name "/k-1" included
-ANSI = re.compile(r"\x1b\[[0-9;]*m")
 logging.getLogger("papermill").addHandler(logging.NullHandler())  # failures are told once, by the batch
 VOLATILE = (
     (re.compile(r"\S*ipykernel_\d+[\\/]\d+\.py"), "cell"),  # process number in the file name of a cell's warnings

@@ -20,20 +20,14 @@ def cached_array(path: Path, compute: Callable[[], np.ndarray], *, fresh: bool =
     """
     with locked(path.with_suffix(".lock")):
         if path.exists() and not fresh:
-            array = _read_array(path)
-            if array is not None:
+            if (array := _read_array(path)) is not None:
                 return array
             print(f"{path} is damaged; it is computed again", file=sys.stderr)
         array = compute()
-        _write_array(path, array)
+        content = io.BytesIO()
+        np.save(content, array)
+        write_atomically(path, hashlib.sha256(content.getbuffer()).digest() + content.getvalue())
     return array
-
-
-def _write_array(path: Path, array: np.ndarray) -> None:
-    """SHA-256 of the .npy content, then the content."""
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    write_atomically(path, hashlib.sha256(buffer.getbuffer()).digest() + buffer.getvalue())
 
 
 def _read_array(path: Path) -> np.ndarray | None:

@@ -23,16 +23,9 @@ from .writing import locked, write_atomically
 
 # No network, no client, a cut-off answer, a broken or changed archive: the next route is tried, each failure reported.
 ROUTE_FAILURES = (
-    OSError,
-    EOFError,
-    KeyError,
-    ValueError,
-    HTTPException,
-    zlib.error,
-    tarfile.TarError,
-    zipfile.BadZipFile,
-    subprocess.SubprocessError,
-)
+    OSError, EOFError, KeyError, ValueError, HTTPException,
+    zlib.error, tarfile.TarError, zipfile.BadZipFile, subprocess.SubprocessError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -65,15 +58,16 @@ def load_files(collection: Collection, cache: Path) -> dict[str, bytes]:
     """
     folder = cache / collection.name
     try:
-        contents, _ = _read_cached(collection, folder)
-        if contents is not None:
+        contents = _cached(collection, folder)
+        if not _wrong(collection, contents):
             return contents
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder.with_suffix(".lock")):
-            contents, damaged = _read_cached(collection, folder)  # another process may have fetched it meanwhile
-            if contents is None:
-                for name in damaged:
-                    print(f"{folder / name}: damaged (SHA-256 differs), fetching it again", file=sys.stderr)
+            contents = _cached(collection, folder)  # another process may have fetched it meanwhile
+            if wrong := _wrong(collection, contents):
+                for name in wrong:
+                    if name in contents:
+                        print(f"{folder / name}: damaged (SHA-256 differs), fetching it again", file=sys.stderr)
                 contents = _fetch(collection, folder)
                 for name, content in contents.items():
                     write_atomically(folder / name, content)
@@ -86,18 +80,15 @@ def load_files(collection: Collection, cache: Path) -> dict[str, bytes]:
     return contents
 
 
-def _read_cached(collection: Collection, folder: Path) -> tuple[dict[str, bytes] | None, list[str]]:
-    """Content of all files (None unless every one is there and intact), and the names of the damaged ones."""
-    contents = {name: (folder / name).read_bytes() for name in collection.sha256 if (folder / name).is_file()}
-    damaged = _mismatches(collection, contents)
-    intact = not damaged and len(contents) == len(collection.sha256)
-    return (contents if intact else None), damaged
+def _cached(collection: Collection, folder: Path) -> dict[str, bytes]:
+    """Content of the files that are there."""
+    return {name: (folder / name).read_bytes() for name in collection.sha256 if (folder / name).is_file()}
 
 
-def _mismatches(collection: Collection, contents: Mapping[str, bytes]) -> list[str]:
-    return [
-        name for name, content in contents.items() if hashlib.sha256(content).hexdigest() != collection.sha256[name]
-    ]
+def _wrong(collection: Collection, contents: Mapping[str, bytes]) -> list[str]:
+    """Names of the files that are missing or whose hash is another."""
+    found = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    return [name for name, pinned in collection.sha256.items() if found.get(name) != pinned]
 
 
 def _fetch(collection: Collection, folder: Path) -> dict[str, bytes]:
@@ -113,8 +104,7 @@ def _fetch(collection: Collection, folder: Path) -> dict[str, bytes]:
         except ROUTE_FAILURES as error:
             failures.append(f"{route.label}: {type(error).__name__}: {error}")
             continue
-        wrong = _mismatches(collection, contents)
-        if not wrong:
+        if not (wrong := _wrong(collection, contents)):
             return contents
         failures.append(f"{route.label}: SHA-256 differs for {', '.join(wrong)}")
     raise InputError(

@@ -61,16 +61,16 @@ def imported(source: str, package: str = "") -> Iterator[str]:
     for its relative imports."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            yield from (name.name for name in node.names if name.name.split(".")[0] == ROOT)
+            yield from (name.name for name in node.names if name.name.split(".")[0] == ROOT and _source(name.name))
         elif isinstance(node, ast.ImportFrom):
             home = resolve_name("." * node.level + (node.module or ""), package)
-            for name in node.names if home.split(".")[0] == ROOT else ():
+            for name in node.names if home.split(".")[0] == ROOT and _source(home) else ():
                 part = f"{home}.{name.name}"
                 yield _face(home).get(name.name) or (part if _source(part) else home)
 
 
 @functools.cache
-def _needs(module: str) -> frozenset[str]:
+def _needs(module: str) -> set[str]:
     """What loading `module` loads: what it imports, the packages around it, and all behind a face taken as a whole."""
     path = _source(module)
     parent = module.rpartition(".")[0]
@@ -91,18 +91,21 @@ def used_modules(roots: Iterable[str], without: Iterable[str] = ()) -> tuple[str
     return tuple(sorted(found))
 
 
-def code_hash(roots: Iterable[str], without: Iterable[str] = ()) -> str:
-    """SHA-256 over the source of `used_modules` and the data files that they read."""
+def code_hash(roots: Iterable[str], without: Iterable[str] = (), *, wording: bool = True) -> str:
+    """SHA-256 over the source of `used_modules` and the data files that they read; wording: False: whatever is no code
+    (comments, docstrings, layout) does not count."""
     modules = used_modules(roots, without)
     data = [path for module in modules if module in DATA for path in sorted(PACKAGE.glob(DATA[module]))]
-    return _hash_of((*map(_source, modules), *data))
+    hashes = [file_hash(path) if wording else meaning_hash(path) for path in map(_source, modules)]
+    lines = [*zip(modules, hashes, strict=True), *((path.name, file_hash(path)) for path in data)]
+    return hashlib.sha256(repr(lines).encode()).hexdigest()
 
 
-def core_hash() -> str:
-    """SHA-256 over the source of the whole core: a name for its state, no key."""
-    return _hash_of(sorted(PACKAGE.rglob("*.py")))
-
-
-def _hash_of(paths: Iterable[Path]) -> str:
-    lines = [f"{path.relative_to(PACKAGE).as_posix()} {file_hash(path)}\n" for path in paths]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+@functools.cache
+def meaning_hash(path: Path) -> str:
+    """SHA-256 of the syntax tree of a module without its docstrings."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(getattr(node, "body", None), list):
+            node.body = [s for s in node.body if not (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant))]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()

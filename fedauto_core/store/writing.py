@@ -22,17 +22,13 @@ def write_atomically(path: Path, content: bytes | str) -> None:
             file.write(data)
         if path.is_dir():  # what stands in the way of our own file is damage
             shutil.rmtree(path)
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's own mode shuts everybody else out
+        mask = os.umask(0)  # cannot be read without being set
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)  # mkstemp's own mode shuts everybody else out
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)  # cannot be read without being set
-    os.umask(mask)
-    return mask
 
 
 def replace_folder(target: Path, folder: Path) -> None:

@@ -4,8 +4,6 @@ A run is recorded by a method that does what it did and remembers each round. At
 from the mean gradient of each cell (participant, class): F_j, f_c, F and participant m are mixtures of cells.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 
@@ -19,9 +17,10 @@ from fedauto_core.errors import require
 from fedauto_core.methods import fedauto
 from fedauto_core.methods.base import Arrivals, Method, Server, State, chi2_divergence
 from fedauto_core.models.model import Model
-from fedauto_core.theory.bound.first import FIRST
-from fedauto_core.theory.bound.improved import IMPROVED, THEOREMS
-from fedauto_core.theory.problems.curvature import largest_curvature
+
+from .bound.first import FIRST
+from .bound.improved import IMPROVED, THEOREMS
+from .problems.curvature import largest_curvature
 
 CURVATURE_TOLERANCE = 0.02
 ASKED, PARTICIPANT_IMAGES = 3, 100  # participants whose curvature and noise are measured, and images for the former
@@ -38,7 +37,7 @@ class Visit:
 
 
 def recorded(method: Method, visits: list[Visit]) -> Method:
-    """The same rule, which appends a `Visit` to `visits` in every round."""
+    """The same method, which appends a `Visit` to `visits` in every round."""
 
     class Recorded(type(method)):  # type: ignore[misc]
         def aggregate(self, state: State, w: Tensor, arrivals: Arrivals, server: Server) -> tuple[Tensor, State]:
@@ -51,18 +50,7 @@ def recorded(method: Method, visits: list[Visit]) -> Method:
 
 def _loss(model: Model, federation: Federation, images: np.ndarray) -> Callable[[Tensor], Tensor]:
     x, y = federation.dataset.x_train[images], federation.dataset.y_train[images]
-
-    def mean(w: Tensor) -> Tensor:
-        return functional.cross_entropy(model.forward(model.unflatten(w[None]), x[None])[0], y)
-
-    return mean
-
-
-def _gradient(loss: Callable[[Tensor], Tensor], w: Tensor) -> tuple[float, np.ndarray]:
-    point = w.detach().requires_grad_()
-    value = loss(point)
-    (slope,) = torch.autograd.grad(value, point)
-    return float(value.detach()), slope.cpu().numpy().astype(np.float64)
+    return lambda w: functional.cross_entropy(model.forward(model.unflatten(w[None]), x[None])[0], y)
 
 
 def estimates(
@@ -71,22 +59,24 @@ def estimates(
     """L, sigma^2, kappa^2, mean delta^2, chi^2, b_r, F, |grad F|^2 and sum_j beta_j |grad F_j|^2 at a recorded round.
 
     "L of F": largest |curvature| of F on `images` of its samples; L: the largest of that and of the losses of (at most
-    three, random) participants heard, on 100 samples each; sigma^2: variance of their minibatches of `batch`, mean;
-    all others on all samples. InputError for a rule whose step is not a weighted sum of uploads.
+    three, random) participants heard, on 100 samples each; sigma^2: variance of their minibatches of `batch`, mean,
+    from eight draws; all others on all samples. InputError for a method whose step is not a weighted sum of uploads.
     """
-    require(
-        visit.weights is not None,
-        "a rule without weights",
-        allowed="rules whose step is a weighted sum of what arrived",
-        remedy="record another rule",
-    )
+    allowed, remedy = "methods whose step is a weighted sum of what arrived", "record another method"
+    require(visit.weights is not None, "a method without weights", allowed=allowed, remedy=remedy)
+
+    def gradient(chosen: np.ndarray) -> tuple[float, np.ndarray]:
+        point = visit.w.detach().requires_grad_()
+        value = _loss(model, federation, chosen)(point)
+        (slope,) = torch.autograd.grad(value, point)
+        return float(value.detach()), slope.cpu().numpy().astype(np.float64)
+
     labels = federation.dataset.y_train.cpu().numpy()
     counts, target = federation.class_counts.astype(float), federation.target
-    cells = np.zeros((*counts.shape, visit.w.numel()))
-    values = np.zeros(counts.shape)
+    cells, values = np.zeros((*counts.shape, visit.w.numel())), np.zeros(counts.shape)
     for j, shard in enumerate(federation.shards):
         for c in np.flatnonzero(counts[j]):
-            values[j, c], cells[j, c] = _gradient(_loss(model, federation, shard[labels[shard] == c]), visit.w)
+            values[j, c], cells[j, c] = gradient(shard[labels[shard] == c])
     total = counts.sum()
     pooled = np.einsum("jc,jcp->p", counts, cells) / total
     classes = np.einsum("jc,jcp->cp", counts, cells) / np.maximum(counts.sum(axis=0), 1)[:, None]
@@ -104,10 +94,11 @@ def estimates(
     pooled_curvature, *own_curvature = (
         largest_curvature(_loss(model, federation, chosen), visit.w, CURVATURE_TOLERANCE) for chosen in (everyone, *few)
     )
+    drawn = [[gradient(rng.choice(shard, batch))[1] for _ in range(8)] for shard in asked]
     return {
         "L": max(pooled_curvature, *own_curvature),
         "L of F": pooled_curvature,
-        "sigma2": float(np.mean([_noise(model, federation, shard, visit.w, batch, rng) for shard in asked])),
+        "sigma2": float(np.mean([np.sum(np.var(slopes, axis=0, ddof=1)) for slopes in drawn])),
         "kappa2": float(target @ np.sum((classes - pooled) ** 2, axis=1)),
         "delta2": float(beta @ shift / beta.sum()),
         "chi2": float(chi2_divergence(beta @ alpha, target)),
@@ -119,14 +110,6 @@ def estimates(
     }
 
 
-def _noise(
-    model: Model, federation: Federation, shard: np.ndarray, w: Tensor, batch: int, rng: np.random.Generator
-) -> float:
-    """Variance of a minibatch gradient on one participant's samples, from eight draws."""
-    drawn = [_gradient(_loss(model, federation, rng.choice(shard, batch)), w)[1] for _ in range(8)]
-    return float(np.sum(np.var(drawn, axis=0, ddof=1)))
-
-
 def round_bound(found: dict[str, float], gamma: float, steps: int) -> dict[str, object]:
     """Error terms of both theorems over gamma E / 2 from `estimates` (so in the units of |grad F|^2), gamma over the
     first theorem's limit, and the status of either theorem: "estimate", or "not applicable" for a step that is too
@@ -135,10 +118,6 @@ def round_bound(found: dict[str, float], gamma: float, steps: int) -> dict[str, 
     first, improved = (float(t.drift(sigma2, size, gamma, smoothness, steps)[0]) for t in THEOREMS)
     noise = FIRST.noise(sigma2, found["sum beta2"], gamma, smoothness, steps) / (gamma * steps / 2)
     covered = {t.name: "estimate" if t.covers(gamma, smoothness, steps) else "not applicable" for t in THEOREMS}
-    return {
-        **FIRST.errors(b, first, smoothness, steps),
-        "noise": float(noise),
-        "improved error": float(IMPROVED.errors(b, improved, smoothness, steps)["error"]),
-        "step over limit": gamma / FIRST.step_limit(smoothness, steps),
-        **covered,
-    }
+    error = float(IMPROVED.errors(b, improved, smoothness, steps)["error"])
+    over = {"step over limit": gamma / FIRST.step_limit(smoothness, steps)}
+    return FIRST.errors(b, first, smoothness, steps) | {"noise": float(noise), "improved error": error} | over | covered

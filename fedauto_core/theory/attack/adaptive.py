@@ -7,68 +7,20 @@ of outcomes makes it the worst such network, and both sides are exact. A network
 come is what A4 forbids.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from fedauto_core.errors import require
-from fedauto_core.theory.bound.aggregation import Aggregation
-from fedauto_core.theory.bound.checks import Check
-from fedauto_core.theory.bound.constants import Constants
-from fedauto_core.theory.bound.theorem import Theorem
-from fedauto_core.theory.problems.quadratics import Quadratics
-from fedauto_core.theory.problems.split import require_gamma, require_steps
+from fedauto_core.errors import require, require_number
+
+from ..bound.aggregation import Aggregation
+from ..bound.checks import Check
+from ..bound.constants import Constants
+from ..bound.theorem import Theorem
+from ..problems.quadratics import Quadratics
+from ..problems.split import require_gamma, require_steps
 
 MOST_NODES = 5_000_000
-
-
-@dataclass(frozen=True, eq=False)
-class _Game:
-    """One-dimensional quadratics h/2 w^2 - g w: h, g [J] of the participants, pooled: those of F; beta [S, J]; shift
-    [O, J], what the noise outcomes add to w_j^E; the constants of the bound."""
-
-    h: np.ndarray
-    g: np.ndarray
-    pooled: tuple[float, float]
-    beta: np.ndarray
-    shift: np.ndarray
-    sigma2: float
-    smoothness: float
-    gamma: float
-    steps: int
-    theorem: Theorem
-    foresight: bool
-
-    def play(self, w: np.ndarray, allowed: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Both sides [K] of what is left of the sum from w [K], under the worst choice among the sets `allowed` in
-        each round to come."""
-        if not allowed:
-            return np.zeros_like(w), np.zeros_like(w)
-        beta = self.beta[allowed[0]]
-        gradient = self.h * w[:, None] - self.g
-        slope = self.pooled[0] * w - self.pooled[1]
-        local = w[:, None] - self._travel(gradient)
-        after = np.einsum("sj,kj->ks", beta, local)[:, :, None] + (beta @ self.shift.T)
-        progress = self._value(w)[:, None, None] - self._value(after)
-        bias2 = (slope[:, None] - gradient @ beta.T) ** 2
-        constants = np.array(self.sigma2), beta, self.gamma, self.smoothness, self.steps
-        errors = self.theorem.total(bias2, gradient[:, None] ** 2, *constants)
-        later = [side.reshape(after.shape) for side in self.play(after.ravel(), allowed[1:])]
-        measured = (self.gamma * self.steps / 2 * slope**2)[:, None, None] + later[0]
-        bound = progress + errors[:, :, None] + later[1]
-        if self.foresight:  # the set is picked for each outcome of the noise of this round
-            return tuple(side.mean(axis=1) for side in _pick(measured, bound))
-        return _pick(measured.mean(axis=2), bound.mean(axis=2))
-
-    def _value(self, w: np.ndarray) -> np.ndarray:
-        return self.pooled[0] / 2 * w**2 - self.pooled[1] * w
-
-    def _travel(self, gradient: np.ndarray) -> np.ndarray:
-        kicks = sum((1 - self.gamma * self.h) ** e for e in range(self.steps))
-        return self.gamma * kicks * gradient
 
 
 def _pick(measured: np.ndarray, bound: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -78,16 +30,9 @@ def _pick(measured: np.ndarray, bound: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def worst_policy(
-    problem: Quadratics,
-    aggregation: Aggregation,
-    known: Constants,
-    w: float,
-    gamma: float,
-    steps: int,
-    theorem: Theorem,
-    allowed: Sequence[np.ndarray],
-    foresight: bool = False,
-) -> Check:
+    problem: Quadratics, aggregation: Aggregation, known: Constants, w: float, gamma: float, steps: int,
+    theorem: Theorem, allowed: Sequence[np.ndarray], foresight: bool = False,
+) -> Check:  # fmt: skip
     """S6 (times gamma E T / 2, progress not yet replaced by F_inf) against the worst network.
 
     allowed: for each round the numbers of the aggregations that may be picked; one each: a fixed trace. foresight: the
@@ -96,39 +41,46 @@ def worst_policy(
     """
     require_steps(steps)
     require_gamma(gamma)
-    require(
-        len(allowed) > 0 and all(len(s) > 0 and set(s) <= set(range(len(aggregation))) for s in allowed),
-        f"allowed aggregations {[list(map(int, s)) for s in allowed]}",
-        allowed=f"for at least one round, numbers from 0 to {len(aggregation) - 1}",
-        remedy="number the rows of the aggregation",
-    )
-    require(
-        problem.dimension == 1,
-        f"an instance of {problem.dimension} dimensions",
-        allowed="1",
-        remedy="use random_quadratics(..., dimension=1)",
-    )
+    there = len(allowed) > 0 and all(len(s) > 0 and set(s) <= set(range(len(aggregation))) for s in allowed)
+    what = f"allowed aggregations {[list(map(int, s)) for s in allowed]}"
+    numbers = f"for at least one round, numbers from 0 to {len(aggregation) - 1}"
+    require(there, what, allowed=numbers, remedy="number the rows of the aggregation")
+    remedy = "use random_quadratics(..., dimension=1)"
+    require_number("dimension of the problem", problem.dimension, high=1, whole=True, remedy=remedy)
     participants = len(aggregation.rows)
     nodes = float(np.prod([len(sets) * 2.0 ** (participants * steps) for sets in allowed]))
-    require(
-        nodes <= MOST_NODES,
-        f"{participants} participants, {steps} steps and {len(allowed)} rounds make {nodes:.3g} outcomes",
-        allowed=f"at most {MOST_NODES}",
-        remedy="use fewer participants, local steps or rounds",
-    )
+    what = f"outcomes of {participants} participants, {steps} steps and {len(allowed)} rounds"
+    require_number(what, nodes, high=MOST_NODES, remedy="use fewer participants, local steps or rounds")
     hessian, linear, _ = problem.mix(aggregation.rows)
     (hessian_f,), (linear_f,), _ = problem.mix(problem.split.pooled)
-    h = hessian[:, 0, 0]
-    signs = np.array(np.meshgrid(*[[-1.0, 1.0]] * (participants * steps), indexing="ij")).reshape(
-        participants, steps, -1
-    )
+    h, g, h_f, g_f = hessian[:, 0, 0], linear[:, 0], float(hessian_f[0, 0]), float(linear_f[0])
+    signs = np.array(np.meshgrid(*[[-1.0, 1.0]] * (participants * steps), indexing="ij"))
     decay = (1 - gamma * h[:, None]) ** np.arange(steps)[::-1]
-    shift = gamma * problem.noise * np.einsum("jeo,je->oj", signs, decay)
-    game = _Game(
-        h, linear[:, 0], (float(hessian_f[0, 0]), float(linear_f[0])), aggregation.beta, shift, problem.sigma2,
-        known.smoothness.value, gamma, steps, theorem, foresight,
-    )  # fmt: skip
-    measured, bound = (float(side[0]) for side in game.play(np.array([w]), list(allowed)))
-    applicable = theorem.covers(gamma, known.smoothness.value, steps) and not foresight
+    shift = gamma * problem.noise * np.einsum("jeo,je->oj", signs.reshape(participants, steps, -1), decay)
+    kicks = sum((1 - gamma * h) ** e for e in range(steps))
+    sigma2, smoothness = np.array(problem.sigma2), known.smoothness.value
+
+    def value(x: np.ndarray) -> np.ndarray:
+        return h_f / 2 * x**2 - g_f * x
+
+    def play(x: np.ndarray, allowed: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Both sides [K] of what is left of the sum from models x [K], under the worst choice among the sets `allowed`
+        in each round to come. Losses h/2 x^2 - g x; shift [O, J]: what the noise's outcomes add to w_j^E."""
+        if not allowed:
+            return np.zeros_like(x), np.zeros_like(x)
+        beta, gradient, slope = aggregation.beta[allowed[0]], h * x[:, None] - g, h_f * x - g_f
+        local = x[:, None] - gamma * kicks * gradient
+        after = np.einsum("sj,kj->ks", beta, local)[:, :, None] + (beta @ shift.T)
+        bias2 = (slope[:, None] - gradient @ beta.T) ** 2
+        errors = theorem.total(bias2, gradient[:, None] ** 2, sigma2, beta, gamma, smoothness, steps)
+        later = [side.reshape(after.shape) for side in play(after.ravel(), allowed[1:])]
+        measured = (gamma * steps / 2 * slope**2)[:, None, None] + later[0]
+        bound = value(x)[:, None, None] - value(after) + errors[:, :, None] + later[1]
+        if foresight:  # the set is picked for each outcome of the noise of this round
+            return tuple(side.mean(axis=1) for side in _pick(measured, bound))
+        return _pick(measured.mean(axis=2), bound.mean(axis=2))
+
+    measured, bound = (float(side[0]) for side in play(np.array([w]), list(allowed)))
+    applicable = theorem.covers(gamma, smoothness, steps) and not foresight
     equation = "sum_r (g E/2) E|grad F|^2 <= F_0 - E F_T + sum_r error terms"
     return Check.of("S6, arrivals that look at the noise", equation, measured, bound, applicable)

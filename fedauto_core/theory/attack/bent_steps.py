@@ -4,8 +4,6 @@ As stated the instance shows how close to equality the inequality can come, most
 counter-example: the assumption is needed. One bend is expected to break nothing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,20 +12,22 @@ from itertools import product
 import numpy as np
 
 from fedauto_core.methods.base import chi2_divergence
-from fedauto_core.theory.attack.scalars import Worst, worst_of
-from fedauto_core.theory.bound.aggregation import Aggregation
-from fedauto_core.theory.bound.checks import missing_class_check, summed, trajectory
-from fedauto_core.theory.bound.constants import Constant, Constants, delta2, kappa2
-from fedauto_core.theory.bound.first import FIRST
-from fedauto_core.theory.bound.improved import CONVEX_LIMIT, IMPROVED, convex_checks, polyak_checks
-from fedauto_core.theory.bound.terms import noise_bound
-from fedauto_core.theory.bound.theorem import Theorem
-from fedauto_core.theory.problems.curvature import lora_ball_smoothness
-from fedauto_core.theory.problems.quadratics import Quadratics
-from fedauto_core.theory.problems.split import Point, Split
+
+from ..bound.aggregation import Aggregation
+from ..bound.checks import missing_class_check, summed, trajectory
+from ..bound.constants import Constant, Constants, constants_of, delta2, kappa2
+from ..bound.first import FIRST
+from ..bound.improved import CONVEX_LIMIT, IMPROVED, convex_checks, polyak_checks
+from ..bound.terms import noise_bound
+from ..bound.theorem import Theorem
+from ..problems.curvature import lora_ball_smoothness
+from ..problems.quadratics import Quadratics
+from ..problems.split import Point, Split
+from .scalars import Worst, worst_of
 
 Sides = tuple[float, float, Mapping[str, object]]  # measured, bound, and the numbers they follow from
 NOISE = (-1.0, 1.0)
+PAIRS = list(product(NOISE, repeat=2))
 FLAT = 1e-6  # curvature of a loss that is as good as linear
 
 
@@ -43,13 +43,11 @@ class StepBend:
 
     def stated(self) -> Worst:
         """The instance with all assumptions in place."""
-        measured, bound, numbers = self.sides(False)
-        return worst_of(measured, bound, numbers, 1)
+        return worst_of(*self.sides(False), 1)
 
     def broken(self) -> Worst | None:
         """The counter-example; None if the inequality stands all the same."""
-        measured, bound, numbers = self.sides(True)
-        found = worst_of(measured, bound, numbers, 1)
+        found = worst_of(*self.sides(True), 1)
         return found if found.ratio > 1 else None
 
 
@@ -57,12 +55,9 @@ def _parabolas(curvature: float, noise: float = 0.0) -> tuple[Quadratics, Aggreg
     """One participant with curvature/2 w^2 and its noise; L = 1 is claimed."""
     problem = Quadratics(Split(np.array([[1]])), np.full((1, 1, 1), curvature), np.zeros((1, 1)), noise)
     alone = Aggregation(problem.split.participants, problem.split.alpha, np.ones((1, 1)))
-    known = Constants(
-        Constant("L", 1.0, "certified bound", "claimed"),
-        Constant("sigma^2", problem.sigma2, *problem.provenance["sigma^2"]),
-        Constant("F_inf", 0.0 if curvature > 0 else float("-inf"), "exact", "at 0, if anywhere"),
-    )
-    return problem, alone, known
+    lowest = Constant("F_inf", 0.0 if curvature > 0 else float("-inf"), "exact", "at 0, if anywhere")
+    claimed = Constant("L", 1.0, "certified bound", "claimed")
+    return problem, alone, replace(constants_of(problem, alone, lowest), smoothness=claimed)
 
 
 def _descent(bent: bool) -> Sides:
@@ -71,73 +66,72 @@ def _descent(bent: bool) -> Sides:
     return float(there - here), claimed / 2, {"F": "x^2/2", "w": 0, "v": 1, "claimed L": claimed}
 
 
+def _noise(outcomes: list, beta: list[float], steps: int, numbers: dict, claimed: float = 1.0) -> Sides:
+    """E|G - H|^2 over equally likely outcomes of the noise, and its bound for the claimed sigma^2."""
+    measured = float(np.mean(np.mean(outcomes, axis=1) ** 2))
+    return measured, float(noise_bound(claimed, np.array([beta]), steps)[0]), numbers
+
+
 def _variance(bent: bool) -> Sides:
     claimed = 0.25 if bent else 1.0
-    measured = float(np.mean(np.square(NOISE)))
-    return measured, float(noise_bound(claimed, np.ones((1, 1)), 1)[0]), {"noise": NOISE, "claimed sigma^2": claimed}
+    return _noise([[x] for x in NOISE], [1.0], 1, {"noise": NOISE, "claimed sigma^2": claimed}, claimed)
 
 
 def _independence(bent: bool) -> Sides:
-    pairs = [(x, x) for x in NOISE] if bent else list(product(NOISE, repeat=2))
-    measured = float(np.mean(np.mean(pairs, axis=1) ** 2))
-    numbers = {"outcomes of both": pairs, "beta": [0.5, 0.5], "E": 1}
-    return measured, float(noise_bound(1.0, np.full((1, 2), 0.5), 1)[0]), numbers
+    pairs = [(x, x) for x in NOISE] if bent else PAIRS
+    return _noise(pairs, [0.5, 0.5], 1, {"outcomes of both": pairs, "beta": [0.5, 0.5], "E": 1})
 
 
 def _zero_mean(bent: bool) -> Sides:
-    paths = [(1.0, 1.0)] if bent else list(product(NOISE, repeat=2))
-    measured = float(np.mean(np.mean(paths, axis=1) ** 2))
-    return measured, float(noise_bound(1.0, np.ones((1, 1)), 2)[0]), {"noise in two steps": paths, "E": 2}
+    paths = [(1.0, 1.0)] if bent else PAIRS
+    return _noise(paths, [1.0], 2, {"noise in two steps": paths, "E": 2})
 
 
-def _drift(gamma: float, steps: int, w: float, noise: float, curvature: float = -1.0) -> float:
-    """Measured drift of one participant; -1: the concave parabola, on which it is the largest that L = 1 allows."""
+def _steep(theorem: Theorem, gamma: float, numbers: dict, claimed: float = 1.0) -> Sides:
+    """Drift on the concave parabola, the largest that L = 1 allows, in five steps without noise."""
+    measured, bound = _drift(theorem, gamma, 5, 1.0, 0.0, -1.0, 0.0, claimed)
+    return measured, bound, {"F_j": "-x^2/2", "w": 1} | numbers | {"gamma": gamma, "E": 5}
+
+
+def _drift(
+    theorem: Theorem, gamma: float, steps: int, w: float, noise: float, curvature: float, sigma2: float, L: float
+) -> tuple[float, float]:
+    """Drift of one participant, and the theorem's bound for the claimed sigma^2 and L."""
     problem, alone, _ = _parabolas(curvature, noise)
-    return float(problem.round(Point(np.full(1, w)), alone.rows, alone.beta, gamma, steps).drift[0])
+    outcome = problem.round(Point(np.full(1, w)), alone.rows, alone.beta, gamma, steps)
+    bound = theorem.drift(sigma2, outcome.participant_gradient2, gamma, L, steps)
+    return float(outcome.drift[0]), float(bound[0])
 
 
-def _drift_claim(theorem: Theorem, claimed: float, gamma: float) -> Sides:
-    """A step size that is allowed for the claimed L."""
-    steps = 5
-    bound = float(theorem.drift(0.0, np.ones(1), gamma, claimed, steps)[0])
-    numbers = {"F_j": "-x^2/2", "w": 1, "claimed L": claimed, "gamma": gamma, "E": steps}
-    return _drift(gamma, steps, 1.0, 0.0), bound, numbers
-
-
-def _first_drift_claim(bent: bool) -> Sides:
-    claimed = 0.05 if bent else 1.0
-    return _drift_claim(FIRST, claimed, FIRST.step_limit(claimed, 5))
+def _drift_claim(theorem: Theorem, part: float, bent: bool) -> Sides:
+    """Bent: L claimed at this part of its value. The step size is allowed for the claimed L."""
+    claimed = part if bent else 1.0
+    gamma = FIRST.step_limit(claimed, 5) if theorem is FIRST else 0.1
+    return _steep(theorem, gamma, {"claimed L": claimed}, claimed)
 
 
 def _drift_step(theorem: Theorem, bent: bool) -> Sides:
-    steps = 5
-    gamma = FIRST.step_limit(1.0, steps) * (20 if bent else 1)
-    bound = float(theorem.drift(0.0, np.ones(1), gamma, 1.0, steps)[0])
-    return _drift(gamma, steps, 1.0, 0.0), bound, {"F_j": "-x^2/2", "w": 1, "gamma": gamma, "E": steps}
+    return _steep(theorem, FIRST.step_limit(1.0, 5) * (20 if bent else 1), {})
 
 
 def _first_drift_noise(bent: bool) -> Sides:
     claimed, steps = 0.25 if bent else 1.0, 50
     gamma = FIRST.step_limit(1.0, steps)
-    bound = float(FIRST.drift(claimed, np.zeros(1), gamma, 1.0, steps)[0])
     numbers = {"F_j": "-x^2/2", "w": 0, "noise": NOISE, "claimed sigma^2": claimed, "gamma": gamma, "E": steps}
-    return _drift(gamma, steps, 0.0, 1.0), bound, numbers
+    return *_drift(FIRST, gamma, steps, 0.0, 1.0, -1.0, claimed, 1.0), numbers
 
 
 def _improved_drift_noise(bent: bool) -> Sides:
-    claimed, steps = 0.25 if bent else 1.0, 3
-    bound = float(IMPROVED.drift(claimed, np.zeros(1), 1.0, FLAT, steps)[0])
-    return _flat(steps, False), bound, {"slope": 0, "noise": NOISE, "claimed sigma^2": claimed, "gamma": 1, "E": steps}
+    claimed = 0.25 if bent else 1.0
+    numbers = {"slope": 0, "noise": NOISE, "claimed sigma^2": claimed, "gamma": 1, "E": 3}
+    return *_drift(IMPROVED, 1.0, 3, 0.0, 1.0, FLAT, claimed, FLAT), numbers
 
 
 def _drift_mean(theorem: Theorem, steps: int, bent: bool) -> Sides:
-    bound = float(theorem.drift(1.0, np.zeros(1), 1.0, FLAT, steps)[0])
-    return _flat(steps, bent), bound, {"slope": 0, "noise": [1.0] if bent else NOISE, "gamma": 1, "E": steps}
-
-
-def _flat(steps: int, always: bool) -> float:
-    """Drift on a loss without slope, gamma = 1, from noise +-1 or from noise that is always 1."""
-    return float(np.mean(np.arange(steps) ** 2.0)) if always else _drift(1.0, steps, 0.0, 1.0, FLAT)
+    """On a loss without slope, from noise +-1 or from noise that is always 1."""
+    measured, bound = _drift(theorem, 1.0, steps, 0.0, 1.0, FLAT, 1.0, FLAT)
+    measured = float(np.mean(np.arange(steps) ** 2.0)) if bent else measured
+    return measured, bound, {"slope": 0, "noise": [1.0] if bent else NOISE, "gamma": 1, "E": steps}
 
 
 def _bias(shift: float) -> tuple[float, float, float, float, dict[str, object]]:
@@ -155,7 +149,9 @@ def _bias(shift: float) -> tuple[float, float, float, float, dict[str, object]]:
     return b, kappa2(problem, w).value, chi2, delta2_, numbers
 
 
-def _plain_bias(kappa: float, shift: float) -> Sides:
+def _plain_bias(kappa: float, shift: float, bent: bool) -> Sides:
+    """Bent: kappa^2 claimed at this fraction of its value, a class that looks different at its two owners."""
+    kappa, shift = (kappa, shift) if bent else (1.0, 0.0)
     b, kappa2_, chi2, _, numbers = _bias(shift)
     return b, kappa * kappa2_ * chi2, numbers | {"claimed kappa^2": kappa * kappa2_}
 
@@ -183,7 +179,8 @@ def _infimum(theorem: Theorem, bent: bool) -> Sides:
     return row["measured"], row["bound"], numbers
 
 
-def _polyak_round(curvature: float, gamma: float, mu: float) -> Sides:
+def _polyak_round(curvature: float, gamma: float, mu: float, bent: bool) -> Sides:
+    gamma, mu = (gamma, mu) if bent else (0.01, curvature)
     problem, alone, known = _parabolas(curvature)
     run, _ = trajectory(problem, alone, known, Point(np.ones(1)), gamma, 1, IMPROVED)
     (check,) = polyak_checks(run, known, gamma, 1, mu)
@@ -233,19 +230,17 @@ STEP_BENDS = (
     StepBend("S3 noise", "A3 variance", f"sigma^2 {QUARTER}", _variance),
     StepBend("S3 noise", "A3 independence", "two participants share their noise", _independence),
     StepBend("S3 noise", "A3 zero mean", "noise that is always sigma", _zero_mean),
-    StepBend("S4 drift", "A1 smoothness", "L claimed at a twentieth of its value", _first_drift_claim),
+    StepBend("S4 drift", "A1 smoothness", "L claimed at a twentieth of its value", partial(_drift_claim, FIRST, 0.05)),
     StepBend("S4 drift", "step size", "twenty times the limit", partial(_drift_step, FIRST)),
     StepBend("S4 drift", "A3 variance", f"sigma^2 {QUARTER}", _first_drift_noise),
     StepBend("S4 drift", "A3 zero mean", "noise that is always sigma", partial(_drift_mean, FIRST, 16)),
-    StepBend("I3 drift", "A1 smoothness", "L claimed at half its value",
-             lambda bent: _drift_claim(IMPROVED, 0.5 if bent else 1.0, 0.1)),
+    StepBend("I3 drift", "A1 smoothness", "L claimed at half its value", partial(_drift_claim, IMPROVED, 0.5)),
     StepBend("I3 drift", "step size", "twenty times the first limit", partial(_drift_step, IMPROVED), needed=False),
     StepBend("I3 drift", "A3 variance", f"sigma^2 {QUARTER}", _improved_drift_noise),
     StepBend("I3 drift", "A3 zero mean", "noise that is always sigma", partial(_drift_mean, IMPROVED, 3)),
-    StepBend("S5 bias, no feature shift", "kappa^2", "claimed at half its value",
-             lambda bent: _plain_bias(0.5 if bent else 1.0, 0.0)),
+    StepBend("S5 bias, no feature shift", "kappa^2", "claimed at half its value", partial(_plain_bias, 0.5, 0.0)),
     StepBend("S5 bias, no feature shift", "delta = 0", "a class looks different at its two owners",
-             lambda bent: _plain_bias(1.0, 1.0 if bent else 0.0)),
+             partial(_plain_bias, 1.0, 1.0)),
     StepBend("S5 bias", "kappa^2", QUARTER, partial(_bias_claim, FIRST, 0.25, 1.0)),
     StepBend("S5 bias", "delta^2", QUARTER, partial(_bias_claim, FIRST, 1.0, 0.25)),
     StepBend("I4 bias", "kappa^2", QUARTER, partial(_bias_claim, IMPROVED, 0.25, 1.0)),
@@ -253,10 +248,8 @@ STEP_BENDS = (
     StepBend("missing class", "mixture sums to one", "it sums to three quarters", _missing),
     StepBend("S6 summed", "A2 lower bound", "F_inf claimed too high", partial(_infimum, FIRST)),
     StepBend("S6 summed, improved", "A2 lower bound", "F_inf claimed too high", partial(_infimum, IMPROVED)),
-    StepBend("I5 PL", "mu", "claimed at twice its value",
-             lambda bent: _polyak_round(0.5, 0.5, 1.0) if bent else _polyak_round(0.5, 0.01, 0.5)),
-    StepBend("I5 PL", "step size", "two and a half times the limit",
-             lambda bent: _polyak_round(1.0, 2.5 if bent else 0.01, 1.0)),
+    StepBend("I5 PL", "mu", "claimed at twice its value", partial(_polyak_round, 0.5, 0.5, 1.0)),
+    StepBend("I5 PL", "step size", "two and a half times the limit", partial(_polyak_round, 1.0, 2.5, 1.0)),
     StepBend("I5 PL", "Polyak-Lojasiewicz", "from the top of a wave", _polyak),
     StepBend("I6 convex", "convexity", "from the top of a wave", _convexity),
     StepBend("I6 convex", "step size", "sixteen times the limit", partial(_convex_step, "I6 convex")),

@@ -5,15 +5,13 @@ enumerates the noise. A counter-example is plain numbers, from which anybody can
 `theory.attack.bent_steps`.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
 
-from fedauto_core.theory.attack.scalars import World, Worst, counterexample, step_size, worst_of
-from fedauto_core.theory.bound.theorem import Theorem
+from ..bound.theorem import Theorem
+from .scalars import World, Worst, counterexample, step_size, worst_of
 
 
 @dataclass(frozen=True)
@@ -33,14 +31,13 @@ def weights_that_see_the_noise(theorem: Theorem, steps: int, clients: int = 32) 
     Then b_r = 0 and sum beta^2 = 1. The law of the largest of so many independent squares is exact, from the 2^E
     outcomes of one client. The clearest violation over 60 w and three step sizes within the limit; None if none is.
     """
-    best = None
+    best, alone = None, np.ones((1, 1))
     for part in (1.0, 0.5, 0.25):
         gamma = step_size(theorem, steps, World(step=part))
         paths = np.array(list(product((-1.0, 1.0), repeat=steps))) @ (gamma * (1 - gamma) ** np.arange(steps))
         for w in np.linspace(0.05, 3, 60):
             ends = np.sort(((1 - gamma) ** steps * w + paths) ** 2)
             farthest = np.diff((np.arange(len(ends) + 1) / len(ends)) ** clients) @ ends
-            alone = np.ones((1, 1))
             errors = theorem.total(np.zeros(1), w**2 * alone, np.ones(1), alone, gamma, 1.0, steps)
             measured, bound = gamma * steps / 2 * w**2, float(w**2 / 2 - farthest / 2 + errors[0])
             numbers = {"w": float(w), "clients": clients, "noise": [-1, 1], "gamma": gamma, "steps": steps}

@@ -13,8 +13,6 @@ Between the points that a round visits the worst loss may be anything that is sm
 largest such function on a line (Daniilidis, Haddou, Le Gruyer and Ley 2018: the convex hull of parabolas).
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,14 +25,15 @@ from typing import Any
 import numpy as np
 from scipy.spatial import ConvexHull
 
-from fedauto_core.errors import InputError, require
-from fedauto_core.theory.bound.first import FIRST
-from fedauto_core.theory.bound.improved import IMPROVED, improved_at
-from fedauto_core.theory.bound.theorem import Theorem
+from fedauto_core.errors import require, require_number
+
+from ..bound.first import FIRST
+from ..bound.improved import IMPROVED, improved_at
+from ..bound.theorem import Theorem
 
 THETAS = (0.001, 0.01, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0, 1000.0)
 ALWAYS, ATTAINED = (0.001, 0.3, 3.0), 0.999
-sum_of = partial(reduce, add)  # of PEPit's expressions: `sum` would add a 0
+_sum_of = partial(reduce, add)  # of PEPit's expressions: `sum` would add a 0
 MOST_SIZE = 60  # rows of the Gram matrix: seconds per case on one core
 
 
@@ -57,19 +56,15 @@ def available() -> bool:
 
 
 def worst_case(
-    rounds: Sequence[Sequence[float]],
-    shares: Sequence[float],
-    gamma: float,
-    steps: int,
-    theorem: Theorem = FIRST,
+    rounds: Sequence[Sequence[float]], shares: Sequence[float], gamma: float, steps: int, theorem: Theorem = FIRST,
     bend: float = 1.0,
-) -> WorstCase:
+) -> WorstCase:  # fmt: skip
     """The exact worst case of the sum over T rounds of a theorem's inequality, without noise:
 
-        maximise    sum_r (gamma E/2) ||grad F(w_{r-1})||^2                   over L-smooth F_1, .., F_K, L = 1, and w_0
-        subject to  F(w_0) - F(w_T) + sum_r (gamma E/2) errors_r <= 1,        F = sum_j shares_j F_j,
-                    w_r = w_{r-1} + sum_j beta_{r,j} (w_j^E - w_{r-1}),       E local steps w_j^{e+1} = w_j^e - gamma
-                                                                              grad F_j(w_j^e) from w_j^0 = w_{r-1}.
+        maximise    sum_r (gamma E/2) ||grad F(w_{r-1})||^2    over w_0 and L-smooth F_1, .., F_K with L = 1
+        subject to  F(w_0) - F(w_T) + sum_r (gamma E/2) errors_r <= 1    for F = sum_j shares_j F_j and
+                    w_r = w_{r-1} + sum_j beta_{r,j} (w_j^E - w_{r-1}), where
+                    w_j^{e+1} = w_j^e - gamma grad F_j(w_j^e) from w_j^0 = w_{r-1}.
 
     Reference: Taylor, Hendrickx, Glineur, "Smooth strongly convex interpolation and exact worst-case performance of
     first-order methods", Mathematical Programming 161 (2017); the choice of problem is ours.
@@ -83,7 +78,6 @@ def worst_case(
     from PEPit import PEP, null_expression
     from PEPit.functions import SmoothFunction
 
-    # Declare the losses of the participants.
     problem = PEP()
     losses = [problem.declare_function(SmoothFunction, L=1.0) for _ in shares]
 
@@ -113,25 +107,15 @@ def worst_case(
     return WorstCase(ratio, used, visits, max(off))
 
 
-def _taking_part(
-    rounds: Sequence[Sequence[float]], shares: Sequence[float], steps: int
-) -> tuple[list[list[float]], list[float]]:
+def _taking_part(rounds: Sequence, shares: Sequence[float], steps: int) -> tuple[list[list[float]], list[float]]:
     """Weights and shares of those who have any. InputError without the extra, or if they are too many."""
-    if not available():
-        raise InputError(
-            "exact worst cases need PEPit and cvxpy",
-            allowed="an environment with the extra [certificates]",
-            remedy="pip install -e '.[certificates]'",
-        )
+    allowed, remedy = "an environment with the extra [certificates]", "pip install -e '.[certificates]'"
+    require(available(), "exact worst cases need PEPit and cvxpy", allowed=allowed, remedy=remedy)
     taken = [p > 0 or any(beta[j] > 0 for beta in rounds) for j, p in enumerate(shares)]
     shares, rounds = list(compress(shares, taken)), [list(compress(beta, taken)) for beta in rounds]
     size = 1 + sum(len(beta) + (steps - 1) * sum(b > 0 for b in beta) for beta in rounds) + len(shares)
-    require(
-        size <= MOST_SIZE,
-        f"{len(shares)} participants with {steps} steps in {len(rounds)} rounds make a Gram matrix of {size} rows",
-        allowed=f"at most {MOST_SIZE} rows",
-        remedy="use fewer participants, steps or rounds",
-    )
+    what = f"size of the Gram matrix of {len(shares)} participants with {steps} steps in {len(rounds)} rounds"
+    require_number(what, size, high=MOST_SIZE, whole=True, remedy="use fewer participants, steps or rounds")
     return rounds, shares
 
 
@@ -140,9 +124,7 @@ Seen = tuple[Any, Any, list[Any]]  # at a model, as PEPit's expressions: grad F,
 
 def _seen(losses: Sequence[Any], shares: Sequence[float], w: Any) -> Seen:
     pairs = [loss.oracle(w) for loss in losses]
-    slope, value = (
-        sum_of(p * side for p, side in zip(shares, sides, strict=True)) for sides in zip(*pairs, strict=True)
-    )
+    slope, value = (_sum_of(p * pair[k] for p, pair in zip(shares, pairs, strict=True)) for k in (0, 1))
     return slope, value, [gradient for gradient, _ in pairs]
 
 
@@ -160,11 +142,10 @@ def _averaged(losses: Sequence[Any], beta: Sequence[float], w: Any, here: Seen, 
 
 def _errors(here: Seen, beta: Sequence[float], gamma: float, steps: int, theorem: Theorem) -> Any:
     """A theorem's errors over gamma E / 2; without noise its D_r is a multiple of sum_j beta_j ||grad F_j||^2."""
-    slope, _, gradients = here
-    bias2 = (slope - sum_of(b * g for b, g in zip(beta, gradients, strict=True))) ** 2
-    gradients2 = sum_of(b * g**2 for b, g in zip(beta, gradients, strict=True))
+    pairs = list(zip(beta, here[2], strict=True))
+    bias2, gradients2 = (here[0] - _sum_of(b * g for b, g in pairs)) ** 2, _sum_of(b * g**2 for b, g in pairs)
     drift = float(theorem.drift(0.0, np.ones(1), gamma, 1.0, steps)[0]) * gradients2
-    return sum_of(theorem.errors(bias2, drift, 1.0, steps).values())
+    return _sum_of(theorem.errors(bias2, drift, 1.0, steps).values())
 
 
 def _solved(problem: Any, what: str) -> float:
@@ -200,9 +181,8 @@ def smooth_interpolant(visits: np.ndarray, x: np.ndarray, smoothness: float = 1.
     bowl = smoothness / 2 * x**2
     above = np.min(value + slope * (x - place) + smoothness / 2 * (x - place) ** 2, axis=0) + bowl
     hull = ConvexHull(np.column_stack([x, above])).vertices
-    first = int(np.flatnonzero(hull == 0)[0])  # counter-clockwise from the left end: the lower side comes first
-    lower = np.roll(hull, -first)
-    lower = lower[: int(np.flatnonzero(lower == len(x) - 1)[0]) + 1]
+    lower = np.roll(hull, -np.argmin(hull))  # counter-clockwise from the left end: the lower side comes first
+    lower = lower[: np.argmax(lower) + 1]
     return np.interp(x, x[lower], above[lower]) - bowl
 
 
@@ -215,15 +195,12 @@ def exact_ratio(
     theorem would be wrong) can be seen. Over several rounds the improved bound has one theta per round; here they share
     one.
     """
-
-    def at(theta: float) -> WorstCase:
-        return worst_case(rounds, shares, gamma, steps, improved_at(theta))
-
+    what = rounds, shares, gamma, steps
     if theorem is not IMPROVED:
-        return worst_case(rounds, shares, gamma, steps, theorem)
+        return worst_case(*what, theorem)
     if steps == 1:  # there is nothing to split
-        return at(1.0)
-    cases = [at(theta) for theta in ALWAYS]
+        return worst_case(*what, improved_at(1.0))
+    cases = [worst_case(*what, improved_at(theta)) for theta in ALWAYS]
     if max(case.ratio for case in cases) < ATTAINED:
-        cases += [at(theta) for theta in THETAS if theta not in ALWAYS]
+        cases += [worst_case(*what, improved_at(theta)) for theta in THETAS if theta not in ALWAYS]
     return max(cases, key=lambda case: case.ratio)

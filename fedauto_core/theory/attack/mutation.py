@@ -5,28 +5,27 @@ would. It is caught by the first of the named checks whose outcome it changes fr
 check notices is a hole in the ladder.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from fedauto_core.errors import require
-from fedauto_core.theory.bound import checks, constants, terms
-from fedauto_core.theory.bound.aggregation import aggregate, arrival_sets
-from fedauto_core.theory.bound.constants import Constant, Constants
-from fedauto_core.theory.bound.first import FIRST, GENERAL, SINGLE_STEP
-from fedauto_core.theory.bound.improved import IMPROVED, THEOREMS, convex_checks, polyak_checks
-from fedauto_core.theory.bound.terms import Coefficients
-from fedauto_core.theory.bound.theorem import Theorem
-from fedauto_core.theory.problems import curvature
-from fedauto_core.theory.problems.quadratics import Quadratics, random_quadratics
-from fedauto_core.theory.problems.regression import Problem
-from fedauto_core.theory.problems.split import Point, Split
-from fedauto_core.theory.proof import first as proof
+
+from ..bound import checks, constants, terms
+from ..bound.aggregation import aggregate, arrival_sets
+from ..bound.constants import Constant, Constants
+from ..bound.first import FIRST, GENERAL, SINGLE_STEP
+from ..bound.improved import IMPROVED, THEOREMS, convex_checks, polyak_checks
+from ..bound.terms import Coefficients
+from ..bound.theorem import Theorem
+from ..problems import curvature
+from ..problems.quadratics import Quadratics, random_quadratics
+from ..problems.regression import Problem
+from ..problems.split import Point, Split
+from ..proof import first as proof
 
 
 @dataclass(frozen=True)
@@ -71,9 +70,7 @@ def _summed_from_minus(right: Callable[..., pd.DataFrame], run: pd.DataFrame, kn
     return right(run, replace(known, infimum=replace(known.infimum, value=-known.infimum.value)), *at)
 
 
-ROUND, IMPROVED_ROUND = (
-    tuple(f"{theorem.checks['round'][0]}, E {which}" for which in ("= 1", "> 1")) for theorem in THEOREMS
-)
+ROUND, IMPROVED_ROUND = (tuple(f"{t.checks['round'][0]}, E {which}" for which in ("= 1", "> 1")) for t in THEOREMS)
 BIAS = ("S5 bias", "S5 bias, no feature shift", "I4 bias")
 CONVEX = ("I6 convex", "I6 convex, by recursion")
 SUMMED = ("S6 summed", "S6 summed, improved")
@@ -95,8 +92,7 @@ MUTANTS = (
            lambda right, sigma2, gradient2, gamma, L, E: right(sigma2, gradient2 * (E - 1) / (2 * E - 1), gamma, L, E),
            "bounds.drift_bound: (2 * steps - 1) -> (steps - 1)"),
     Mutant(("S4 drift",), FIRST, "drift", lambda right, sigma2, gradient2, gamma, *at:
-           right(sigma2 / gamma, gradient2 / gamma, gamma, *at),
-           "bounds.drift_bound: gamma**2 -> gamma"),
+           right(sigma2 / gamma, gradient2 / gamma, gamma, *at), "bounds.drift_bound: gamma**2 -> gamma"),
     Mutant(ROUND[1:], FIRST, "limit", lambda right, E: right(E) * E,
            "bounds.step_limit: smoothness * steps -> smoothness"),
     Mutant(("S5 bias",), FIRST, "bias", lambda right, skew, shift: right(skew, shift / 8),
@@ -114,19 +110,16 @@ MUTANTS = (
     Mutant(IMPROVED_ROUND[1:], terms, "noise_factor",
            lambda right, gamma, L, E: right(gamma, L, E) if E == 1 else 1 / (4 * right(gamma, L, E)),
            "improved.noise_factor: 1 / (2 * left) -> left / 2"),
-    Mutant(IMPROVED_ROUND[:1], terms, "noise_factor",
-           lambda right, gamma, L, E: 1.0 if E == 1 else right(gamma, L, E),
+    Mutant(IMPROVED_ROUND[:1], terms, "noise_factor", lambda right, gamma, L, E: 1.0 if E == 1 else right(gamma, L, E),
            "improved.noise_factor: return 0.5 -> return 1.0"),
     Mutant(IMPROVED_ROUND[1:], IMPROVED, "errors",
            lambda right, b, drift, L, E: {"error": (np.sqrt(b) - L * np.sqrt(drift)) ** 2},
            "improved.improved_terms: np.sqrt(outcome.bias2) +  -> np.sqrt(outcome.bias2) - "),
-    Mutant(IMPROVED_ROUND[1:], IMPROVED, "noise",
-           lambda right, sigma2, beta2, gamma, L, E: right(sigma2 / E, beta2, gamma, L, E),
+    Mutant(IMPROVED_ROUND[1:], IMPROVED, "noise", lambda right, sigma2, *at: right(sigma2 / at[-1], *at),
            "improved.improved_terms: steps * noise -> noise"),
     Mutant(IMPROVED_ROUND, IMPROVED, "errors", lambda right, b, drift, L, E: right(2 * b, 2 * drift, L, E),
            "improved.improved_terms: half = gamma * steps / 2 -> half = gamma * steps"),
-    Mutant(IMPROVED_ROUND, IMPROVED, "noise",
-           lambda right, sigma2, beta2, *at: right(sigma2, np.ones_like(beta2), *at),
+    Mutant(IMPROVED_ROUND, IMPROVED, "noise", lambda right, sigma2, beta2, *at: right(sigma2, np.ones_like(beta2), *at),
            "improved.improved_terms: np.sum(beta**2, axis=1) -> np.sum(beta, axis=1)"),
     Mutant(IMPROVED_ROUND, IMPROVED, "noise",
            lambda right, sigma2, beta2, gamma, L, E: right(sigma2 / gamma, beta2, gamma, L, E),
@@ -151,8 +144,7 @@ MUTANTS = (
            "improved.convex_checks: + gamma * steps * spread -> + spread"),
     Mutant(("I4 bias",), IMPROVED, "bias", lambda right, skew, shift: (np.sqrt(skew) - np.sqrt(shift)) ** 2,
            "improved.improved_bias_checks: + np.sqrt(shift) -> - np.sqrt(shift)"),
-    Mutant(("LoRA smoothness",), curvature, "lora_smoothness",
-           lambda right, scale, L, gradient, a, b: right(scale, L, gradient, a, 0.0),
+    Mutant(("LoRA smoothness",), curvature, "lora_smoothness", lambda right, *numbers: right(*numbers[:-1], 0.0),
            "curvature.lora_smoothness: a**2 + b**2 -> a**2"),
     Mutant(("LoRA smoothness",), curvature, "lora_ball_smoothness",
            lambda right, scale, L, gradient, rank, radius: right(scale, L, gradient, 1, radius),
@@ -230,12 +222,11 @@ def _noise_equality() -> bool:
 def _bias_with_shift() -> bool:
     """S5 and I4 under feature shift at several points: nothing violated; without shift delta vanishes."""
     shifted, plain = _problem(0.0, shift=1.5), _problem(0.0)
-    used = aggregate(shifted.split, arrival_sets(2), "FedAvg")
+    used = aggregate(SMALL, arrival_sets(2), "FedAvg")
     points = [np.array(w) for w in ((0.0, 0.0), (3.0, -1.0), (-2.0, 2.0))]
     found = [c for w in points for c in checks.bias_checks(shifted, used, w, *THEOREMS)]
-    clean = aggregate(plain.split, arrival_sets(2), "FedAvg")
     violated = any(check.status == "violated" for check in found)
-    return not violated and bool(np.all(constants.delta2(plain, clean, points[1]) < 1e-20))
+    return not violated and bool(np.all(constants.delta2(plain, used, points[1]) < 1e-20))
 
 
 def _kappa_equality() -> bool:
@@ -261,15 +252,13 @@ def _along_a_run() -> bool:
     total = checks.summed(frame, known, gamma, steps).iloc[-1]
     errors = frame[["bias", "drift", "noise"]].to_numpy().sum()
     by_hand = (frame["value"][0] - known.infimum.value + errors) / (gamma * steps)
-    measured = frame["measured"].sum() / (gamma * steps)
-    good = np.isclose(total["bound"], by_hand) and np.isclose(total["measured"], measured)
+    good = np.allclose(total[["bound", "measured"]], [by_hand, frame["measured"].sum() / (gamma * steps)])
     (hessian,), (linear,), _ = problem.mix(problem.split.pooled)
     best, strength, point = np.linalg.solve(hessian, linear), np.linalg.eigvalsh(hessian)[0], start
     away, gap, right = np.sum((start.mean - best) ** 2), frame["value"][0] - known.infimum.value, 0.0
-    convex = far = away / (2 * gamma * steps)
-    distance = np.sqrt(away)
-    for index in range(2):
-        now = used.pick(index)
+    convex, distance = away / (2 * gamma * steps), np.sqrt(away)
+    far = convex
+    for now in map(used.pick, range(2)):
         outcome = problem.round(point, now.rows, now.beta, gamma, steps)
         parts = checks.round_terms(outcome, now, known, gamma, steps, IMPROVED)
         d = np.sqrt(2 * parts["error"][0] / (gamma * steps))
@@ -332,14 +321,12 @@ CHECKS: dict[str, Callable[[], bool]] = {
 def caught_by(mutant: Mutant) -> str | None:
     """The first check that fails under the mutant (an exception is a failure); None if none does."""
     with mutated(mutant):
-        return next((name for name, check in CHECKS.items() if not _passes(check)), None)
-
-
-def _passes(check: Callable[[], bool]) -> bool:
-    try:
-        return check()
-    except (ArithmeticError, ValueError):
-        return False
+        for name, check in CHECKS.items():
+            with suppress(ArithmeticError, ValueError):
+                if check():
+                    continue
+            return name
+    return None
 
 
 def coefficient_caught_by(right: Coefficients, wrong: Coefficients) -> str | None:
@@ -348,10 +335,7 @@ def coefficient_caught_by(right: Coefficients, wrong: Coefficients) -> str | Non
              "5.4 best lambda": proof.best_lambda}  # fmt: skip
     if right == SINGLE_STEP:
         del steps["S4 drift"]
-    require(
-        all(prove(right).holds for prove in steps.values()),
-        "the theorem's own numbers do not close the proof",
-        allowed="a proof that holds",
-        remedy="mend theory.proof.first",
-    )
+    closed = all(prove(right).holds for prove in steps.values())
+    what = "the theorem's own numbers do not close the proof"
+    require(closed, what, allowed="a proof that holds", remedy="mend theory.proof.first")
     return next((name for name, prove in steps.items() if not prove(wrong).holds), None)

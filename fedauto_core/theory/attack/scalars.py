@@ -5,8 +5,6 @@ variance sigma^2. L = 1 requires |h_j| <= 1. All expectations are exact. The att
 bend one assumption each through the fields of `World`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 
@@ -14,7 +12,8 @@ import numpy as np
 from scipy.optimize import differential_evolution
 
 from fedauto_core.errors import require_number
-from fedauto_core.theory.bound.theorem import Theorem
+
+from ..bound.theorem import Theorem
 
 OPEN_END = 0.75  # how much of its step limit is used of a theorem that does not cover the limit itself
 
@@ -63,11 +62,9 @@ def sides(some: Scalars, theorem: Theorem, steps: int, world: World = World()) -
     shrink = 1 - gamma * h
     kicks = np.sum([shrink**e for e in range(steps)], axis=0)  # what one unit of noise per step adds up to
     mean = np.sum(beta * (u - u * shrink**steps - gamma * kicks * world.noise_mean * some.noise[:, None]), axis=1)
-    powers = np.sum([shrink ** (2 * e) for e in range(steps)], axis=0)
+    spread = np.sum(beta**2 * np.sum([shrink ** (2 * e) for e in range(steps)], axis=0), axis=1)
     if world.common_noise:
         spread = np.sum([np.sum(beta * shrink**e, axis=1) ** 2 for e in range(steps)], axis=0)
-    else:
-        spread = np.sum(beta**2 * powers, axis=1)
     variance = (gamma * some.noise) ** 2 * spread
     before = np.sum(p * h / 2 * u**2, axis=1)
     after = np.sum(p * h / 2 * (mean[:, None] - u) ** 2, axis=1) + np.sum(p * h, axis=1) / 2 * variance
@@ -113,19 +110,14 @@ def adversary(
     for name, value in (("participants", participants), ("generations", generations)):
         require_number(name, value, low=1, strict=False, whole=True)
 
-    def slower(x: np.ndarray) -> World:
-        return replace(world, step=world.step * (0.02 + 0.98 * float(x[-1])))
+    def at(x: np.ndarray) -> tuple[float, float, Scalars, World]:
+        one, slower = _decode(x, participants), replace(world, step=world.step * (0.02 + 0.98 * float(x[-1])))
+        return *(float(side[0]) for side in sides(one, theorem, steps, slower)), one, slower
 
-    def loss(x: np.ndarray) -> float:
-        measured, bound = (float(side[0]) for side in sides(_decode(x, participants), theorem, steps, slower(x)))
-        return -ratio(measured, bound)
-
-    found = differential_evolution(
-        loss, [(0.0, 1.0)] * (4 * participants + 2), rng=seed, maxiter=generations, popsize=8, polish=False, tol=0
-    )
-    best = _decode(found.x, participants)
-    measured, bound = (float(side[0]) for side in sides(best, theorem, steps, slower(found.x)))
-    return worst_of(measured, bound, _complete(best.pick(0), theorem, steps, slower(found.x)), int(found.nfev))
+    cube, options = [(0.0, 1.0)] * (4 * participants + 2), {"popsize": 8, "polish": False, "tol": 0}
+    found = differential_evolution(lambda x: -ratio(*at(x)[:2]), cube, rng=seed, maxiter=generations, **options)
+    measured, bound, best, slower = at(found.x)
+    return worst_of(measured, bound, _complete(best.pick(0), theorem, steps, slower), int(found.nfev))
 
 
 def ratio(measured: float, bound: float) -> float:
@@ -183,8 +175,5 @@ def breaking_steps(theorem: Theorem, steps: int, factors: np.ndarray, seed: int,
     """For step sizes of `factors` times `step_size`: which of `tries` random instances violate the inequality, as a
     share [len(factors)]."""
     some = draw(np.random.default_rng(seed), tries)
-    shares = []
-    for factor in factors:
-        measured, bound = sides(some, theorem, steps, World(step=float(factor)))
-        shares.append(np.mean(measured - bound > 1e-7 * (np.abs(measured) + np.abs(bound))))
-    return np.array(shares)
+    pairs = (sides(some, theorem, steps, World(step=float(factor))) for factor in factors)
+    return np.array([np.mean(m - b > 1e-7 * (np.abs(m) + np.abs(b))) for m, b in pairs])

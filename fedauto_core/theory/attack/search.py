@@ -4,19 +4,18 @@ Unlike `scalars.adversary`, which moves weights freely, this one must live with 
 arrival set, and tries all sets of every instance it looks at.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from scipy.optimize import differential_evolution
 
 from fedauto_core.errors import require_known, require_number
-from fedauto_core.theory.attack.scalars import Worst, ratio, worst_of
-from fedauto_core.theory.bound.aggregation import RULES, aggregate, arrival_sets
-from fedauto_core.theory.bound.checks import round_terms
-from fedauto_core.theory.bound.constants import Constant, Constants
-from fedauto_core.theory.bound.theorem import Theorem
-from fedauto_core.theory.problems.quadratics import Quadratics
-from fedauto_core.theory.problems.split import Point, Split
+
+from ..bound.aggregation import RULES, aggregate, arrival_sets
+from ..bound.checks import round_terms
+from ..bound.constants import Constant, constants_of
+from ..bound.theorem import Theorem
+from ..problems.quadratics import Quadratics
+from ..problems.split import Point, Split
+from .scalars import Worst, ratio, worst_of
 
 MOST_PER_CELL = 4  # samples of one class at one participant
 ANY = Constant("F_inf", float("-inf"), "exact", "one round does not need it")
@@ -57,15 +56,10 @@ def _sides(
     split, noise = Split(counts), 3 * float(x[-2])
     problem = Quadratics(split, curvature[split.label][:, None, None], centre[split.label][:, None], noise)
     used = aggregate(split, arrival_sets(clients), rule)
-    smoothness = float(max(problem.smoothness(np.vstack([used.rows, split.pooled]))))
-    known = Constants(
-        Constant("L", smoothness, *problem.provenance["L"]),
-        Constant("sigma^2", problem.sigma2, *problem.provenance["sigma^2"]),
-        ANY,
-    )
-    limit = theorem.step_limit(smoothness, steps)
+    known = constants_of(problem, used, ANY)
+    limit = theorem.step_limit(known.smoothness.value, steps)
     gamma = (0.02 + 0.98 * float(x[-1])) * limit * (1.0 if theorem.closed(steps) else 0.999)
     outcome = problem.round(Point(np.zeros(1)), used.rows, used.beta, gamma, steps)
     both = round_terms(outcome, used, known, gamma, steps, theorem)
     numbers = {"curvature": curvature.tolist(), "centre": centre.tolist(), "counts": counts.tolist()}
-    return both["measured"], both["bound"], numbers | {"noise": noise, "L": smoothness, "gamma": gamma}
+    return both["measured"], both["bound"], numbers | {"noise": noise, "L": known.smoothness.value, "gamma": gamma}

@@ -1,7 +1,5 @@
 """Arrival sets and the weights that the two rules give them (docs/method.md, section 4), for many sets at once."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,7 +8,8 @@ import numpy as np
 from fedauto_core.errors import require, require_known
 from fedauto_core.methods import fedauto
 from fedauto_core.methods.weights import fedauto_weights
-from fedauto_core.theory.problems.split import Split
+
+from ..problems.split import Split
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,17 +25,13 @@ class Aggregation:
 
     def __post_init__(self) -> None:
         simplex = bool(np.all(self.beta >= 0) and np.allclose(self.beta.sum(axis=1), 1.0, rtol=0, atol=1e-9))
-        require(
-            simplex,
-            "beta is not in the simplex",
-            allowed="non-negative weights that sum to one in every row",
-            remedy="divide the weights by their sum",
-        )
+        allowed, remedy = "non-negative weights that sum to one in every row", "divide the weights by their sum"
+        require(simplex, "beta is not in the simplex", allowed=allowed, remedy=remedy)
 
     def __len__(self) -> int:
         return len(self.beta)
 
-    def pick(self, index: int) -> Aggregation:
+    def pick(self, index: int) -> "Aggregation":
         """Aggregation `index` alone, without the participants it gives no weight."""
         used = self.beta[index] > 0
         return Aggregation(self.rows[used], self.alpha[used], self.beta[index : index + 1, used])
@@ -79,10 +74,8 @@ RULES: dict[str, Callable[[Split, np.ndarray, float], Aggregation]] = {"FedAvg":
 def aggregate(split: Split, arrived: np.ndarray, rule: str, lam: float = 0.1) -> Aggregation:
     """Weights of `rule` ("FedAuto" or "FedAvg") for arrived [S, N]; lam is FedAuto's lambda, unused by FedAvg."""
     require_known("aggregation rule", rule, RULES)
-    require(
-        arrived.ndim == 2 and arrived.shape[1] == split.n_clients,
-        f"arrivals of shape {arrived.shape}",
-        allowed=f"[S, {split.n_clients}], one column per client",
-        remedy="leave the server out of the arrivals: it is always there",
-    )
+    allowed = f"[S, {split.n_clients}], one column per client"
+    remedy = "leave the server out of the arrivals: it is always there"
+    fits = arrived.ndim == 2 and arrived.shape[1] == split.n_clients
+    require(fits, f"arrivals of shape {arrived.shape}", allowed=allowed, remedy=remedy)
     return RULES[rule](split, arrived.astype(bool), lam)

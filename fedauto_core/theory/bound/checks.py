@@ -4,8 +4,6 @@ A check that takes a theorem is that theorem's version of the inequality; S1..S6
 section 5, I1..I6 those of `improved`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
@@ -14,13 +12,14 @@ import numpy as np
 import pandas as pd
 
 from fedauto_core.methods.base import chi2_divergence
-from fedauto_core.theory.bound import constants, terms
-from fedauto_core.theory.bound.aggregation import Aggregation
-from fedauto_core.theory.bound.constants import Constants
-from fedauto_core.theory.bound.first import FIRST
-from fedauto_core.theory.bound.theorem import ROUNDING, Theorem
-from fedauto_core.theory.problems.regression import Problem
-from fedauto_core.theory.problems.split import Point, Round
+
+from ..problems.regression import Problem
+from ..problems.split import Point, Round
+from . import constants, terms
+from .aggregation import Aggregation
+from .constants import Constants
+from .first import FIRST
+from .theorem import ROUNDING, Theorem
 
 Status = Literal["tight", "valid", "violated", "not applicable"]
 TIGHT = 1e-6  # relative distance below which a bound is called tight
@@ -40,7 +39,7 @@ class Check:
     @classmethod
     def of(
         cls, name: str, equation: str, measured: float, bound: float, applicable: bool = True, scale: float = 0.0
-    ) -> Check:
+    ) -> "Check":
         """scale: size of the terms subtracted to get either side; what their rounding can hide counts as zero."""
         measured, bound = (0.0 if abs(side) <= ROUNDING * scale else float(side) for side in (measured, bound))
         size = max(abs(measured), abs(bound))
@@ -51,6 +50,11 @@ class Check:
         else:
             status = "tight" if size > 0 and bound - measured <= TIGHT * size else "valid"
         return cls(name, equation, measured, bound, status)
+
+    @classmethod
+    def each(cls, name: str, equation: str, measured: np.ndarray, bounds: np.ndarray, *rest: float) -> "list[Check]":
+        """`of` for all pairs of entries; rest: applicable and scale, the same for all."""
+        return [cls.of(name, equation, *pair, *rest) for pair in zip(measured, bounds, strict=True)]
 
     @property
     def ratio(self) -> float:
@@ -73,23 +77,16 @@ def round_terms(
 
 
 def round_checks(
-    problem: Problem,
-    aggregation: Aggregation,
-    known: Constants,
-    point: Point,
-    gamma: float,
-    steps: int,
+    problem: Problem, aggregation: Aggregation, known: Constants, point: Point, gamma: float, steps: int,
     theorem: Theorem = FIRST,
-) -> list[Check]:
+) -> list[Check]:  # fmt: skip
     """The per-round inequality for every aggregation from `point`."""
     applicable = theorem.covers(gamma, known.smoothness.value, steps)
     outcome = problem.round(point, aggregation.rows, aggregation.beta, gamma, steps)
     sides = round_terms(outcome, aggregation, known, gamma, steps, theorem)
     name, equation = theorem.checks["round"]
-    return [
-        Check.of(f"{name}, E = {steps}", equation, measured, bound, applicable, abs(outcome.value))
-        for measured, bound in zip(sides["measured"], sides["bound"], strict=True)
-    ]
+    both = sides["measured"], sides["bound"]
+    return Check.each(f"{name}, E = {steps}", equation, *both, applicable, abs(outcome.value))
 
 
 def descent_checks(problem: Problem, known: Constants, w: np.ndarray, moves: np.ndarray) -> list[Check]:
@@ -97,33 +94,19 @@ def descent_checks(problem: Problem, known: Constants, w: np.ndarray, moves: np.
     (value,), slope = problem.value(w[None]), problem.gradients(problem.split.pooled, w)[0]
     rise = problem.value(w + moves) - value - moves @ slope
     bounds = known.smoothness.value / 2 * np.sum(moves**2, axis=1)
-    equation = "F(w + v) - F(w) - <grad F, v> <= (L/2) |v|^2"
-    return [
-        Check.of("S1 descent", equation, measured, bound, scale=abs(value))
-        for measured, bound in zip(rise, bounds, strict=True)
-    ]
+    return Check.each("S1 descent", "F(w + v) - F(w) - <grad F, v> <= (L/2) |v|^2", rise, bounds, True, abs(value))
 
 
 def drift_checks(
-    problem: Problem,
-    aggregation: Aggregation,
-    known: Constants,
-    point: Point,
-    gamma: float,
-    steps: int,
+    problem: Problem, aggregation: Aggregation, known: Constants, point: Point, gamma: float, steps: int,
     theorem: Theorem = FIRST,
-) -> list[Check]:
+) -> list[Check]:  # fmt: skip
     """S4 or I3 for each participant; for E = 1 nothing has moved and it reads 0 <= 0 at any step size."""
-    outcome, smoothness = (
-        problem.round(point, aggregation.rows, aggregation.beta[:1], gamma, steps),
-        known.smoothness.value,
-    )
+    outcome = problem.round(point, aggregation.rows, aggregation.beta[:1], gamma, steps)
+    smoothness = known.smoothness.value
     bounds = theorem.drift(known.sigma2.value, outcome.participant_gradient2, gamma, smoothness, steps)
     applicable = not theorem.drift_limited or steps == 1 or theorem.covers(gamma, smoothness, steps)
-    return [
-        Check.of(*theorem.checks["drift"], measured, bound, applicable)
-        for measured, bound in zip(outcome.drift, bounds, strict=True)
-    ]
+    return Check.each(*theorem.checks["drift"], outcome.drift, bounds, applicable)
 
 
 def bias_checks(problem: Problem, aggregation: Aggregation, w: np.ndarray, *theorems: Theorem) -> list[Check]:
@@ -134,13 +117,11 @@ def bias_checks(problem: Problem, aggregation: Aggregation, w: np.ndarray, *theo
     skew, deltas = constants.kappa2(problem, w).value * chi2, constants.delta2(problem, aggregation, w)
     scale = float(np.max(np.sum(gradients**2, axis=1)))
     plain = bool(np.all(deltas <= NO_SHIFT * max(scale, 1.0)))
-    forms = [("S5 bias, no feature shift", "b_r <= kappa^2 chi2_r", skew, plain)]
-    forms += [(*theorem.checks["bias"], theorem.bias(skew, aggregation.beta @ deltas), True) for theorem in theorems]
-    return [
-        Check.of(name, equation, b, bound, applicable, scale)
-        for name, equation, bounds, applicable in forms
-        for b, bound in zip(measured, bounds, strict=True)
-    ]
+    found = Check.each("S5 bias, no feature shift", "b_r <= kappa^2 chi2_r", measured, skew, plain, scale)
+    for theorem in theorems:
+        bounds = theorem.bias(skew, aggregation.beta @ deltas)
+        found += Check.each(*theorem.checks["bias"], measured, bounds, True, scale)
+    return found
 
 
 def missing_class_check(mixture: np.ndarray, target: np.ndarray) -> Check:
@@ -151,14 +132,9 @@ def missing_class_check(mixture: np.ndarray, target: np.ndarray) -> Check:
 
 
 def trajectory(
-    problem: Problem,
-    aggregation: Aggregation,
-    known: Constants,
-    start: Point,
-    gamma: float,
-    steps: int,
+    problem: Problem, aggregation: Aggregation, known: Constants, start: Point, gamma: float, steps: int,
     theorem: Theorem = FIRST,
-) -> tuple[pd.DataFrame, Point]:
+) -> tuple[pd.DataFrame, Point]:  # fmt: skip
     """`round_terms` along a run, round r with aggregation r, and the last point.
 
     Further columns: round, value = F(w_{r-1}), value_after = F(w_r). Expectations are over the minibatch noise of all
@@ -185,8 +161,7 @@ def summed(run: pd.DataFrame, known: Constants, gamma: float, steps: int) -> pd.
     errors = [name for name in ("bias", "drift", "error", "noise") if name in run]
     frame = run[["measured", *errors]].cumsum().div(scale * rounds, axis=0)
     frame.insert(1, "start", (run["value"].iloc[0] - known.infimum.value) / (scale * rounds))
-    bound = frame[["start", *errors]].sum(axis=1)
-    return frame.assign(bound=bound, round=rounds)
+    return frame.assign(bound=frame[["start", *errors]].sum(axis=1), round=rounds)
 
 
 def summed_checks(

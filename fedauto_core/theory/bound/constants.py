@@ -1,15 +1,14 @@
 """The theorems' assumptions made executable: each constant says how it was obtained (docs/method.md, section 6)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
 
 from fedauto_core.errors import require_number
-from fedauto_core.theory.bound.aggregation import Aggregation
-from fedauto_core.theory.problems.regression import Problem
-from fedauto_core.theory.problems.split import Provenance
+
+from ..problems.regression import Problem
+from ..problems.split import Provenance
+from .aggregation import Aggregation
 
 
 @dataclass(frozen=True)
@@ -37,14 +36,12 @@ class Constants:
         require_number("sigma^2", self.sigma2.value, strict=False, remedy=remedy)
 
 
-def constants_of(problem: Problem, aggregation: Aggregation) -> Constants:
-    """L over all participants that are aggregated (m included) and F; sigma^2; F_inf."""
-    values = {
-        "L": float(max(problem.smoothness(np.vstack([aggregation.rows, problem.split.pooled])))),
-        "sigma^2": problem.sigma2,
-        "F_inf": problem.infimum(),
-    }
-    return Constants(*(Constant(symbol, value, *problem.provenance[symbol]) for symbol, value in values.items()))
+def constants_of(problem: Problem, aggregation: Aggregation, infimum: Constant | None = None) -> Constants:
+    """L over all participants that are aggregated (m included) and F; sigma^2; F_inf, unless it is given."""
+    how, rows = problem.provenance, np.vstack([aggregation.rows, problem.split.pooled])
+    smoothness = Constant("L", float(max(problem.smoothness(rows))), *how["L"])
+    infimum = infimum or Constant("F_inf", problem.infimum(), *how["F_inf"])
+    return Constants(smoothness, Constant("sigma^2", problem.sigma2, *how["sigma^2"]), infimum)
 
 
 def kappa2(problem: Problem, w: np.ndarray) -> Constant:
@@ -58,6 +55,5 @@ def kappa2(problem: Problem, w: np.ndarray) -> Constant:
 def delta2(problem: Problem, aggregation: Aggregation, w: np.ndarray) -> np.ndarray:
     """delta_j^2 at w, [J]: ||grad F_j - sum_c alpha_j(c) grad f_c||^2, exact. It vanishes without feature shift."""
     split = problem.split
-    by_class = problem.gradients(split.classes(), w)
-    wanted = aggregation.alpha[:, split.target > 0] @ by_class
+    wanted = aggregation.alpha[:, split.target > 0] @ problem.gradients(split.classes(), w)
     return np.sum((problem.gradients(aggregation.rows, w) - wanted) ** 2, axis=1)

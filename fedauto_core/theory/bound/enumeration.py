@@ -4,21 +4,20 @@ Minibatches are single samples drawn with replacement, independently over partic
 n_j samples and E steps participant j has n_j^E equally likely paths; all combinations are visited, nothing is sampled.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from itertools import product
 
 import numpy as np
 
-from fedauto_core.errors import require
-from fedauto_core.theory.bound import terms
-from fedauto_core.theory.bound.aggregation import Aggregation
-from fedauto_core.theory.bound.checks import Check, round_terms
-from fedauto_core.theory.bound.constants import Constant, Constants
-from fedauto_core.theory.bound.first import FIRST
-from fedauto_core.theory.problems.regression import SoftmaxRegression
-from fedauto_core.theory.problems.split import Point
+from fedauto_core.errors import require_number
+
+from ..problems.regression import SoftmaxRegression
+from ..problems.split import Point
+from . import terms
+from .aggregation import Aggregation
+from .checks import Check, round_terms
+from .constants import Constant, Constants
+from .first import FIRST
 
 MOST_OUTCOMES = 100_000
 
@@ -50,22 +49,14 @@ def enumerated_checks(
 
     sigma^2 is the largest minibatch variance over all points that any path visits: exactly what A3 asks for here.
     """
-    require(
-        len(aggregation) == 1,
-        f"{len(aggregation)} aggregations to enumerate",
-        allowed="1",
-        remedy="pass aggregation.pick(index)",
-    )
+    remedy = "pass aggregation.pick(index)"
+    require_number("aggregations to enumerate", len(aggregation), high=1, whole=True, remedy=remedy)
     sizes = np.count_nonzero(aggregation.rows, axis=1)
     outcomes = float(np.prod(sizes.astype(float) ** steps))
-    require(
-        outcomes <= MOST_OUTCOMES,
-        f"{outcomes:.0f} minibatch outcomes to enumerate",
-        allowed=f"at most {MOST_OUTCOMES}",
-        remedy="use fewer participants, samples or local steps",
-    )
+    remedy = "use fewer participants, samples or local steps"
+    require_number("minibatch outcomes to enumerate", outcomes, high=MOST_OUTCOMES, remedy=remedy)
     beta = aggregation.beta[0]
-    moved, noise = np.zeros((1, len(w))), np.zeros((1, len(w)))
+    moved = noise = np.zeros((1, len(w)))
     drift, variance = np.zeros(len(beta)), 0.0
     for j, row in enumerate(aggregation.rows):
         deltas, mean_noise, drift[j], largest = _paths(problem, row, w, gamma, steps)
@@ -78,19 +69,11 @@ def enumerated_checks(
     start = problem.round(Point(w), aggregation.rows, aggregation.beta, gamma, steps)
     outcome = replace(start, value_after=np.array([problem.value(w + moved).mean()]), drift=drift)
     sides = round_terms(outcome, aggregation, known, gamma, steps)
-    smoothness = known.smoothness.value
-    applicable = FIRST.covers(gamma, smoothness, steps)
+    applicable = FIRST.covers(gamma, known.smoothness.value, steps)
     (allowed,) = terms.noise_bound(variance, aggregation.beta, steps)
     measured = float(np.mean(np.sum(noise**2, axis=1)))
-    drift_allowed = FIRST.drift(variance, start.participant_gradient2, gamma, smoothness, steps)
-    checks = [
-        Check.of(*FIRST.checks["drift"], met, limit, applicable)
-        for met, limit in zip(drift, drift_allowed, strict=True)
-    ]
-    name, equation = FIRST.checks["round"]
-    both = sides["measured"][0], sides["bound"][0]
-    checks += [
-        Check.of("S3 noise", "E|G - H|^2 <= (s^2/E) sum_j beta_j^2", measured, allowed),
-        Check.of(f"{name}, E = {steps}", equation, *both, applicable, outcome.value),
-    ]
-    return checks, sigma2
+    drift_allowed = FIRST.drift(variance, start.participant_gradient2, gamma, known.smoothness.value, steps)
+    checks = Check.each(*FIRST.checks["drift"], drift, drift_allowed, applicable)
+    checks.append(Check.of("S3 noise", "E|G - H|^2 <= (s^2/E) sum_j beta_j^2", measured, allowed))
+    (name, equation), both = FIRST.checks["round"], (sides["measured"], sides["bound"])
+    return checks + Check.each(f"{name}, E = {steps}", equation, *both, applicable, outcome.value), sigma2

@@ -9,13 +9,11 @@ For gamma <= step / (L E), with b_r, D_r and the numbers of `terms.Coefficients`
 The symbolic proof reads the numbers below, too, so that changing one breaks both.
 """
 
-from __future__ import annotations
-
 from fractions import Fraction
 
-from fedauto_core.theory.bound import terms
-from fedauto_core.theory.bound.terms import Coefficients
-from fedauto_core.theory.bound.theorem import Theorem
+from . import terms
+from .terms import Coefficients
+from .theorem import Theorem
 
 GENERAL = Coefficients(Fraction(1, 2), Fraction(2), Fraction(2), Fraction(1), Fraction(2), Fraction(4, 3))
 SINGLE_STEP = Coefficients(Fraction(1), Fraction(1), Fraction(0), Fraction(1, 2), Fraction(0), Fraction(0))
@@ -36,15 +34,13 @@ def first_theorem(general: Coefficients = GENERAL, single: Coefficients = SINGLE
     return Theorem(
         name="first",
         checks=CHECKS,
-        limit=lambda steps: float(numbers(steps).step),
+        limit=lambda steps: float(numbers(steps).step),  # gamma <= 1/(2 L E); E = 1: 1/L
         closed=lambda steps: True,
-        drift=lambda sigma2, gradient2, gamma, _, steps: terms.first_drift(
-            sigma2, gradient2, gamma, steps, numbers(steps)
-        ),
+        drift=lambda sigma2, gradient2, gamma, _, E: terms.first_drift(sigma2, gradient2, gamma, E, numbers(E)),
         drift_limited=True,
         errors=lambda bias2, drift, smoothness, steps: terms.first_errors(bias2, drift, smoothness, numbers(steps)),
         noise=lambda *rest: terms.noise(float(numbers(rest[-1]).noise), *rest),
-        bias=lambda skew, shift: terms.first_bias(skew, shift),
+        bias=terms.first_bias,
     )
 
 

@@ -41,22 +41,22 @@ without its left side the inequality gives E R_r^2 <= (R_{r-1} + 2 gamma E d_r)^
 Where R stays bounded, this is a rate of 1/T down to a floor; along a flat direction of F the bias may push for ever.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
 
-from fedauto_core.errors import require
-from fedauto_core.theory.bound import terms
-from fedauto_core.theory.bound.aggregation import Aggregation
-from fedauto_core.theory.bound.checks import Check, round_terms
-from fedauto_core.theory.bound.constants import Constants
-from fedauto_core.theory.bound.first import FIRST
-from fedauto_core.theory.bound.theorem import Theorem
-from fedauto_core.theory.problems.quadratics import Quadratics
-from fedauto_core.theory.problems.split import Point, Round
+from fedauto_core.errors import require_number
+
+from ..problems.quadratics import Quadratics
+from ..problems.split import Point, Round
+from . import terms
+from .aggregation import Aggregation
+from .checks import Check, round_terms
+from .constants import Constants
+from .first import FIRST
+from .theorem import Theorem
 
 CONVEX_LIMIT = 8  # I6: gamma <= 1/(8 L E)
 CHECKS = {
@@ -72,7 +72,7 @@ CHECKS = {
 IMPROVED = Theorem(
     name="improved",
     checks=CHECKS,
-    limit=lambda steps: 1.0,
+    limit=lambda steps: 1.0,  # gamma < 1/(L E); E = 1: <=
     closed=lambda steps: steps == 1,
     drift=terms.improved_drift,
     drift_limited=False,
@@ -85,13 +85,8 @@ THEOREMS = (FIRST, IMPROVED)
 
 def improved_at(theta: float) -> Theorem:
     """The improved theorem with an error that is linear in b_r and D_r and never less; for E = 1 nothing is split."""
-
-    def errors(bias2: object, drift: object, smoothness: float, steps: int) -> dict[str, object]:
-        if steps == 1:
-            return FIRST.errors(bias2, drift, smoothness, steps)
-        return terms.split_errors(theta, bias2, drift, smoothness)
-
-    return replace(IMPROVED, errors=errors)
+    split = partial(terms.split_errors, theta)
+    return replace(IMPROVED, errors=lambda b, D, L, E: FIRST.errors(b, D, L, E) if E == 1 else split(b, D, L))
 
 
 def improvement(outcome: Round, aggregation: Aggregation, known: Constants, gamma: float, steps: int) -> np.ndarray:
@@ -103,12 +98,8 @@ def improvement(outcome: Round, aggregation: Aggregation, known: Constants, gamm
 
 def polyak_checks(run: pd.DataFrame, known: Constants, gamma: float, steps: int, strength: float) -> list[Check]:
     """I5 at every horizon T of a run; run from `trajectory` with `IMPROVED`; strength: mu, 0 < mu <= L."""
-    require(
-        bool(0 < strength <= known.smoothness.value * (1 + 1e-9)),
-        f"mu = {strength}",
-        allowed=f"0 < mu <= L = {known.smoothness.value:.4g}",
-        remedy="use a constant with ||grad F||^2 >= 2 mu (F - F_inf)",
-    )
+    remedy = "use a constant with ||grad F||^2 >= 2 mu (F - F_inf): it is at most L"
+    require_number("mu", strength, high=known.smoothness.value * (1 + 1e-9), remedy=remedy)
     covered = IMPROVED.covers(gamma, known.smoothness.value, steps)
     gap0, factor = run["value"].iloc[0] - known.infimum.value, terms.contraction(gamma, steps, strength)
     floor, checks = 0.0, []
@@ -132,8 +123,8 @@ def convex_checks(
     convex = IMPROVED.covers(gamma, smoothness, steps) and gamma * CONVEX_LIMIT * smoothness * steps <= 1 + 1e-12
     point, gaps, errors, far_errors, checks = start, 0.0, 0.0, 0.0, []
     start2 = far2 = _squared_distance(start, best)
-    for index in range(len(aggregation)):
-        now = aggregation.pick(index)
+    for rounds in range(1, len(aggregation) + 1):
+        now = aggregation.pick(rounds - 1)
         outcome = problem.round(point, now.rows, now.beta, gamma, steps)
         error = float(round_terms(outcome, now, known, gamma, steps, IMPROVED)["error"][0])
         rest = 2 * error / (gamma * steps), known.sigma2.value * float(np.sum(now.beta**2)), gamma, steps
@@ -141,7 +132,6 @@ def convex_checks(
         errors += terms.convex_errors(_squared_distance(point, best), *rest)
         far_errors += terms.convex_errors(far2, *rest)
         far2 = terms.convex_distance(far2, *rest)
-        rounds = index + 1
         equation = "mean_r F(w_r) - F_inf <= R_0^2/(g E T) + mean_r (2 R d + 4 g E d^2 + 2 g s^2 sum beta^2)"
         for name, total in (("I6 convex", errors), ("I6 convex, by recursion", far_errors)):
             bound = start2 / (gamma * steps * rounds) + total / rounds

@@ -5,8 +5,6 @@ sum_j beta_j^2. These and sigma2 have one entry for each round or instance, grad
 for the participants. The errors are over gamma E / 2, so in the units of ||grad F||^2; the noise is not.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -43,9 +41,6 @@ def noise(factor: float, sigma2: Array, beta2: Array, gamma: float, smoothness: 
     return np.where(sigma2 > 0, factor, 0.0) * smoothness * gamma**2 * steps * beta2 * sigma2
 
 
-# The first theorem
-
-
 def first_errors(bias2: Array, drift: Array, smoothness: float, numbers: Coefficients) -> dict[str, object]:
     """bias b_r + drift L^2 D_r."""
     return {"bias": float(numbers.bias) * bias2, "drift": float(numbers.drift) * smoothness**2 * drift}
@@ -60,9 +55,6 @@ def first_drift(sigma2: Array, gradient2: Array, gamma: float, steps: int, numbe
 def first_bias(skew: Array, shift: Array) -> Array:
     """S5: bound on b_r from skew = kappa^2 chi2_r and shift = sum_j beta_j delta_j^2."""
     return 2 * skew + 2 * shift
-
-
-# The improved theorem
 
 
 def improved_errors(bias2: Array, drift: Array, smoothness: float) -> dict[str, Array]:
@@ -102,9 +94,6 @@ def improved_drift(sigma2: Array, gradient2: Array, gamma: float, smoothness: fl
 def improved_bias(skew: Array, shift: Array) -> Array:
     """I4: bound on b_r from skew = kappa^2 chi2_r and shift = sum_j beta_j delta_j^2."""
     return (np.sqrt(skew) + np.sqrt(shift)) ** 2
-
-
-# Corollaries
 
 
 def missing_class(mass: float) -> float:

@@ -1,14 +1,12 @@
 """What a theorem is: `first.FIRST` and `improved.IMPROVED` are two of them, and a third would be one more object."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from fedauto_core.theory.bound.terms import Array
-from fedauto_core.theory.problems.split import require_gamma, require_steps
+from ..problems.split import require_gamma, require_steps
+from .terms import Array
 
 ROUNDING = 1e-10  # relative rounding error that is forgiven
 

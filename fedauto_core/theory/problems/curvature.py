@@ -10,8 +10,6 @@ On the ball ||A||, ||B|| <= rho, a convex set that averages of factors do not le
 stay in it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np
@@ -51,24 +49,23 @@ def largest_curvature(loss: Callable[[Tensor], Tensor], w: Tensor, tolerance: fl
     return _lanczos(product, len(point), tolerance)
 
 
-def curvature_by_differences(
-    gradient: Callable[[np.ndarray], np.ndarray], w: np.ndarray, size: float = 1e-5, tolerance: float = 1e-3
-) -> float:
-    """Largest |eigenvalue| of the Hessian at w [P], by Lanczos iterations on differences of gradients over +-size.
+def curvature_by_differences(gradient: Callable[[np.ndarray], np.ndarray], w: np.ndarray) -> float:
+    """Largest |eigenvalue| of the Hessian at w [P], by Lanczos iterations on differences of gradients over +-1e-5.
 
-    An estimate, to about the relative tolerance; P >= 2.
+    An estimate, to about the relative tolerance of 1e-3; P >= 2.
     """
+    size = 1e-5
 
     def product(vector: np.ndarray) -> np.ndarray:
         length = float(np.linalg.norm(vector))
         move = size * vector.ravel() / length
         return length * (gradient(w + move) - gradient(w - move)) / (2 * size)
 
-    return _lanczos(product, len(w), tolerance)
+    return _lanczos(product, len(w), 1e-3)
 
 
 def _lanczos(product: Callable[[np.ndarray], np.ndarray], size: int, tolerance: float) -> float:
     operator = LinearOperator((size, size), matvec=product, dtype=np.float64)
-    start = np.random.default_rng(0).standard_normal(size)  # the library's own start is random in another way
+    start = np.random.default_rng(0).standard_normal(size)  # the library's own start is random
     found = eigsh(operator, k=1, which="LM", tol=tolerance, v0=start, return_eigenvectors=False)
     return float(np.abs(found[0]))

@@ -1,7 +1,5 @@
 """LoRA as a problem: the product of two factors on softmax regression, with a constant certified on a ball."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,9 +7,10 @@ import numpy as np
 
 from fedauto_core.errors import require, require_number
 from fedauto_core.seeding import stream
-from fedauto_core.theory.problems.curvature import lora_ball_smoothness
-from fedauto_core.theory.problems.regression import NO_NOISE, NOTHING_BELOW_ZERO, FullBatch, SoftmaxRegression
-from fedauto_core.theory.problems.split import NETWORK, Provenances, Split
+
+from .curvature import lora_ball_smoothness
+from .regression import FullBatch, SoftmaxRegression
+from .split import NETWORK, Provenances, Split
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,10 +26,8 @@ class LowRankRegression(FullBatch):
     scale: float = 2.0
     radius: float = 2.0
 
-    provenance: ClassVar[Provenances] = {
-        "L": ("certified bound", "2 s^2 L rho^2 + s (|grad l(0)| + L s sqrt(r) rho^2) on the ball of radius rho"),
-        "sigma^2": NO_NOISE,
-        "F_inf": NOTHING_BELOW_ZERO,
+    provenance: ClassVar[Provenances] = FullBatch.provenance | {
+        "L": ("certified bound", "2 s^2 L rho^2 + s (|grad l(0)| + L s sqrt(r) rho^2) on the ball of radius rho")
     }
 
     def __post_init__(self) -> None:
@@ -43,15 +40,13 @@ class LowRankRegression(FullBatch):
 
     @property
     def dimension(self) -> int:
-        """Length P of w."""
         return self.rank * (self.base.features.shape[1] + self.base.n_classes)
 
     def start(self, seed: int) -> np.ndarray:
         """LoRA's usual start: A normal with deviation 1/10, B = 0."""
-        flat = np.zeros(self.dimension)
         size = self.rank * self.base.features.shape[1]
-        flat[:size] = 0.1 * stream(seed, "theory", NETWORK).standard_normal(size)
-        return flat
+        a = 0.1 * stream(seed, "theory", NETWORK).standard_normal(size)
+        return np.pad(a, (0, self.dimension - size))
 
     def factors(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """A [K, d, rank] and B [K, rank, C] of points [K, P]."""
@@ -62,12 +57,9 @@ class LowRankRegression(FullBatch):
     def _products(self, points: np.ndarray) -> np.ndarray:
         a, b = self.factors(points)
         farthest = max(float(np.linalg.norm(factor, ord=2, axis=(1, 2)).max()) for factor in (a, b))
-        require(
-            farthest <= self.radius,
-            f"a factor of norm {farthest:.4g} outside the ball of radius {self.radius}",
-            allowed=f"spectral norms up to {self.radius}",
-            remedy="raise the radius or lower the step size",
-        )
+        what, allowed = f"a factor of norm {farthest:.4g} outside the ball of", f"spectral norms up to {self.radius}"
+        remedy = "raise the radius or lower the step size"
+        require(farthest <= self.radius, f"{what} radius {self.radius}", allowed=allowed, remedy=remedy)
         return self.scale * (a @ b).reshape(len(points), -1)
 
     def smoothness(self, rows: np.ndarray) -> np.ndarray:
@@ -78,11 +70,9 @@ class LowRankRegression(FullBatch):
         return np.array([lora_ball_smoothness(self.scale, L, g, self.rank, self.radius) for L, g in pairs])
 
     def value(self, points: np.ndarray) -> np.ndarray:
-        """F at points [K, P], shape [K]."""
         return self.base.value(self._products(points))
 
     def gradients(self, rows: np.ndarray, w: np.ndarray) -> np.ndarray:
-        """Gradients [J, P] of the rows' losses at w [P], or at one point per row, w [J, P]."""
         points = np.broadcast_to(w, (len(rows), self.dimension))
         a, b = self.factors(points)
         slope = self.base.gradients(rows, self._products(points)).reshape(len(rows), -1, self.base.n_classes)

@@ -1,7 +1,5 @@
 """Quadratics, for which every constant and every expectation is known exactly."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,15 +7,8 @@ import numpy as np
 
 from fedauto_core.errors import require, require_number
 from fedauto_core.seeding import stream
-from fedauto_core.theory.problems.split import (
-    CLASS_LOSSES,
-    Point,
-    Provenances,
-    Round,
-    Split,
-    require_gamma,
-    require_steps,
-)
+
+from .split import CLASS_LOSSES, Point, Provenances, Round, Split, require_gamma, require_steps
 
 
 def _squares(vectors: np.ndarray) -> np.ndarray:
@@ -51,12 +42,8 @@ class Quadratics:
     def __post_init__(self) -> None:
         remedy = "give the size of the gradient noise per coordinate; 0 means full-batch gradients"
         require_number("noise sigma", self.noise, strict=False, remedy=remedy)
-        require(
-            bool(np.allclose(self.hessian, np.swapaxes(self.hessian, -1, -2))),
-            "a Hessian is not symmetric",
-            allowed="symmetric matrices",
-            remedy="use (H + H') / 2",
-        )
+        symmetric = np.allclose(self.hessian, np.swapaxes(self.hessian, -1, -2))
+        require(symmetric, "a Hessian is not symmetric", allowed="symmetric matrices", remedy="use (H + H') / 2")
 
     def mix(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """H [J, d, d], h [J, d], k [J] of the losses 1/2 w'Hw - h'w + k with sample weights rows [J, n]."""
@@ -83,12 +70,10 @@ class Quadratics:
         (hessian,), (linear,), _ = self.mix(self.split.pooled)
         low, high = np.linalg.eigvalsh(hessian)[[0, -1]]
         best = np.linalg.lstsq(hessian, linear, rcond=1e-12)[0]
-        require(
-            low >= -1e-12 * abs(high) and bool(np.allclose(hessian @ best, linear, rtol=1e-9, atol=1e-9)),
-            f"F is not bounded below: its lowest curvature is {low:.4g}",
-            allowed="sample Hessians whose mean is positive semidefinite, without a slope where it is flat",
-            remedy="raise the lowest curvature",
-        )
+        bounded = low >= -1e-12 * abs(high) and np.allclose(hessian @ best, linear, rtol=1e-9, atol=1e-9)
+        what = f"F is not bounded below: its lowest curvature is {low:.4g}"
+        allowed = "sample Hessians whose mean is positive semidefinite, without a slope where it is flat"
+        require(bounded, what, allowed=allowed, remedy="raise the lowest curvature")
         return best
 
     def infimum(self) -> float:
@@ -140,13 +125,9 @@ class Quadratics:
 
 
 def random_quadratics(
-    seed: int,
-    split: Split,
-    dimension: int = 4,
-    curvature: tuple[float, float] = (-0.2, 1.0),
-    feature_shift: float = 0.0,
-    noise: float = 0.3,
-) -> Quadratics:
+    seed: int, split: Split, dimension: int = 4, curvature: tuple[float, float] = (-0.2, 1.0),
+    feature_shift: float = 0.0, noise: float = 0.3,
+) -> Quadratics:  # fmt: skip
     """One quadratic per class: eigenvalues uniform in `curvature`, centre 2 normal + feature_shift * normal per sample.
 
     feature_shift = 0: samples of a class are alike, so delta_j = 0. A negative lowest curvature makes single

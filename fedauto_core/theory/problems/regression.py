@@ -4,44 +4,35 @@ Rows of sample weights [J, n] as in `theory.problems.split`; float64 throughout.
 are full-batch (sigma = 0); `theory.bound.enumeration` adds minibatch noise to softmax regression.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from scipy.special import logsumexp
+from scipy.special import logsumexp, softmax
 from sklearn.datasets import load_digits
 
 from fedauto_core.data.datasets import load_dataset
 from fedauto_core.errors import require, require_known, require_number
 from fedauto_core.seeding import stream
-from fedauto_core.theory.problems.quadratics import Quadratics
-from fedauto_core.theory.problems.split import SAMPLES, Point, Provenances, Round, Split, require_gamma, require_steps
+
+from .quadratics import Quadratics
+from .split import SAMPLES, Point, Provenances, Round, Split, require_gamma, require_steps
 
 IMAGES = ("digits", "fashion_mnist")
-NOTHING_BELOW_ZERO = ("certified bound", "cross-entropy and regulariser are >= 0")
-NO_NOISE = ("exact", "full-batch gradients carry no noise")
 
 
 class FullBatch:
-    """Losses with full-batch gradients: subclasses have a split, `provenance`, smoothness, value, gradients."""
+    """Losses with full-batch gradients. What subclasses have: split; dimension, the length P of w; provenance["L"];
 
-    split: Split
-    provenance: ClassVar[Provenances]
+    smoothness(rows): L [J] of the rows' losses; value(points): F [K] at points [K, P]; gradients(rows, w) [J, P] of the
+    rows' losses at w [P], or at one point per row, w [J, P].
+    """
+
+    provenance: ClassVar[Provenances] = {
+        "sigma^2": ("exact", "full-batch gradients carry no noise"),
+        "F_inf": ("certified bound", "cross-entropy and regulariser are >= 0"),
+    }
     sigma2 = 0.0
-
-    def smoothness(self, rows: np.ndarray) -> np.ndarray:
-        """L [J] of the rows' losses."""
-        raise NotImplementedError
-
-    def value(self, points: np.ndarray) -> np.ndarray:
-        """F at points [K, P], shape [K]."""
-        raise NotImplementedError
-
-    def gradients(self, rows: np.ndarray, w: np.ndarray) -> np.ndarray:
-        """Gradients [J, P] of the rows' losses at w [P], or at one point per row, w [J, P]."""
-        raise NotImplementedError
 
     def infimum(self) -> float:
         """A lower bound of F: no term of these losses is negative."""
@@ -51,12 +42,8 @@ class FullBatch:
         """One round with full-batch gradients for beta [S, J], participants rows [J, n], from point, which is known."""
         require_gamma(gamma)
         require_steps(steps)
-        require(
-            point.cov is None,
-            "a random model for a loss whose expectations have no closed form",
-            allowed="a point without covariance",
-            remedy="pass Point(mean)",
-        )
+        what, allowed = "a random model for a loss whose expectations have no closed form", "a point without covariance"
+        require(point.cov is None, what, allowed=allowed, remedy="pass Point(mean)")
         w = point.mean
         gradients, (pooled,) = self.gradients(rows, w), self.gradients(self.split.pooled, w)
         local, drift = np.tile(w, (len(rows), 1)), 0.0
@@ -86,10 +73,8 @@ class SoftmaxRegression(FullBatch):
     features: np.ndarray
     regulariser: float = 0.0
 
-    provenance: ClassVar[Provenances] = {
-        "L": ("certified bound", "1/2 lambda_max(mean x x') + 2 mu, largest over all F_j and F"),
-        "sigma^2": NO_NOISE,
-        "F_inf": NOTHING_BELOW_ZERO,
+    provenance: ClassVar[Provenances] = FullBatch.provenance | {
+        "L": ("certified bound", "1/2 lambda_max(mean x x') + 2 mu, largest over all F_j and F")
     }
 
     def __post_init__(self) -> None:
@@ -102,7 +87,6 @@ class SoftmaxRegression(FullBatch):
 
     @property
     def dimension(self) -> int:
-        """Length P of w."""
         return self.features.shape[1] * self.n_classes
 
     def smoothness(self, rows: np.ndarray) -> np.ndarray:
@@ -114,14 +98,12 @@ class SoftmaxRegression(FullBatch):
         return 0.5 * np.array([np.linalg.norm(root, ord=2) ** 2 for root in roots]) + 2.0 * self.regulariser
 
     def value(self, points: np.ndarray) -> np.ndarray:
-        """F at points [K, P], shape [K]."""
         logits = self.features @ points.reshape(len(points), -1, self.n_classes)
         picked = logits[:, np.arange(len(self.features)), self.split.label]
         penalty = self.regulariser * np.sum(points**2 / (1 + points**2), axis=1)
         return np.mean(logsumexp(logits, axis=2) - picked, axis=1) + penalty
 
     def gradients(self, rows: np.ndarray, w: np.ndarray) -> np.ndarray:
-        """Gradients [J, P] of the rows' losses at w [P], or at one point per row, w [J, P]."""
         points = np.broadcast_to(w, (len(rows), self.dimension))
         data = np.stack([self._data_slope(row, point) for row, point in zip(rows, points, strict=True)])
         return data + self.regulariser * 2 * points / (1 + points**2) ** 2
@@ -129,9 +111,7 @@ class SoftmaxRegression(FullBatch):
     def _data_slope(self, row: np.ndarray, point: np.ndarray) -> np.ndarray:
         held = np.flatnonzero(row)  # most rows weigh few samples
         x = self.features[held]
-        logits = x @ point.reshape(-1, self.n_classes)
-        error = np.exp(logits - logits.max(axis=1, keepdims=True))  # the softmax, then minus one at the label
-        error /= error.sum(axis=1, keepdims=True)
+        error = softmax(x @ point.reshape(-1, self.n_classes), axis=1)
         error[np.arange(len(held)), self.split.label[held]] -= 1
         return (x.T @ (row[held, None] * error)).ravel()
 
@@ -155,12 +135,8 @@ def image_features(seed: int, split: Split, dataset: str = "digits") -> np.ndarr
     index = np.empty(len(split.label), dtype=np.int64)
     for c, wanted in enumerate(split.counts.sum(axis=0)):
         pool = order[labels[order] == c]
-        require(
-            wanted <= len(pool),
-            f"{wanted} samples of label {c} wanted of {dataset}",
-            allowed=f"at most {len(pool)} (and labels 0 to 9)",
-            remedy="use fewer samples per class",
-        )
+        what, remedy = f"samples of label {c} of {dataset}", "use fewer samples per class, and labels 0 to 9"
+        require_number(what, wanted, high=len(pool), strict=False, whole=True, remedy=remedy)
         index[split.label == c] = pool[:wanted]
     return np.hstack([pixels[index], np.ones((len(index), 1))])
 
@@ -181,12 +157,8 @@ def least_squares(
     """
     pixels = image_features(seed, split, dataset)[:, :-1]
     left, sizes, _ = np.linalg.svd(pixels - pixels.mean(axis=0), full_matrices=False)
-    require(
-        1 <= components <= int(np.sum(sizes > 1e-9 * sizes[0])),
-        f"{components} principal components",
-        allowed=f"1 to {int(np.sum(sizes > 1e-9 * sizes[0]))} for {len(pixels)} images",
-        remedy="use fewer components or more images",
-    )
+    most, remedy = int(np.sum(sizes > 1e-9 * sizes[0])), "use fewer components or more images"
+    require_number("principal components", components, low=1, high=most, strict=False, whole=True, remedy=remedy)
     x = np.hstack([np.sqrt(len(pixels)) * left[:, :components], np.ones((len(pixels), 1))])
     y = np.where(split.label >= split.counts.shape[1] / 2, 1.0, -1.0)
     hessian = x[:, :, None] * x[:, None, :]

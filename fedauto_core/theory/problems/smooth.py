@@ -1,8 +1,7 @@
 """Two losses with full-batch gradients that are no regressions: waves (PL, not convex) and a small network."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -12,9 +11,10 @@ from torch.nn import functional
 
 from fedauto_core.errors import require_number
 from fedauto_core.seeding import stream
-from fedauto_core.theory.problems.curvature import largest_curvature
-from fedauto_core.theory.problems.regression import NO_NOISE, NOTHING_BELOW_ZERO, FullBatch, image_features
-from fedauto_core.theory.problems.split import CLASS_LOSSES, NETWORK, Provenances, Split
+
+from .curvature import largest_curvature
+from .regression import FullBatch, image_features
+from .split import CLASS_LOSSES, NETWORK, Provenances, Split
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,22 +29,18 @@ class Waves(FullBatch):
 
     dimension = 1
     strength = 1 / 32
-    provenance: ClassVar[Provenances] = {
+    provenance: ClassVar[Provenances] = FullBatch.provenance | {
         "L": ("exact", "|2 + 6 cos 2w| is at most 8"),
-        "sigma^2": NO_NOISE,
         "F_inf": ("exact", "F(0) = 0, and no term of F is negative"),
     }
 
     def smoothness(self, rows: np.ndarray) -> np.ndarray:
-        """L [J], the same for all."""
         return np.full(len(rows), 8.0)
 
     def value(self, points: np.ndarray) -> np.ndarray:
-        """F at points [K, 1], shape [K]."""
         return (points**2 + 3 * np.sin(points) ** 2)[:, 0]
 
     def gradients(self, rows: np.ndarray, w: np.ndarray) -> np.ndarray:
-        """Gradients [J, 1] of the rows' losses at w [1], or at one point per row, w [J, 1]."""
         points = np.broadcast_to(w, (len(rows), 1))
         return 2 * points + 3 * np.sin(2 * points) + (rows @ self.tilt)[:, None]
 
@@ -62,15 +58,12 @@ class SmoothNet(FullBatch):
     hidden: int
     probes: np.ndarray
 
-    provenance: ClassVar[Provenances] = {
-        "L": ("estimate", "largest |curvature| of all F_j and F at the probes, from below"),
-        "sigma^2": NO_NOISE,
-        "F_inf": NOTHING_BELOW_ZERO,
+    provenance: ClassVar[Provenances] = FullBatch.provenance | {
+        "L": ("estimate", "largest |curvature| of all F_j and F at the probes, from below")
     }
 
     @property
     def dimension(self) -> int:
-        """Length P of w."""
         return self.hidden * (self.features.shape[1] + self.split.counts.shape[1])
 
     def _loss(self, w: Tensor, row: Tensor) -> Tensor:
@@ -81,32 +74,26 @@ class SmoothNet(FullBatch):
 
     def smoothness(self, rows: np.ndarray) -> np.ndarray:
         """Estimate of L [J], from below."""
-        probes = torch.as_tensor(self.probes)
-
-        def largest(row: Tensor) -> float:
-            return max(largest_curvature(lambda w: self._loss(w, row), probe) for probe in probes)
-
-        return np.array([largest(row) for row in torch.as_tensor(rows)])
+        probes, losses = torch.as_tensor(self.probes), [partial(self._loss, row=row) for row in torch.as_tensor(rows)]
+        return np.array([max(largest_curvature(loss, probe) for probe in probes) for loss in losses])
 
     def value(self, points: np.ndarray) -> np.ndarray:
-        """F at points [K, P], shape [K]."""
         row = torch.as_tensor(self.split.pooled[0])
-        return torch.func.vmap(lambda w: self._loss(w, row))(torch.as_tensor(points)).numpy()
+        return torch.func.vmap(partial(self._loss, row=row))(torch.as_tensor(points)).numpy()
 
     def gradients(self, rows: np.ndarray, w: np.ndarray) -> np.ndarray:
-        """Gradients [J, P] of the rows' losses at w [P], or at one point per row, w [J, P]."""
         points = torch.as_tensor(np.array(np.broadcast_to(w, (len(rows), self.dimension))))
         return torch.func.vmap(torch.func.grad(self._loss))(points, torch.as_tensor(rows)).numpy()
 
 
-def smooth_net(seed: int, split: Split, hidden: int = 6, probes: int = 4, dataset: str = "digits") -> SmoothNet:
+def smooth_net(seed: int, split: Split, hidden: int = 6, probes: int = 4) -> SmoothNet:
     """A network with one layer of tanh; probes: normal points of deviation 0.3, of which the first can serve as start.
 
     InputError unless hidden and probes are at least 1.
     """
     for name, value in (("hidden units", hidden), ("probes", probes)):
         require_number(name, value, low=1, strict=False, whole=True)
-    features = image_features(seed, split, dataset)
+    features = image_features(seed, split)
     size = hidden * (features.shape[1] + split.counts.shape[1])
     points = 0.3 * stream(seed, "theory", NETWORK).standard_normal((probes, size))
     return SmoothNet(split, features, hidden, points)

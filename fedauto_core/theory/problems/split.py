@@ -4,8 +4,6 @@ A participant's loss is a weighted mean of sample losses, so the participants, t
 compensation participant are all rows of sample weights [J, n] (docs/method.md, section 3). All arithmetic is float64.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -41,12 +39,10 @@ class Split:
     counts: np.ndarray
 
     def __post_init__(self) -> None:
-        require(
-            self.counts.ndim == 2 and bool(np.all(self.counts >= 0) and np.all(self.counts.sum(axis=1) > 0)),
-            f"label counts {self.counts.tolist()}",
-            allowed="a matrix [N+1, C] of counts >= 0, each row with at least one sample",
-            remedy="give every participant, the server first, at least one sample",
-        )
+        fits = self.counts.ndim == 2 and np.all(self.counts >= 0) and np.all(self.counts.sum(axis=1) > 0)
+        allowed = "a matrix [N+1, C] of counts >= 0, each row with at least one sample"
+        remedy = "give every participant, the server first, at least one sample"
+        require(fits, f"label counts {self.counts.tolist()}", allowed=allowed, remedy=remedy)
 
     @property
     def n_clients(self) -> int:
@@ -118,15 +114,12 @@ class Round:
     after: tuple[Point, ...]
 
 
-def skewed_split(
-    seed: int, n_clients: int = 8, n_classes: int = 10, per_class: int = 24, server_per_class: int = 5
-) -> Split:
-    """Client i holds classes 2i-2 and 2i-1 modulo C, per_class/2 to 3 per_class/2 of each; the server holds all."""
-    for name, value, low in (("n_clients", n_clients, 1), ("n_classes", n_classes, 2)):
-        require_number(name, value, low=low, strict=False, whole=True)
+def skewed_split(seed: int, n_clients: int = 8, per_class: int = 24) -> Split:
+    """Client i holds classes 2i-2 and 2i-1 modulo 10, per_class/2 to 3 per_class/2 of each; the server 5 of each."""
+    require_number("n_clients", n_clients, low=1, strict=False, whole=True)
     draw = stream(seed, "theory", SPLIT).integers(per_class // 2, 3 * per_class // 2 + 1, (n_clients, 2))
-    counts = np.zeros((n_clients + 1, n_classes), dtype=np.int64)
-    counts[0] = server_per_class
+    counts = np.zeros((n_clients + 1, 10), dtype=np.int64)
+    counts[0] = 5
     for k in range(2):
-        counts[np.arange(1, n_clients + 1), (2 * np.arange(n_clients) + k) % n_classes] = draw[:, k]
+        counts[np.arange(1, n_clients + 1), (2 * np.arange(n_clients) + k) % 10] = draw[:, k]
     return Split(counts)

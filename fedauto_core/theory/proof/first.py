@@ -5,23 +5,24 @@ or with a visible sign. Squared norms and inner products are sums over coordinat
 a, b, ... that is quadratic in them holds for vectors as well. Each step reads its numbers from `terms.Coefficients`.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations, product
+from types import SimpleNamespace
 
 import pandas as pd
 import sympy as sp
 
 from fedauto_core.errors import require_known
-from fedauto_core.theory.bound.first import GENERAL, SINGLE_STEP
-from fedauto_core.theory.bound.terms import Coefficients
+
+from ..bound.first import GENERAL, SINGLE_STEP
+from ..bound.terms import Coefficients
 
 GAMMA, L, SIGMA, LOCAL = sp.symbols("gamma L sigma E", positive=True)
 F, G, H, B = sp.symbols("F' G H b", real=True)  # one coordinate of grad F(w), G, H and sum_j beta_j grad F_j(w)
 THETA = sp.Symbol("theta", nonnegative=True)  # gamma = theta * limit with theta in [0, 1]
+BETA2 = sp.Symbol("beta2", positive=True)  # sum_j beta_j^2
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,20 @@ class Proof:
         return all(remainder == 0 for remainder in self.remainders)
 
 
-def _number(value: object) -> sp.Rational:
-    return sp.Rational(value.numerator, value.denominator)
+def young(a: sp.Expr, b: sp.Expr) -> sp.Expr:
+    """|a + b|^2 <= 2 |a|^2 + 2 |b|^2, less the square that is its slack: zero."""
+    return 2 * a**2 + 2 * b**2 - (a + b) ** 2 - (a - b) ** 2
+
+
+def dot(left: Iterable[sp.Expr], right: Iterable[sp.Expr]) -> sp.Expr:
+    return sum(a * b for a, b in zip(left, right, strict=True))
+
+
+def _exact(numbers: Coefficients) -> tuple[SimpleNamespace, sp.Expr, sp.Expr]:
+    """The numbers as SymPy's; the steps E that they are for; the noise term."""
+    n = SimpleNamespace(**{k: sp.Rational(v.numerator, v.denominator) for k, v in vars(numbers).items()})
+    local = sp.Integer(1) if n.drift == 0 else LOCAL
+    return n, local, n.noise * L * GAMMA**2 * local * SIGMA**2 * BETA2
 
 
 def descent_lemma() -> Proof:
@@ -52,9 +65,8 @@ def descent_lemma() -> Proof:
     integral = sp.integrate(L * t * v**2, (t, 0, 1))
     step = -GAMMA * LOCAL * G
     used = -GAMMA * LOCAL * F * G + L / 2 * GAMMA**2 * LOCAL**2 * G**2
-    return Proof(
-        "S1", "descent lemma with v = -gamma E G", (integral - L / 2 * v**2, F * step + integral.subs(v, step) - used)
-    )
+    residuals = integral - L / 2 * v**2, F * step + integral.subs(v, step) - used
+    return Proof("S1", "descent lemma with v = -gamma E G", residuals)
 
 
 def polarisation() -> Proof:
@@ -68,24 +80,16 @@ def one_round(numbers: Coefficients = GENERAL) -> Proof:
     General E: |G|^2 <= 2|H|^2 + 2|G-H|^2, slack (2H - G)^2; |F'-H|^2 <= 2|F'-B|^2 + 2|B-H|^2, slack (F' - 2B + H)^2.
     E = 1: H is known before the noise, E|G|^2 = |H|^2 + E|G-H|^2 exactly, and H = B.
     """
-    single = numbers.drift == 0
-    local = sp.Integer(1) if single else LOCAL
-    half, noise2, spread2 = GAMMA * local / 2, sp.Symbol("N", nonnegative=True), sp.Symbol("D", nonnegative=True)
-    factor = 1 if single else 2
-    size_of_g = factor * H**2 + factor * noise2  # noise2 stands for E|G-H|^2
+    (n, local, noise), spread2 = _exact(numbers), sp.Symbol("D", nonnegative=True)
+    single, half = n.drift == 0, GAMMA * local / 2
+    size_of_g = (1 if single else 2) * (H**2 + SIGMA**2 * BETA2 / local)  # E|G-H|^2 by S3
     wrong = (F - B) ** 2 if single else 2 * (F - B) ** 2 + 2 * L**2 * spread2
     upper = -half * (F**2 + H**2 - wrong) + L / 2 * GAMMA**2 * local**2 * size_of_g
-    stated = _number(numbers.bias) * (F - B) ** 2 + _number(numbers.drift) * L**2 * spread2
-    beta2 = sp.Symbol("beta2", positive=True)
-    noise = _number(numbers.noise) * L * GAMMA**2 * local * SIGMA**2 * beta2
-    claimed = -half * F**2 + half * stated + noise
-    at_limit = {GAMMA: THETA * _number(numbers.step) / (L * local)}
-    leftover = (-half * H**2 * (1 - THETA)).subs(at_limit)
-    residual = (upper - claimed).subs(noise2, SIGMA**2 * beta2 / local).subs(at_limit) - leftover
-    squares = (2 * H**2 + 2 * (G - H) ** 2 - G**2 - (2 * H - G) ** 2,)
-    squares += (2 * (F - B) ** 2 + 2 * (B - H) ** 2 - (F - H) ** 2 - (F - 2 * B + H) ** 2,)
+    claimed = -half * F**2 + half * (n.bias * (F - B) ** 2 + n.drift * L**2 * spread2) + noise
+    leftover = -half * H**2 * (1 - THETA)
+    residual = (upper - claimed - leftover).subs(GAMMA, THETA * n.step / (L * local))
     reading = "what is left is a positive number times -(1 - theta) |H|^2, where gamma = theta * its limit"
-    return Proof("S1+S2", reading, (residual, *squares))
+    return Proof("S1+S2", reading, (residual, young(H, G - H), young(F - B, B - H)))
 
 
 def martingale_noise() -> Proof:
@@ -97,19 +101,14 @@ def martingale_noise() -> Proof:
     sizes = [sp.symbols(f"a{j} b{j} c{j}", nonnegative=True) for j in (1, 2)]
     mean_square = sp.Integer(0)
     for signs in product((1, -1), repeat=4):
-        total = sp.Integer(0)
-        for beta, (first, up, down), (s0, s1) in zip(betas, sizes, (signs[:2], signs[2:]), strict=True):
-            total += beta * (s0 * first + s1 * (up if s0 > 0 else down)) / 2
+        paths = zip(sizes, (signs[:2], signs[2:]), strict=True)
+        total = dot(betas, (s0 * first + s1 * (up if s0 > 0 else down) for (first, up, down), (s0, s1) in paths)) / 2
         mean_square += sp.expand(total**2) / 16
     variances = [first**2 + (up**2 + down**2) / 2 for first, up, down in sizes]
-    orthogonal = sum(beta**2 * variance for beta, variance in zip(betas, variances, strict=True)) / 4
+    orthogonal = dot((beta**2 for beta in betas), variances) / 4
     worst = {size: SIGMA for participant in sizes for size in participant}
-    bound = SIGMA**2 / 2 * sum(beta**2 for beta in betas)
-    return Proof(
-        "S3",
-        "no cross terms; equality when every variance is sigma^2",
-        (mean_square - orthogonal, orthogonal.subs(worst) - bound),
-    )
+    residuals = mean_square - orthogonal, orthogonal.subs(worst) - SIGMA**2 / 2 * dot(betas, betas)
+    return Proof("S3", "no cross terms; equality when every variance is sigma^2", residuals)
 
 
 def drift(numbers: Coefficients = GENERAL) -> Proof:
@@ -119,45 +118,35 @@ def drift(numbers: Coefficients = GENERAL) -> Proof:
     """
     e, k = sp.symbols("e k", integer=True, nonnegative=True)
     g = sp.Symbol("g", nonnegative=True)  # |grad F_j(w)|^2
-    a, b = sp.symbols("a b", real=True)
-    young = 2 * a**2 + 2 * b**2 - (a + b) ** 2 - (a - b) ** 2
+    n, *_ = _exact(numbers)
     swapped = sp.summation(e, (e, k + 1, LOCAL - 1)) - (LOCAL * (LOCAL - 1) / 2 - k * (k + 1) / 2)
     feedback = 4 * GAMMA**2 * L**2 * LOCAL * (LOCAL - 1) / 2
-    at_limit = feedback.subs(GAMMA, _number(numbers.step) / (L * LOCAL))
+    at_limit = feedback.subs(GAMMA, n.step / (L * LOCAL))
     half = sp.Rational(1, 2) - at_limit - 1 / (2 * LOCAL)  # at the limit the feedback is 1/2 - 1/(2E) < 1/2
     direct = sp.summation(2 * GAMMA**2 * e * SIGMA**2 + 4 * GAMMA**2 * e**2 * g, (e, 0, LOCAL - 1)) / LOCAL
-    stated = _number(numbers.drift_noise) * (LOCAL - 1) * SIGMA**2
-    stated += _number(numbers.drift_gradient) * (LOCAL - 1) * (2 * LOCAL - 1) * g
-    return Proof(
-        "S4", "twice the direct terms is the stated D_r", (young, swapped, half, 2 * direct - GAMMA**2 * stated)
-    )
+    stated = n.drift_noise * (LOCAL - 1) * SIGMA**2 + n.drift_gradient * (LOCAL - 1) * (2 * LOCAL - 1) * g
+    residuals = young(*sp.symbols("a b", real=True)), swapped, half, 2 * direct - GAMMA**2 * stated
+    return Proof("S4", "twice the direct terms is the stated D_r", residuals)
 
 
 def jensen(terms: int = 4) -> Proof:
     """S4, the step |sum_k x_k|^2 <= e sum_k |x_k|^2: the slack is sum_{k<l} (x_k - x_l)^2."""
     x = sp.symbols(f"x0:{terms}", real=True)
     pairs = sum((p - q) ** 2 for p, q in combinations(x, 2))
-    return Proof("S4", "slack is a sum of squares", (terms * sum(v**2 for v in x) - sum(x) ** 2 - pairs,))
+    return Proof("S4", "slack is a sum of squares", (terms * dot(x, x) - sum(x) ** 2 - pairs,))
 
 
 def bias() -> Proof:
     """S5, three classes: grad F cancels as both mixtures sum to one; Cauchy-Schwarz has a sum of squares as slack."""
-    q, g = sp.symbols("q1:4", real=True), sp.symbols("g1:4", real=True)
-    a = (*sp.symbols("a1:3", positive=True), 1 - sum(sp.symbols("a1:3", positive=True)))
-    q = (*q[:2], 1 - q[0] - q[1])
-    mean = sum(ac * gc for ac, gc in zip(a, g, strict=True))
-    error = sum((qc - ac) * gc for qc, ac, gc in zip(q, a, g, strict=True))
-    centred = sum((qc - ac) * (gc - mean) for qc, ac, gc in zip(q, a, g, strict=True))
+    g, q, a = sp.symbols("g1:4", real=True), sp.symbols("q1:3", real=True), sp.symbols("a1:3", positive=True)
+    q, a = (*q, 1 - sum(q)), (*a, 1 - sum(a))
+    off = [qc - ac for qc, ac in zip(q, a, strict=True)]
+    error, centred = dot(off, g), dot(off, [gc - dot(a, g) for gc in g])
     roots, z, d = sp.symbols("r1:4", positive=True), sp.symbols("z1:4", real=True), sp.symbols("d1:4", real=True)
-    x, y = (
-        [dc / r for dc, r in zip(d, roots, strict=True)],
-        [r * zc for r, zc in zip(roots, z, strict=True)],
-    )  # r = sqrt(alpha_g)
-    product_ = sum(v**2 for v in x) * sum(v**2 for v in y) - sum(dc * zc for dc, zc in zip(d, z, strict=True)) ** 2
+    x, y = zip(*((dc / r, r * zc) for r, zc, dc in zip(roots, z, d, strict=True)), strict=True)  # r = sqrt(alpha_g)
     squares = sum((x[i] * y[j] - x[j] * y[i]) ** 2 for i, j in combinations(range(3), 2))
-    return Proof(
-        "S5", "b_r <= kappa^2 chi2_r; slack is Lagrange's sum of squares", (error - centred, product_ - squares)
-    )
+    residuals = error - centred, dot(x, x) * dot(y, y) - dot(d, z) ** 2 - squares
+    return Proof("S5", "b_r <= kappa^2 chi2_r; slack is Lagrange's sum of squares", residuals)
 
 
 def missing_class() -> Proof:
@@ -171,27 +160,19 @@ def missing_class() -> Proof:
 
 def best_lambda(numbers: Coefficients = GENERAL) -> Proof:
     """5.4. With b_r <= kappa^2 chi2_r, bias + noise is a multiple of chi2 + (L gamma sigma^2/kappa^2) sum beta^2."""
-    chi2, beta2, kappa = sp.symbols("chi2 beta2 kappa", positive=True)
-    local = 1 if numbers.drift == 0 else LOCAL
-    terms = GAMMA * local / 2 * _number(numbers.bias) * kappa**2 * chi2
-    terms += _number(numbers.noise) * L * GAMMA**2 * local * SIGMA**2 * beta2
-    ratio = sp.diff(terms, beta2) / sp.diff(terms, chi2)
-    return Proof(
-        "5.4",
-        "the same ratio for E = 1 and E > 1; the drift term is left out",
-        (ratio - L * GAMMA * SIGMA**2 / kappa**2,),
-    )
+    (n, local, noise), (chi2, kappa) = _exact(numbers), sp.symbols("chi2 kappa", positive=True)
+    terms = GAMMA * local / 2 * n.bias * kappa**2 * chi2 + noise
+    residual = sp.diff(terms, BETA2) / sp.diff(terms, chi2) - L * GAMMA * SIGMA**2 / kappa**2
+    return Proof("5.4", "the same ratio for E = 1 and E > 1; the drift term is left out", (residual,))
 
 
 def telescoping(numbers: Coefficients = GENERAL) -> Proof:
     """S6. sum_{r<=T} (F_{r-1} - F_r) = F_0 - F_T by induction; dividing by gamma E T / 2 gives the stated factors."""
-    value, rounds = sp.Function("F"), sp.Symbol("T", integer=True, positive=True)
+    value, rounds, (n, local, noise) = sp.Function("F"), sp.Symbol("T", integer=True, positive=True), _exact(numbers)
     induction = (value(0) - value(rounds)) + (value(rounds) - value(rounds + 1)) - (value(0) - value(rounds + 1))
-    local = sp.Integer(1) if numbers.drift == 0 else LOCAL
-    scale, beta2 = GAMMA * local * rounds / 2, sp.Symbol("beta2", positive=True)
-    noise = _number(numbers.noise) * L * GAMMA**2 * local * SIGMA**2 * beta2 / scale
-    stated = (1 if numbers.drift == 0 else 2) * L * GAMMA * SIGMA**2 * beta2 / rounds
-    return Proof("S6", "start 2/(gamma E T), noise 2 L gamma sigma^2 / T", (induction, noise - stated))
+    averaged = noise / (GAMMA * local * rounds / 2)
+    stated = (1 if n.drift == 0 else 2) * L * GAMMA * SIGMA**2 * BETA2 / rounds
+    return Proof("S6", "start 2/(gamma E T), noise 2 L gamma sigma^2 / T", (induction, averaged - stated))
 
 
 PROOFS: dict[str, Callable[[], Proof]] = {

@@ -1,14 +1,12 @@
 """The steps I1..I6 of the improved theorem (`theory.bound.improved`) in SymPy, and the LoRA step."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from itertools import combinations
 
 import sympy as sp
 
-from fedauto_core.theory.bound.improved import CONVEX_LIMIT
-from fedauto_core.theory.proof.first import GAMMA, LOCAL, SIGMA, F, G, H, L, Proof
+from ..bound.improved import CONVEX_LIMIT
+from .first import BETA2, GAMMA, LOCAL, SIGMA, THETA, F, G, H, L, Proof, dot, young
 
 X = sp.Symbol("x", positive=True)  # L gamma E, below 1
 
@@ -21,8 +19,7 @@ def error_split() -> Proof:
     inner = x1 * y1 + x2 * y2
     lagrange = (x1**2 + x2**2) * (y1**2 + y2**2) - inner**2 - (x1 * y2 - x2 * y1) ** 2
     sum2 = (x1 + y1) ** 2 + (x2 + y2) ** 2 - (x1**2 + x2**2) - (y1**2 + y2**2) - 2 * inner
-    never_worse = 2 * p**2 + 2 * q**2 - (p + q) ** 2 - (p - q) ** 2
-    return Proof("I1", "triangle inequality, and never worse than 2 b + 2 L^2 D", (lagrange, sum2, never_worse))
+    return Proof("I1", "triangle inequality, and never worse than 2 b + 2 L^2 D", (lagrange, sum2, young(p, q)))
 
 
 def noise_split() -> Proof:
@@ -31,9 +28,8 @@ def noise_split() -> Proof:
     square = (1 + h) * H**2 + (1 + 1 / h) * (G - H) ** 2 - G**2 - (sp.sqrt(h) * H - (G - H) / sp.sqrt(h)) ** 2
     gamma = X / (L * LOCAL)
     left = -gamma * LOCAL / 2 + L / 2 * gamma**2 * LOCAL**2 * (1 + h)
-    beta2 = sp.Symbol("beta2", positive=True)
-    noise = L / 2 * gamma**2 * LOCAL**2 * (1 + 1 / h) * SIGMA**2 * beta2 / LOCAL
-    stated = L * gamma**2 * LOCAL * SIGMA**2 * beta2 / (2 * (1 - X))
+    noise = L / 2 * gamma**2 * LOCAL**2 * (1 + 1 / h) * SIGMA**2 * BETA2 / LOCAL
+    stated = L * gamma**2 * LOCAL * SIGMA**2 * BETA2 / (2 * (1 - X))
     return Proof("I2", "no |H|^2 is left; noise 1/(2(1 - L gamma E))", (square, left, noise - stated))
 
 
@@ -51,20 +47,17 @@ def drift_recursion() -> Proof:
     """
     e, k = sp.symbols("e k", integer=True, nonnegative=True)
     c, earlier, weight = sp.symbols("c_{e-1} C_{e-1} x", nonnegative=True)  # C_{e-1} = sum_{k<e-1} c_k
-
-    def a(index: sp.Expr) -> sp.Expr:
-        return ((1 + GAMMA * L) ** index - 1) / L
-
-    gradient = a(e) - GAMMA * (e + L * sp.summation(a(k), (k, 0, e - 1)))
+    growth = 1 + GAMMA * L
+    a = (growth**e - 1) / L
+    gradient = a - GAMMA * (e + L * sp.summation(a.subs(e, k), (k, 0, e - 1)))
     before = sp.solve(c - GAMMA * (sp.sqrt(e - 1) + L * earlier), earlier)[0]
     jump = GAMMA * (sp.sqrt(e) - sp.sqrt(e - 1))
-    noise = GAMMA * (sp.sqrt(e) + L * (before + c)) - (1 + GAMMA * L) * c - jump
-    growth = 1 + GAMMA * L
+    noise = GAMMA * (sp.sqrt(e) + L * (before + c)) - growth * c - jump
     solved = (growth ** (e - k) - growth * growth ** (e - 1 - k)) * weight
     t, u = sp.symbols("t0:4", nonnegative=True), sp.symbols("u0:4", nonnegative=True)
     direct = sp.Symbol("direct", nonnegative=True)  # gamma (e g + sqrt(e) sigma)
     top = direct + GAMMA * L * sum(t)
-    induction = top - (direct + GAMMA * L * sum(tk - uk for tk, uk in zip(t, u, strict=True))) - GAMMA * L * sum(u)
+    induction = top - (direct + GAMMA * L * (sum(t) - sum(u))) - GAMMA * L * sum(u)
     reading = "a_e, c_e solve the recursion with equality, for every e, and nothing can exceed them"
     return Proof("I3", reading, (sp.simplify(gradient), noise, solved, induction))
 
@@ -76,9 +69,8 @@ def bias_split() -> Proof:
     """
     first, second = sp.symbols("beta1 beta2", positive=True)
     beta, r = (first, second, 1 - first - second), sp.symbols("r1:4", real=True)
-    mean = sum(b * x for b, x in zip(beta, r, strict=True))
     pairs = sum(beta[i] * beta[j] * (r[i] - r[j]) ** 2 for i, j in combinations(range(3), 2))
-    jensen = sum(b * x**2 for b, x in zip(beta, r, strict=True)) - mean**2 - pairs
+    jensen = dot(beta, (x**2 for x in r)) - dot(beta, r) ** 2 - pairs
     return Proof("I4", "Jensen over the participants; labels and features by I1", (jensen, *error_split().residuals))
 
 
@@ -107,18 +99,13 @@ def polyak() -> Proof:
 def convex() -> Proof:
     """I6. Expanding |w_r - w*|^2: with gamma = theta/(8 L E) what is left is -(1 - theta) gamma E gap <= 0."""
     gap, radius, d, noise = sp.symbols("gap R d N", nonnegative=True)  # N: sigma^2 sum beta^2
-    theta = sp.Symbol("theta", nonnegative=True)
-    gamma = theta / (CONVEX_LIMIT * L * LOCAL)
+    gamma = THETA / (CONVEX_LIMIT * L * LOCAL)
     size_of_g = 8 * L * gap + 4 * d**2 + 2 * noise / LOCAL  # |G|^2 <= 2|H|^2 + 2|G-H|^2, |H|^2 <= 2|F'|^2 + 2 d^2
     change = -2 * gamma * LOCAL * (gap - d * radius) + gamma**2 * LOCAL**2 * size_of_g
     stated = -gamma * LOCAL * gap + 2 * gamma * LOCAL * radius * d + 4 * gamma**2 * LOCAL**2 * d**2
     stated += 2 * gamma**2 * LOCAL * noise
-    squares = (
-        2 * H**2 + 2 * (G - H) ** 2 - G**2 - (2 * H - G) ** 2,
-        2 * F**2 + 2 * (H - F) ** 2 - H**2 - (2 * F - H) ** 2,
-    )
-    leftover = -(1 - theta) * gamma * LOCAL * gap
-    return Proof("I6", "what is left is -(1 - theta) gamma E gap", (change - stated - leftover, *squares))
+    residuals = change - stated + (1 - THETA) * gamma * LOCAL * gap, young(H, G - H), young(F, H - F)
+    return Proof("I6", "what is left is -(1 - theta) gamma E gap", residuals)
 
 
 def convex_distance() -> Proof:
@@ -140,8 +127,7 @@ def bilinear() -> Proof:
     value = slope * moved + curve / 2 * moved**2
     second = sp.diff(value, t, 2).subs(t, 0)
     at = slope + curve * moved.subs(t, 0)  # grad l
-    first = sum(ui * bi + ai * vi for ai, bi, ui, vi in zip(a, b, u, v, strict=True))
-    stated = s**2 * curve * first**2 + 2 * s * at * sum(ui * vi for ui, vi in zip(u, v, strict=True))
+    stated = s**2 * curve * (dot(u, b) + dot(a, v)) ** 2 + 2 * s * at * dot(u, v)
     p, q, x, y = sp.symbols("p q x y", real=True)
     cauchy = (p**2 + q**2) * (x**2 + y**2) - (p * x + q * y) ** 2 - (p * y - q * x) ** 2
     young = x**2 + y**2 - 2 * x * y - (x - y) ** 2

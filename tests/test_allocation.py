@@ -140,7 +140,7 @@ def test_matching_is_the_best_of_all_matchings(blocks):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"rule": "auction"}, "unknown allocation 'auction'. Allowed: equal, min_max, resource_blocks"),
+        ({"allocation": "auction"}, "unknown allocation 'auction'. Allowed: equal, min_max, resource_blocks"),
         ({"bandwidth_hz": 0.0}, "bandwidth_hz = 0.0. Allowed: finite numbers > 0"),
         ({"kappa": np.array([1e-9, -1.0])}, "kappa = [ 1.e-09 -1.e+00]"),
         ({"rate_bps": np.array([1e6, 0.0])}, "rate_bps = [1000000.       0.]"),
@@ -152,7 +152,7 @@ def test_matching_is_the_best_of_all_matchings(blocks):
     ],
 )
 def test_impossible_requests_are_refused(change, message):
-    request = {"rule": "min_max", "kappa": np.full(2, 1e-9), "rate_bps": 1e6, "bandwidth_hz": BAND} | change
+    request = {"allocation": "min_max", "kappa": np.full(2, 1e-9), "rate_bps": 1e6, "bandwidth_hz": BAND} | change
     with pytest.raises(InputError) as error:
         allocate(**request)
     assert message in str(error.value)

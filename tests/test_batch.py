@@ -38,7 +38,7 @@ def pretend(order, others=()):
     result.mkdir(parents=True)
     for name in ("verdicts", *others):
         (result / f"{name}.json").write_text("[]")
-    worker._write_manifest(order, result, 1.0, 10.0)
+    worker._write_manifest(order, result, 1.0, 10)
     return Outcome(order.name, 1.0)
 
 
@@ -122,7 +122,7 @@ def test_threads_times_jobs_is_the_number_of_cpus(folder, executor, monkeypatch)
     report(folder, jobs=2)
     report(folder, jobs=16)
     assert [order.threads for order in executor.orders] == [1, 1, 1, 4, 4, 4, 1, 1, 1]
-    with pytest.raises(InputError, match=r"--jobs 0. Allowed: a whole number >= 1"):
+    with pytest.raises(InputError, match=r"--jobs = 0. Allowed: integers >= 1"):
         report(folder, jobs=0)
 
 

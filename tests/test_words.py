@@ -89,7 +89,9 @@ def wrong(text, code=""):
     for piece in re.findall(r"(?<!`)`([^`\n]+)`(?!`)", re.sub(r"```.*?```", "", text, flags=re.S)):
         if make := re.fullmatch(r"make ([a-z]+)(?: .*)?", piece):
             found = make[1] in TARGETS
-        elif re.fullmatch(r"[\w*.~-]+(?:/[\w*.-]+)+/?|[\w*-]+\.(?:py|md|ipynb|yaml|yml|toml|cff|csv|json|html)", piece):
+        elif re.fullmatch(
+            r"[\w*.~-]+(?:/[\w*.-]+)+/?|[\w*-]+\.(?:py|md|ipynb|ya?ml|txt|toml|cff|csv|json|html)", piece
+        ):
             found = is_there(piece)
         elif re.fullmatch(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*(?:\(\))?", piece):
             found = exists(piece.removesuffix("()"), code)

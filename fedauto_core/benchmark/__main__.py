@@ -1,8 +1,4 @@
-"""`python -m fedauto_core.benchmark`: the engine against a plain loop, the server's side, and the memory of LoRA.
-
-The server's side is one aggregation of every method (`costs.measured`) beside a plain weighted mean of the same
-updates.
-"""
+"""`python -m fedauto_core.benchmark`: the engine against a plain loop, the server's side, and the memory of LoRA."""
 
 import os
 import sys
@@ -22,10 +18,9 @@ SERVER_CLIENTS, SERVER_PARAMETERS = 100, 1_000_000
 
 
 def server_side() -> None:
-    """One line per method that the network touches, the cheapest first."""
-    print(
-        f"one aggregation at the server, N = {SERVER_CLIENTS}, P = {SERVER_PARAMETERS:,}, all arrived, {CORES} threads"
-    )
+    """One aggregation of every method that the network touches beside a plain weighted mean, the cheapest first."""
+    size = f"N = {SERVER_CLIENTS}, P = {SERVER_PARAMETERS:,}"
+    print(f"one aggregation at the server, {size}, all arrived, {CORES} threads")
     methods = {name: make_method(name) for name in METHODS if METHODS[name].participation == "network"}
     times = measured(methods, SERVER_CLIENTS, SERVER_PARAMETERS, CLASSES)
     for row in times.sort_values("ratio").itertuples():
@@ -36,10 +31,9 @@ def server_side() -> None:
 def main() -> None:
     torch.set_num_threads(CORES)
     dataset = load_dataset("fashion_mnist")
-    print(
-        f"Fashion-MNIST, {CLIENTS} clients, batch {BATCH}, one epoch; "
-        f"engine: {CORES} processes x 1 thread, loop: {CORES} threads; load before: {os.getloadavg()[0]:.2f}"
-    )
+    sides = f"engine: {CORES} processes x 1 thread, loop: {CORES} threads"
+    load = f"load before: {os.getloadavg()[0]:.2f}"
+    print(f"Fashion-MNIST, {CLIENTS} clients, batch {BATCH}, one epoch; {sides}; {load}")
     used = CLIENTS * max(case.samples for case in REPETITIONS)
     print_engine(dataset.x_train[:used], dataset.y_train[:used])
     print_memory()

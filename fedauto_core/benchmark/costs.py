@@ -86,26 +86,14 @@ def measured(methods: Mapping[str, Method], n: int, p: int, c: int, repetitions:
     rows = []
     for label, method in methods.items():
         w, state = context.w0, method.init(context)
-        taken: dict[str, list[float]] = {"rule": [], "mean": []}
+        taken = []
         for round in range(repetitions + 1):
             begin = time.perf_counter()
             w + combine(mean, deltas)
             middle = time.perf_counter()
             w, state = method.aggregate(state, w, Arrivals(round, ids, deltas, np.full(n + 1, 5)), server)
-            taken["rule"].append(time.perf_counter() - middle)
-            taken["mean"].append(middle - begin)
-        rule, plain = (float(np.median(values[1:])) for values in taken.values())  # the first round warms up
-        kept = BYTES * numbers_kept(state.memory)
-        rows.append(
-            {
-                "label": label,
-                "N": n,
-                "P": p,
-                "C": c,
-                "seconds": rule,
-                "plain_seconds": plain,
-                "ratio": rule / plain,
-                "kept": kept,
-            }
-        )
+            taken.append((time.perf_counter() - middle, middle - begin))
+        rule, plain = np.median(taken[1:], axis=0).tolist()  # the first round warms up
+        times = {"seconds": rule, "plain_seconds": plain, "ratio": rule / plain}
+        rows.append({"label": label, "N": n, "P": p, "C": c} | times | {"kept": BYTES * numbers_kept(state.memory)})
     return pd.DataFrame(rows)

@@ -12,17 +12,16 @@ the same is checked in float64 as well, to DOUBLE_TOLERANCE. A larger difference
 import functools
 import math
 import time
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.multiprocessing import get_context
+from torch.nn.utils import parameters_to_vector
 
 from fedauto_core.engine.local import in_chunks, local_updates, prepare_worker
-from fedauto_core.models.adapters import LoRA, adapt
+from fedauto_core.models.adapters import Adapted, LoRA, adapt
 from fedauto_core.models.model import Model
 from fedauto_core.seeding import stream
 
@@ -40,21 +39,11 @@ REPETITIONS = {
 }
 
 
-class Trained(NamedTuple):
-    """The model that local training trains, behind n_frozen steps: trunk(images) are its inputs."""
-
-    model: Model
-    trunk: Callable[[Tensor], Tensor]
-    n_frozen: int
-
-
 @functools.cache
-def trained(case: Case, dtype: torch.dtype = torch.float32) -> Trained:
+def trained(case: Case, dtype: torch.dtype = torch.float32) -> Adapted:
+    """The model that local training trains, behind `n_frozen` steps: trunk(images) are its inputs."""
     model, theta = case.base()
-    if case.lora is None:
-        return Trained(model, lambda x: x, 0)
-    adapted = adapt(model, theta.to(dtype), case.lora)
-    return Trained(adapted.model, adapted.trunk, adapted.n_frozen)
+    return Adapted(model, lambda x: x, {}, 0) if case.lora is None else adapt(model, theta.to(dtype), case.lora)
 
 
 _shared: tuple[dict[Case, Tensor], Tensor, dict[Case, Tensor]]  # of a worker: inputs, labels, where the deltas go
@@ -92,15 +81,14 @@ def _epoch_of_batches(samples: int) -> np.ndarray:
 
 def largest_difference(model: Model, network: nn.Module, theta: Tensor, deltas: Tensor, ends: list[Tensor]) -> float:
     """Largest absolute difference between theta + deltas [M, P] and the plain loop's end weights."""
-    ours = [plain_state(model, network, theta + delta).values() for delta in deltas]
-    flat = [torch.cat([part.flatten() for part in parts]) for parts in ours]
-    return max(float((one - end).abs().max()) for one, end in zip(flat, ends, strict=True))
+    ours = [parameters_to_vector(plain_state(model, network, theta + delta).values()) for delta in deltas]
+    return max(float((one - end).abs().max()) for one, end in zip(ours, ends, strict=True))
 
 
 def difference_in_double(case: Case, theta: Tensor, x: Tensor, y: Tensor, batches: Tensor) -> float:
     """Largest difference in float64, where rounding cannot hide or fake one; x: images, theta [P]: what is trained."""
     theta, x, network = theta.double(), x.double(), plain_network(case).double()
-    model, trunk, _ = trained(case, torch.float64)
+    model, trunk, *_ = trained(case, torch.float64)
     ends = plain_round(network, plain_state(model, network, theta), x, y, batches, LR)
     deltas = local_updates(model, theta.expand(len(batches), -1), trunk(x), y, batches, LR)
     return largest_difference(model, network, theta, deltas, ends)
@@ -117,18 +105,17 @@ def compare(case: Case, pool: ProcessPoolExecutor, x: Tensor, y: Tensor, deltas:
     if difference > DOUBLE_TOLERANCE:
         raise ArithmeticError(f"{case.label}: engine and plain loop differ by {difference:.0e} in float64")
     engine_round(pool, case, theta, batches[:, :1])
-    seconds: dict[str, list[float]] = {"engine": [], "loop": []}
+    seconds = []
     for _ in range(REPETITIONS[case]):
         begin = time.perf_counter()
         engine_round(pool, case, theta, batches)
         middle = time.perf_counter()
         ends = plain_round(network, state, x, y, torch.from_numpy(batches), LR)
-        seconds["engine"].append(middle - begin)
-        seconds["loop"].append(time.perf_counter() - middle)
+        seconds.append((middle - begin, time.perf_counter() - middle))
     difference = largest_difference(model, network, theta, deltas, ends)
     if difference > MAX_DIFFERENCE:
         raise ArithmeticError(f"{case.label}: engine and plain loop differ by {difference:.1e} in float32")
-    engine, loop = (1000 * float(np.median(seconds[side])) for side in ("engine", "loop"))
+    engine, loop = 1000 * np.median(seconds, axis=0)
     label = f"{case.label}, {case.samples} samples"
     times = f"engine {engine:7.1f} ms  loop {loop:7.1f} ms  {loop / engine:5.2f}x"
     return f"{label:<49} {times}  max|diff| {difference:.0e}"

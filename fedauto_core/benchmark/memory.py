@@ -94,10 +94,8 @@ def print_memory() -> None:
         print("peak memory: measured on Linux alone")
         return
     model, adapter = (BYTES * averaging_and_start(lora)[1].numel() / MB for lora in (None, ADAPTER))
-    print(
-        f"peak memory of a simulated run over its process's own, {MODEL}: model {model:.2f} MB, "
-        f"LoRA of rank {ADAPTER.rank} on {', '.join(ADAPTER.targets)} with head {adapter:.3f} MB"
-    )
+    what = f"LoRA of rank {ADAPTER.rank} on {', '.join(ADAPTER.targets)} with head {adapter:.3f} MB"
+    print(f"peak memory of a simulated run over its process's own, {MODEL}: model {model:.2f} MB, {what}")
     for label, method, lora, clients in CASES:
         with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
             peaks = [pool.submit(simulated, method, lora, n).result() / MB for n in clients]
@@ -105,7 +103,5 @@ def print_memory() -> None:
             copies = f"N adapters {n * adapter:5.1f} MB, N models {n * model:5.0f} MB"
             print(f"{label:<23} N = {n:>3} {peak:7.1f} MB   {copies}")
         each = (peaks[-1] - peaks[0]) / (clients[-1] - clients[0])
-        print(
-            f"{'':<23} each client {each:5.2f} MB = {each / adapter:.1f} adapters = {each / model:.2f} models",
-            flush=True,
-        )
+        growth = f"each client {each:5.2f} MB = {each / adapter:.1f} adapters = {each / model:.2f} models"
+        print(f"{'':<23} {growth}", flush=True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector
 
 from fedauto_core.models.adapters import LoRA, adapted_layers
 from fedauto_core.models.architectures import CHANNELS_PER_GROUP, VIT_GRID, VIT_HEADS, VIT_LAYERS, VIT_WIDTH
@@ -89,19 +90,13 @@ def plain_mlp() -> nn.Sequential:
     return nn.Sequential(nn.Flatten(), nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, CLASSES))
 
 
+def convolution(n_in: int, n_out: int) -> tuple[nn.Module, ...]:
+    norm = nn.GroupNorm(n_out // CHANNELS_PER_GROUP, n_out)
+    return nn.Conv2d(n_in, n_out, 5, bias=False), nn.MaxPool2d(2), norm, nn.ReLU()
+
+
 def plain_cnn() -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(1, 16, 5, bias=False),
-        nn.MaxPool2d(2),
-        nn.GroupNorm(16 // CHANNELS_PER_GROUP, 16),
-        nn.ReLU(),
-        nn.Conv2d(16, 32, 5, bias=False),
-        nn.MaxPool2d(2),
-        nn.GroupNorm(32 // CHANNELS_PER_GROUP, 32),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(512, CLASSES),
-    )
+    return nn.Sequential(*convolution(1, 16), *convolution(16, 32), nn.Flatten(), nn.Linear(512, CLASSES))
 
 
 def plain_vit() -> nn.Sequential:
@@ -156,8 +151,7 @@ def plain_round(
         optimiser = torch.optim.SGD(parameters, lr=lr)
         for index in client:
             optimiser.zero_grad()
-            loss = nn.functional.cross_entropy(network(x[index]), y[index])
-            loss.backward()
+            F.cross_entropy(network(x[index]), y[index]).backward()
             optimiser.step()
-        ends.append(torch.cat([part.detach().flatten() for part in parameters]))
+        ends.append(parameters_to_vector(parameters).detach())
     return ends

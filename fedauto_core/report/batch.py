@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedauto_core.errors import InputError, require
+from fedauto_core.errors import InputError, require_number
 from fedauto_core.store.writing import locked, write_atomically
 
 from .folder import REPORTS, clear, log_file, work_folder
@@ -70,12 +70,8 @@ def run_report(
     scheduler: address of a Dask scheduler whose workers see the same files. InputError for input that does not fit.
     """
     cpus = len(os.sched_getaffinity(0))
-    require(
-        jobs is None or jobs >= 1,
-        f"--jobs {jobs}",
-        allowed="a whole number >= 1",
-        remedy=f"leave it out to run one notebook per CPU ({cpus} here)",
-    )
+    remedy = f"leave it out to run one notebook per CPU ({cpus} here)"
+    require_number("--jobs", cpus if jobs is None else jobs, low=1, strict=False, whole=True, remedy=remedy)
     parallel = jobs or cpus
     everything = read_profile(profile, notebooks_dir)
     plan = override(select(everything, only), settings)

@@ -151,6 +151,5 @@ def interaction(summary: pd.DataFrame, metric: str) -> Mapping[str, Interval]:
 
 def difference_verdict(claim: str, statement: str, effect: Interval, unit: str, evidence: str) -> Verdict:
     """Verdict of a claim of the form "this difference is positive"."""
-    return Verdict(
-        claim, statement, mark(effect.low, effect.high), effect.mean, effect.low, effect.high, effect.n, unit, evidence
-    )
+    found = (mark(effect.low, effect.high), effect.mean, effect.low, effect.high, effect.n)
+    return Verdict(claim, statement, *found, unit, evidence)

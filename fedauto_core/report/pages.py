@@ -122,8 +122,7 @@ class _Renderer(IPythonRenderer):
         path, mark, anchor = url.partition("#")
         if not path or re.match(r"[a-z]+:", url):
             return url
-        notebook = re.fullmatch(r"(?:\./)?(\w+)\.ipynb", path)
-        if notebook:
+        if notebook := re.fullmatch(r"(?:\./)?(\w+)\.ipynb", path):
             return f"../{notebook[1]}/{notebook[1]}.html{mark}{anchor}"
         return os.path.relpath(self.notebooks_dir / path, self.folder) + mark + anchor
 

@@ -3,14 +3,13 @@
 import fnmatch
 import graphlib
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
 
-from fedauto_core.errors import InputError, require, require_known
+from fedauto_core.errors import InputError, require, require_known, require_number
 from fedauto_core.store.keys import code_hash, versions
 
 from .folder import content_hash, file_hashes, read_manifest, verdict_files
@@ -55,20 +54,9 @@ def _profile_entry(entry: object, where: str) -> dict[str, object]:
         allowed="a mapping with minutes, processes, parameters (a mapping) and after",
         remedy="correct the profile",
     )
-    minutes = entry.get("minutes")
-    require(
-        type(minutes) in (int, float) and 0 < minutes < math.inf,
-        f"{where}: minutes {minutes!r}",
-        allowed="a positive number",
-        remedy="write the expected minutes on two cores",
-    )
-    processes = entry.get("processes", 1)
-    require(
-        type(processes) is int and processes >= 1,
-        f"{where}: processes {processes!r}",
-        allowed="a whole number >= 1",
-        remedy="write how many processes its experiments can use",
-    )
+    require_number(f"{where}: minutes", entry.get("minutes"), remedy="write the expected minutes on two cores")
+    remedy = "write how many processes its experiments can use"
+    require_number(f"{where}: processes", entry.get("processes", 1), low=1, strict=False, whole=True, remedy=remedy)
     return entry
 
 

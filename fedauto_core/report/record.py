@@ -22,7 +22,7 @@ from fedauto_core.errors import InputError, require, require_known
 from fedauto_core.store.keys import versions
 
 from .folder import REPORTS, write_json
-from .sources import PARAMETER_TYPES, Value, declared
+from .sources import Value, declared
 from .tables import cell, html_table, markdown_table
 from .verdicts import Verdict, describe, stored
 
@@ -72,7 +72,7 @@ class Page:
     def __init__(self, name: str, parameters: Mapping[str, Value]) -> None:
         for key, value in parameters.items():
             require(
-                isinstance(value, PARAMETER_TYPES),
+                isinstance(value, Value),
                 f"parameter {key} = {value!r} of page {name}",
                 allowed="values of type bool, int, float or str",
                 remedy="record the plain value of the parameters cell",

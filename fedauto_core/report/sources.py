@@ -10,7 +10,7 @@ import tokenize
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 from fedauto_core.errors import InputError, require
 from fedauto_core.store.keys import PACKAGE, imported
@@ -19,8 +19,7 @@ CHECKOUT = PACKAGE.parent if (PACKAGE.parent / "notebooks" / "profiles").is_dir(
 NOTEBOOKS = CHECKOUT / "notebooks" if CHECKOUT else PACKAGE / "_notebooks"
 """Beside the package in a checkout; an installed package brings its own along."""
 Value = bool | int | float | str
-PARAMETER_TYPES = (bool, int, float, str)
-TYPES = {kind.__name__: kind for kind in PARAMETER_TYPES}
+TYPES = {kind.__name__: kind for kind in get_args(Value)}
 PARAMETERS_TAG = "parameters"
 PLAIN_LINES = {
     "allowed": f"lines `name: type = literal  # help` with type {', '.join(TYPES)}",

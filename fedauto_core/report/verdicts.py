@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import NoneType
-from typing import Any
 
 from fedauto_core.errors import require_known
 
@@ -70,7 +69,7 @@ def stored(verdicts: Iterable[Verdict]) -> list[dict[str, object]]:
 
 def _from_stored(value: object) -> tuple[Verdict, ...]:
     open_sides = {"low": -math.inf, "high": math.inf}
-    rows: list[dict[str, Any]] = rows_of_shape(value, SHAPE)
+    rows = rows_of_shape(value, SHAPE)
     return tuple(Verdict(**{k: open_sides[k] if row[k] is None else row[k] for k in SHAPE}) for row in rows)
 
 

@@ -70,14 +70,14 @@ class Kernel(AsyncKernelManager):
             run_sync(self.shutdown_kernel)(now=True)
 
     @property
-    def peak_mib(self) -> float | None:
+    def peak_mib(self) -> int | None:
         """Peak resident memory of the kernel process in MiB; None where the system does not tell."""
         try:
             status = Path(f"/proc/{self.provisioner.pid}/status").read_text(encoding="utf-8")
         except OSError:
             return None
         found = re.search(r"VmHWM:\s+(\d+) kB", status)
-        return int(found[1]) / 1024 if found else None
+        return round(int(found[1]) / 1024) if found else None
 
 
 def follow(parent: Connection) -> None:
@@ -129,7 +129,7 @@ def run_notebook(order: Order) -> Outcome:
 
 def _execute(
     order: Order, source: nbformat.NotebookNode, folder: Path, reached: list[str]
-) -> tuple[nbformat.NotebookNode, float | None]:
+) -> tuple[nbformat.NotebookNode, int | None]:
     """Run all cells; `reached` collects the identifiers of the cells that were started."""
     require(
         len(tempfile.gettempdir()) + len("/fa-12345678") <= LONGEST_SOCKET_FOLDER,
@@ -195,9 +195,8 @@ def _published(
 def _without_machine(value: object, paths: Mapping[Path, str]) -> object:
     """`value` (an output or a part of it) with paths of this machine and process numbers taken out of its text."""
     if isinstance(value, dict):
-        return nbformat.from_dict(
-            {k: v if k.startswith("image/") else _without_machine(v, paths) for k, v in value.items()}
-        )
+        parts = {k: v if k.startswith("image/") else _without_machine(v, paths) for k, v in value.items()}
+        return nbformat.from_dict(parts)
     if isinstance(value, list):
         return [_without_machine(item, paths) for item in value]
     if not isinstance(value, str):
@@ -209,15 +208,10 @@ def _without_machine(value: object, paths: Mapping[Path, str]) -> object:
     return value
 
 
-def _write_manifest(order: Order, folder: Path, seconds: float, peak: float | None) -> None:
-    manifest = {
-        **order.inputs,
-        "versions": versions(),  # this worker's own, which may be on another machine
-        "seconds": seconds,
-        "peak_mib": None if peak is None else round(peak),
-        "files": file_hashes(folder),
-    }
-    write_json(folder / "manifest.json", manifest)
+def _write_manifest(order: Order, folder: Path, seconds: float, peak: int | None) -> None:
+    """The versions are this worker's own: it may be on another machine."""
+    own = {"versions": versions(), "seconds": seconds, "peak_mib": peak, "files": file_hashes(folder)}
+    write_json(folder / "manifest.json", {**order.inputs, **own})
 
 
 def _failure(name: str, seconds: float, error: Exception, source: nbformat.NotebookNode, reached: list[str]) -> Outcome:

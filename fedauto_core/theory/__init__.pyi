@@ -39,14 +39,12 @@ from .bound.improved import convex_checks as convex_checks
 from .bound.improved import improved_at as improved_at
 from .bound.improved import improvement as improvement
 from .bound.improved import polyak_checks as polyak_checks
-from .bound.terms import Coefficients as Coefficients
 from .bound.theorem import Theorem as Theorem
 from .nets import estimates as estimates
 from .nets import recorded as recorded
 from .nets import round_bound as round_bound
 from .problems.curvature import curvature_by_differences as curvature_by_differences
 from .problems.curvature import largest_curvature as largest_curvature
-from .problems.curvature import lora_ball_smoothness as lora_ball_smoothness
 from .problems.curvature import lora_smoothness as lora_smoothness
 from .problems.low_rank import LowRankRegression as LowRankRegression
 from .problems.quadratics import Quadratics as Quadratics
@@ -54,8 +52,6 @@ from .problems.quadratics import random_quadratics as random_quadratics
 from .problems.regression import SoftmaxRegression as SoftmaxRegression
 from .problems.regression import least_squares as least_squares
 from .problems.regression import softmax_regression as softmax_regression
-from .problems.smooth import SmoothNet as SmoothNet
-from .problems.smooth import Waves as Waves
 from .problems.smooth import smooth_net as smooth_net
 from .problems.smooth import waves as waves
 from .problems.split import Point as Point

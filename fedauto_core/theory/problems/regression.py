@@ -22,10 +22,11 @@ IMAGES = ("digits", "fashion_mnist")
 
 
 class FullBatch:
-    """Losses with full-batch gradients. What subclasses have: split; dimension, the length P of w; provenance["L"];
+    """Losses with full-batch gradients.
 
-    smoothness(rows): L [J] of the rows' losses; value(points): F [K] at points [K, P]; gradients(rows, w) [J, P] of the
-    rows' losses at w [P], or at one point per row, w [J, P].
+    Subclasses have a split; dimension: the length P of w; provenance["L"]; smoothness(rows): L [J] of the rows' losses;
+    value(points): F [K] at points [K, P]; gradients(rows, w) [J, P] of the rows' losses at w [P], or at one point per
+    row, w [J, P].
     """
 
     provenance: ClassVar[Provenances] = {

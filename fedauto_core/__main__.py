@@ -1,4 +1,4 @@
-"""The command line: `python -m fedauto_core report` builds a report, `list` names notebooks, `methods` the rules."""
+"""The command line: `python -m fedauto_core report` builds a report, `list` names notebooks, `methods` the methods."""
 
 import argparse
 import os
@@ -23,7 +23,7 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = top.add_subparsers(dest="command", required=True)
     listing = commands.add_parser("list", help="notebooks with their parameters: type, default, help")
-    commands.add_parser("methods", help="the method card: what every rule needs, keeps and sends (Markdown)")
+    commands.add_parser("methods", help="the method card: what every method needs, keeps and sends (Markdown)")
     report = commands.add_parser("report", help="run the notebooks of a profile; what is up to date is skipped")
     folder = {"type": Path, "metavar": "DIR"}
     for command in (listing, report):

@@ -257,7 +257,7 @@ def test_tally_by_hand():
         ),
         (
             lambda p, w, k: theory.aggregate(p.split, np.ones((1, 8), dtype=bool), "FedBest"),
-            "unknown aggregation rule 'FedBest'",
+            "unknown aggregation method 'FedBest'",
         ),
         (lambda p, w, k: Split(np.array([[0, 0], [1, 1]])), "at least one sample"),
         (lambda p, w, k: theory.skewed_split(0, n_clients=0), "n_clients = 0"),

@@ -46,7 +46,7 @@ def test_the_adversary_of_arrival_sets_comes_close_and_its_instance_can_be_repea
 
 
 def test_the_adversary_of_arrival_sets_refuses_what_it_cannot_search():
-    with pytest.raises(InputError, match="unknown aggregation rule 'FedProx'"):
+    with pytest.raises(InputError, match="unknown aggregation method 'FedProx'"):
         search.set_adversary("FedProx", FIRST, 1, seed=0)
     with pytest.raises(InputError, match="clients = 0"):
         search.set_adversary("FedAvg", FIRST, 1, seed=0, clients=0)

@@ -93,7 +93,7 @@ def measured(methods: Mapping[str, Method], n: int, p: int, c: int, repetitions:
             middle = time.perf_counter()
             w, state = method.aggregate(state, w, Arrivals(round, ids, deltas, np.full(n + 1, 5)), server)
             taken.append((time.perf_counter() - middle, middle - begin))
-        rule, plain = np.median(taken[1:], axis=0).tolist()  # the first round warms up
-        times = {"seconds": rule, "plain_seconds": plain, "ratio": rule / plain}
+        own, plain = np.median(taken[1:], axis=0).tolist()  # the first round warms up
+        times = {"seconds": own, "plain_seconds": plain, "ratio": own / plain}
         rows.append({"label": label, "N": n, "P": p, "C": c} | times | {"kept": BYTES * numbers_kept(state.memory)})
     return pd.DataFrame(rows)

@@ -86,7 +86,7 @@ def build_federation(dataset: Dataset, spec: FederationSpec, seed: int) -> Feder
 
 
 def _dealt(pools: list[np.ndarray], counts: np.ndarray) -> list[np.ndarray]:
-    """One shard per row of `counts` [n, C]: so many of each class, taken in turn from the class's pool."""
+    """One shard per row of `counts` [n, C]: its number of each class, taken in turn from the class's pool."""
     return [
         np.concatenate([pool[end - count : end] for pool, count, end in zip(pools, *row, strict=True)])
         for row in zip(counts, counts.cumsum(axis=0), strict=True)

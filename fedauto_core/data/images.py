@@ -24,7 +24,7 @@ FASHION_CLASSES = (
 )  # fmt: skip
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
-FEATURES_TRAIN, FEATURES_TEST = 15_000, 3_000  # the first so many images of CIFAR-10: under a minute on two cores
+FEATURES_TRAIN, FEATURES_TEST = 15_000, 3_000  # the first n images of CIFAR-10: under a minute on two cores
 
 
 class Images(NamedTuple):

@@ -19,7 +19,7 @@ class FederationSpec:
     samples_per_client : mean over clients
     server_samples : public samples, as even over the classes as possible
     partition : "iid" (uniform draw), "classes" or "dirichlet"
-    classes_per_client : for "classes": every client holds exactly so many, equally
+    classes_per_client : for "classes": every client holds exactly this many, equally
     concentration : for "dirichlet": label proportions ~ Dir(concentration * 1_C) (Hsu et al. 2019)
     size_ratio : largest / smallest client; sizes are geometric from client 1 (smallest) to client N
     server_missing_classes : the server has none of these

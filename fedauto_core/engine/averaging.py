@@ -1,21 +1,21 @@
-"""How local models become the vectors that a rule averages: all parameters, or LoRA's factors in one of six ways.
+"""How local models become the vectors that a method averages: all parameters, or LoRA's factors in one of six ways.
 
-A rule (`methods/`) combines vectors. With LoRA it is a choice which: the mean of the factors is not the factor of the
+A method (`methods/`) combines vectors. With LoRA it is a choice which: the mean of the factors is not the factor of the
 mean. With weights beta_k, factors A + dA_k, B + dB_k of what arrived, and W = scale A B, the update that the uploads
 stand for and the one that averaged factors give differ by
 
     R = scale (sum_k beta_k dA_k dB_k - (sum_k beta_k dA_k) (sum_k beta_k dB_k))
 
-which for sum_k beta_k = 1 is their weighted covariance: second order in the local drift. A rule whose weights do not
+which for sum_k beta_k = 1 is their weighted covariance: second order in the local drift. A method whose weights do not
 sum to one scales the last term by their square, so its factor average is not even a multiple of what it means to do.
-Every averaging below runs with every rule, because the rule sees nothing but vectors.
+Every way of averaging below runs with every method, because a method sees only vectors.
 
 Vectors of "residual", "stacked" and "truncated" end with the dense update W [fan_in, n_out] of each layer, in
 which averaging is linear; the factors are a chart around it and what they cannot hold is a frozen offset. Such a run
 needs memory for the adapted layers of each participant, the others for their factors only.
 
-"Exact" is meant for sums of fresh uploads from a common start. It does not cover rules with a memory: stored updates of
-a factor (MIFA, FedVARP) belong to older partners; a factor that is held or new in each round uploads nothing, which
+"Exact" is meant for sums of fresh uploads from a common start. It does not cover methods with a memory: stored updates
+of a factor (MIFA, FedVARP) belong to older partners; a factor that is held or new in each round uploads nothing, which
 leaves SCAFFOLD's and FedDyn's corrections to the head, and under "alternating" reads as a zero gradient; FedAWE's
 clients start from models of their own, taken before anything is held or cut.
 """
@@ -37,11 +37,11 @@ from fedauto_core.seeding import stream
 
 @dataclass(frozen=True)
 class Averaging:
-    """All parameters: a rule averages the weights themselves. Those of LoRA override what they do otherwise.
+    """All parameters: a method averages the parameters themselves. Those of LoRA override what they do otherwise.
 
-    In a round: `held` and `local_start` before local work, `as_upload` after it, `log` and `after_step` when the rule
+    In a round: `held` and `local_start` before local work, `as_upload` after it, `log` and `after_step` when the method
     has stepped; `readable` wherever a vector is evaluated.
-    model: what local training trains, its parameters theta [P]; the rule's vectors v have the same length.
+    model: what local training trains, its parameters theta [P]; the method's vectors v have the same length.
     """
 
     model: Model
@@ -63,7 +63,7 @@ class Averaging:
         return {}
 
     def after_step(self, v: Tensor, v_next: Tensor, round: int) -> Tensor:
-        """The vector [P] that is broadcast next when the rule went from v to v_next."""
+        """The vector [P] that is broadcast next when the method went from v to v_next."""
         return v_next
 
     def readable(self, v: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ class Factor(Averaging):
         return {name: (lost / whole) ** 0.5 if whole > 0 else 0.0 for name, whole in wholes.items()}
 
     def traffic(self, arrived: int) -> tuple[int, int]:
-        """Numbers each client sends and gets per round if `arrived` are heard, for a rule that sends one vector."""
+        """Numbers each client sends and gets per round if `arrived` are heard, for a method that sends one vector."""
         size = self.factor_size() + self.head_size()
         return size, size
 
@@ -129,7 +129,7 @@ class OneSided(Factor):
         return frozenset(f"{layer}.A" for layer in self.layers)
 
     def after_step(self, v: Tensor, v_next: Tensor, round: int) -> Tensor:
-        """Without what a rule with a memory would do to the held factors."""
+        """Without what a method with a memory would do to the held factors."""
         old = self.model.unflatten(v[None])
         return self._put(v_next[None], {name: old[name] for name in self.held(round)})[0]
 
@@ -190,7 +190,7 @@ class Residual(Factor):
         return {name: torch.zeros_like(parts[name]) for k in self.layers for name in (f"{k}.A", f"{k}.B")}
 
     def _unused(self, delta: Tensor) -> dict[str, Tensor]:
-        """Blocks of an upload that the rule is not to see."""
+        """Blocks of an upload that the method is not to see."""
         return {}
 
 
@@ -221,7 +221,7 @@ class Stacked(Residual):
 class Truncated(Residual):
     """The mean of the products, cut back to rank r by its singular values (FlexLoRA, Bai et al. 2024), split evenly
     between the factors. What is cut is lost, and not logged; exact where the mean has rank r already. The offset is
-    zero except for rules that keep vectors of their own."""
+    zero except for methods that keep vectors of their own."""
 
     exact: ClassVar[bool] = False
 
@@ -230,7 +230,7 @@ class Truncated(Residual):
         blocks: dict[str, Tensor] = {}
         for layer in self.layers:
             dense = parts[f"{layer}.offset"][0]
-            if dense.any():  # nothing but the start has no singular vectors: it keeps its random A
+            if dense.any():  # the bare start has no singular vectors: it keeps its random A
                 u, s, vh = torch.linalg.svd(dense / self.lora.scale, full_matrices=False)
                 root, r = s.sqrt(), self.lora.rank
                 blocks[f"{layer}.A"] = (u * root)[None, :, :r]

@@ -1,4 +1,4 @@
-"""One run on its way through the rounds: who is heard, with which minibatches, and the step that follows."""
+"""One run as it goes through the rounds: who is heard, with which minibatches, and the step that follows."""
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ FARTHEST = 100.0  # a model this many times farther from the start than the star
 
 
 class Lane:
-    """A run on its way: current model, method state, and the round in which it diverged (0: none)."""
+    """A run in progress: current model, method state, and the round in which it diverged (0: none)."""
 
     def __init__(self, averaging: Averaging, run: Run, schedule: Schedule) -> None:
         self.averaging, self.run, self.w, self.diverged = averaging, run, run.w0, 0
@@ -43,7 +43,7 @@ class Lane:
         )
 
     def heard(self, round: int) -> np.ndarray:
-        """Ids of those whose update reaches the rule in this round, ascending, 0 = server."""
+        """Ids of those whose update reaches the method in this round, ascending, 0 = server."""
         run = self.run
         if run.method.participation in ("server", "pooled"):
             return np.zeros(1, dtype=np.int64)

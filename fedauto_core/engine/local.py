@@ -156,7 +156,7 @@ def in_chunks(function: Callable[[Tensor], Tensor], x: Tensor, chunk: int = 100)
 
 
 def chunk_size(model: Model, device: torch.device, backend: str = "auto") -> int:
-    """Models trained together, the one rule behind `backend`: "loop" is 1, "stacked" is as many as the memory hierarchy
+    """Models trained together, all that `backend` decides: "loop" is 1, "stacked" is as many as the memory hierarchy
     likes (CHUNK on the device's type), and "auto" is "stacked" except for LOOP_ON_CPU on the CPU."""
     if backend == "loop" or (backend == "auto" and device.type == "cpu" and model.name in LOOP_ON_CPU):
         return 1

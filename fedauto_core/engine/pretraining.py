@@ -40,7 +40,7 @@ encoder MiniLM-L6, see `minilm.py`."""
 
 
 class Published(NamedTuple):
-    """Published weights as a start for inputs of one shape; load(data folder): parameters by name, but the head's."""
+    """Published weights as a start for inputs of one shape; load(data folder): parameters by name, no head."""
 
     input_shape: tuple[int, int, int]
     n_classes: int
@@ -68,7 +68,7 @@ class Pretraining:
     """Everything that determines a pre-trained model: `model` trained on the dataset `source`.
 
     Or, with source = IMAGENET and epochs = 0, published weights, untrained here: "mobilenet_v2" for the dataset
-    "cifar10_imagenet", "mobilenet_stage" for "cifar10_mobilenetv2_stage", "softmax" (of which nothing but the fresh
+    "cifar10_imagenet", "mobilenet_stage" for "cifar10_mobilenetv2_stage", "softmax" (of which only the fresh
     head is left) for "cifar10_mobilenetv2". With source = SENTENCE_TRANSFORMERS: "minilm" for "movie_reviews".
 
     Parameters

@@ -18,9 +18,9 @@ class Run:
     Parameters
     ----------
     label : its name in the results
-    method : the rule
+    method : with its hyper-parameters
     federation, trace : whose data, and who is heard in which round
-    w0 : start [P] of the vectors that the rule averages (`engine.averaging`)
+    w0 : start [P] of the vectors that the method averages (`engine.averaging`)
     seed : of the minibatches and of all that the method draws
     lr : local step size
     with_server : whether the server takes part with its public data

@@ -21,7 +21,8 @@ from .tuning import tune, tuned_cells
 
 
 def contestants(asked: str, variants: Mapping[str, Method], always: Iterable[str]) -> dict[str, Method]:
-    """Label -> method of those `asked` for (comma-separated, or "all"), of those that run `always`, and of the bounds.
+    """Label -> method of those `asked` for (comma-separated, or "all"), of those that run `always`, and of the bounds
+    (`untouched`).
 
     variants: methods under labels of their own, beside the registered ones. Without FedNova, which is FedAvg where all
     clients do equal work. InputError for an unknown label.
@@ -51,7 +52,7 @@ class Comparison:
     """What the runs of a comparison share. Tuning and results have no seed and no test image in common.
 
     methods: label -> method; start: as in `Experiment`; schedule: of the results, which take the first `test_samples`
-    test images and the seeds 0, 1, ... (so many); lora: trained on the frozen model, its factors averaged by
+    test images and the seeds 0 to n - 1 (`seeds`: n); lora: trained on the frozen model, its factors averaged by
     `aggregation`; None: all parameters are trained.
     """
 

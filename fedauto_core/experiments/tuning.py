@@ -38,7 +38,7 @@ STORED = dict(key=str, label=str, lr=float, knob=str, value=float, points=float,
 
 class Trial(NamedTuple):
     """One point of a label's grid. row: what is stored of it besides its outcome; key in it: hash of everything that is
-    tried, whatever it is called; code: of the source that computes the outcome."""
+    tried, whatever it is called; code: hash of what computes the outcome."""
 
     cell: Cell
     row: dict[str, object]

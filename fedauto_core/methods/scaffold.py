@@ -2,7 +2,7 @@
 
 Karimireddy, Kale, Mohri, Reddi, Stich, Suresh, ICML 2020, Algorithm 1 with option II. Assumes uniform sampling of the
 participants; knows nothing of the network. Memory: c at the server and c_k at every participant; model and control
-variate travel both ways, twice FedAvg's traffic. Local work is plain SGD; with momentum or adaptive steps
+variate travel up and down, twice FedAvg's traffic. Local work is plain SGD; with momentum or adaptive steps
 (w - y) / (tau gamma) would not be a mean gradient.
 Differs from the paper in: c_k changes only when the upload arrived (a lost upload is not an inactive client, and
 c = mean_k c_k would break); tau_k are the steps k really took; the network decides who takes part.

@@ -9,7 +9,7 @@
 for the mixture m = sum_j beta_j alpha_j and the target t = alpha_g. The factors make one lambda mean the same for all
 three: l2 equals chi2 for a uniform target, kl equals chi2 to second order at m = t. kl is 2 KL(m || t) where m has no
 mass outside the target's classes (the last two terms then cancel); the reverse, KL(t || m), would be infinite, for all
-weights alike, whenever no arrived participant holds one of the classes. Source: reconstruction, docs/method.md,
+weights alike, whenever no arrived participant holds one of the classes. Origin: reconstruction, docs/method.md,
 section 4.
 """
 
@@ -116,7 +116,7 @@ def fedauto_weights(
 
         lambda sum_j beta_j^2 n_A / n_j
 
-    Source: reconstruction, docs/method.md, section 4.
+    Origin: reconstruction, docs/method.md, section 4.
 
     Parameters
     ----------

@@ -181,7 +181,7 @@ def _vit(channels: int, side: int, n_classes: int) -> Architecture:
 def _mobilenet_stage(channels: int, side: int, n_classes: int) -> Architecture:
     """Last stage of MobileNetV2 (Sandler et al. 2018), for the activations of its frozen trunk: 1x1 convolution to 1280
     channels, scale and shift, ReLU6, mean over positions, linear classifier. Batch norm as in evaluation: its running
-    statistics are constants, absorbed into the start's weights, and nothing but parameters is averaged."""
+    statistics are constants, absorbed into the start's weights, and only parameters are averaged."""
 
     def last_conv(p: Weights, x: Tensor) -> Tensor:
         positions = distinct(x).flatten(3).transpose(2, 3)  # [M, B, side * side, channels]

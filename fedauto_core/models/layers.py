@@ -3,7 +3,7 @@
 Every layer also accepts M = 1, where it calls the plain torch layer: that is the backend "loop" of `engine/local.py`.
 A frozen weight is kept once, [1, *shape]: layers apply it to the activations of all models as one large batch.
 Images travel as [M, B, H, W, channels]. Innermost in memory are the channels or, after a strided convolution, the
-batch: either way a convolution is a few batched matrix products.
+batch: in both cases a convolution is a few batched matrix products.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 EPSILON = 1e-5  # of the norms, as in torch
-NARROW = 12  # up to so many columns the transposed product is several times faster
+NARROW = 12  # up to this many columns the transposed product is several times faster
 FEW_CHANNELS = 3  # up to here copying whole k*k patches is cheaper than products with such short rows
 
 

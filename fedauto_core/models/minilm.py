@@ -45,7 +45,7 @@ EMBEDDINGS = {
 
 
 def shapes(n_tokens: int) -> dict[str, tuple[int, ...]]:
-    """Parameter -> shape of all but the classifier, for inputs of so many tokens; InputError for more than POSITIONS.
+    """Parameter -> shape of all except the classifier, for inputs of n tokens; InputError for more than POSITIONS.
 
     Embeddings are not named ".weight": as rows of tables they are no layers that LoRA adapts.
     """

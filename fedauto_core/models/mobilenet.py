@@ -111,7 +111,7 @@ def _in_batches(function: Callable[[slice], Tensor], out: Tensor) -> Tensor:
     slices = [slice(first, first + BATCH) for first in range(0, len(out), BATCH)]
 
     def fill(rows: slice) -> None:
-        with torch.no_grad():  # a thread's own setting
+        with torch.no_grad():  # a thread's own state
             out[rows] = function(rows)
 
     threads, workers = torch.get_num_threads(), min(os.cpu_count() or 1, MOST_WORKERS)

@@ -1,7 +1,7 @@
 """MobileNetV2 (Sandler et al. 2018) over a stack of M models, as steps that LoRA can adapt and fine-tuning can cut.
 
-Batch norm as in evaluation: its running statistics are constants, absorbed into weights, scales and shifts, and nothing
-but parameters is averaged. Activations are [M, B, H, W, channels] with the channels innermost, so that a 1x1
+Batch norm as in evaluation: its running statistics are constants, absorbed into weights, scales and shifts, and only
+parameters are averaged. Activations are [M, B, H, W, channels] with the channels innermost, so that a 1x1
 convolution is one matrix product.
 """
 
@@ -56,7 +56,7 @@ CHAIN = tuple(_blocks())
 
 
 def layers(channels: int) -> list[Layer]:
-    """All layers but the classifier, in order, for images of so many channels."""
+    """All layers except the classifier, in order, for images of this many channels."""
     middle = [layer for block in CHAIN for layer in block.layers()]
     return [Layer("stem", (STEM_CHANNELS, channels, 3, 3)), *middle, Layer("last", (CHAIN[-1].n_out, LAST_CHANNELS))]
 

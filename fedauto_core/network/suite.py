@@ -1,6 +1,6 @@
 """The scenarios of the notebooks, by name: a few of our own, and a suite that covers those of the literature.
 
-All values are our choice: the paper's own failure settings are not known to us.
+All values are our choice: the paper's own failure parameters are not known to us.
 """
 
 from fedauto_core.errors import require_known

@@ -1,4 +1,4 @@
-"""The record of a run's uploads: what arrived, why the rest did not, and how it is stored."""
+"""A run's uploads: what arrived, why the rest did not, and how it is stored."""
 
 from __future__ import annotations
 

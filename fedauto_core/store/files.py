@@ -30,7 +30,7 @@ ROUTE_FAILURES = (
 
 @dataclass(frozen=True)
 class Route:
-    """One way to obtain a collection: `fetch(scratch folder)` returns the content of its files by name."""
+    """One route to a collection: `fetch(scratch folder)` returns the content of its files by name."""
 
     label: str
     fetch: Callable[[Path], Mapping[str, bytes]]

@@ -29,7 +29,7 @@ def write_frames(folder: Path, frames: Mapping[str, pd.DataFrame]) -> None:
 
 
 def read_frames(folder: Path, names: Sequence[str]) -> tuple[pd.DataFrame, ...] | None:
-    """The tables `names` of an entry, or None if it is incomplete or damaged in any way."""
+    """The tables `names` of an entry, or None if it is incomplete or damaged."""
     files = [folder / f"{name}.csv" for name in names]
     try:
         hashes = json.loads((folder / HASHES).read_text(encoding="utf-8"))

@@ -1,6 +1,6 @@
-"""What a number depends on besides its spec: the source code that computes it, and the package versions.
+"""What a number depends on besides its spec: the code that computes it, and the package versions.
 
-The code that a module depends on is read from the import statements of the source, transitively, so a change re-runs
+The code that a module depends on is read from its import statements, transitively, so a change re-runs
 what uses it and nothing else. A package may be a lazy face (`__init__.pyi`): a name that is taken from it stands
 for the module that defines the name.
 """
@@ -57,7 +57,7 @@ def _face(package: str) -> Mapping[str, str]:
 
 
 def imported(source: str, package: str = "") -> Iterator[str]:
-    """The modules of the core that a piece of Python source imports, anywhere in it; package: where the source lies,
+    """The modules of the core that a piece of Python code imports, anywhere in it; package: where the code lies,
     for its relative imports."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -92,7 +92,7 @@ def used_modules(roots: Iterable[str], without: Iterable[str] = ()) -> tuple[str
 
 
 def code_hash(roots: Iterable[str], without: Iterable[str] = (), *, wording: bool = True) -> str:
-    """SHA-256 over the source of `used_modules` and the data files that they read; wording: False: whatever is no code
+    """SHA-256 over the code of `used_modules` and the data files that they read; wording: False: whatever is no code
     (comments, docstrings, layout) does not count."""
     modules = used_modules(roots, without)
     data = [path for module in modules if module in DATA for path in sorted(PACKAGE.glob(DATA[module]))]

@@ -20,7 +20,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
-        if path.is_dir():  # what stands in the way of our own file is damage
+        if path.is_dir():  # a folder in the place of our own file is damage
             shutil.rmtree(path)
         mask = os.umask(0)  # cannot be read without being set
         os.umask(mask)

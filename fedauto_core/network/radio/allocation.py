@@ -1,4 +1,4 @@
-"""Who gets how much of a band: ways to share one standard's uplink so that fewer uploads fail.
+"""Who gets how much of a band: allocations of one standard's uplink so that fewer uploads fail.
 
 With kappa_k = noise density over received power (`Radio.kappa`), R_k = payload / time and phi(b; R) = b (2^{R/b} - 1),
 decreasing and convex in b, the Rayleigh outage of client k on b_k Hz is 1 - exp(-kappa_k phi(b_k; R_k)). All

@@ -89,7 +89,7 @@ def inh_sight(distance_m: Numbers) -> Numbers:
 @dataclass(frozen=True)
 class Propagation:
     """A link with, or without, a line of sight. path_loss_db(distance in m, carrier in GHz): the mean; shadowing_db:
-    standard deviation around it; decorrelation_m: way on which the shadowing's correlation falls to 1/e."""
+    standard deviation around it; decorrelation_m: distance over which the shadowing's correlation falls to 1/e."""
 
     path_loss_db: Callable[[Numbers, float], Numbers]
     shadowing_db: float

@@ -105,7 +105,7 @@ def adversary(
 ) -> Worst:
     """Differential evolution over instances, weights and step sizes up to the world's for the largest measured / bound.
 
-    Any weights may come: those of every arrival set under every rule are among them.
+    Any weights may come: those of every arrival set under every method are among them.
     """
     for name, value in (("participants", participants), ("generations", generations)):
         require_number(name, value, low=1, strict=False, whole=True)

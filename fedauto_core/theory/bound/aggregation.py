@@ -1,4 +1,4 @@
-"""Arrival sets and the weights that the two rules give them (docs/method.md, section 4), for many sets at once."""
+"""Arrival sets and the weights that the two methods give them (docs/method.md, section 4), for many sets at once."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -68,14 +68,14 @@ def _fedauto(split: Split, arrived: np.ndarray, lam: float) -> Aggregation:
     return Aggregation(rows, alpha, beta)
 
 
-RULES: dict[str, Callable[[Split, np.ndarray, float], Aggregation]] = {"FedAvg": _fedavg, "FedAuto": _fedauto}
+METHODS: dict[str, Callable[[Split, np.ndarray, float], Aggregation]] = {"FedAvg": _fedavg, "FedAuto": _fedauto}
 
 
-def aggregate(split: Split, arrived: np.ndarray, rule: str, lam: float = 0.1) -> Aggregation:
-    """Weights of `rule` ("FedAuto" or "FedAvg") for arrived [S, N]; lam is FedAuto's lambda, unused by FedAvg."""
-    require_known("aggregation rule", rule, RULES)
+def aggregate(split: Split, arrived: np.ndarray, method: str, lam: float = 0.1) -> Aggregation:
+    """Weights of `method` ("FedAuto" or "FedAvg") for arrived [S, N]; lam is FedAuto's lambda, unused by FedAvg."""
+    require_known("aggregation method", method, METHODS)
     allowed = f"[S, {split.n_clients}], one column per client"
     remedy = "leave the server out of the arrivals: it is always there"
     fits = arrived.ndim == 2 and arrived.shape[1] == split.n_clients
     require(fits, f"arrivals of shape {arrived.shape}", allowed=allowed, remedy=remedy)
-    return RULES[rule](split, arrived.astype(bool), lam)
+    return METHODS[method](split, arrived.astype(bool), lam)

@@ -1,6 +1,9 @@
 """Specs, the content-keyed cache, tuning and summaries."""
 
+import importlib
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,24 +12,23 @@ import pytest
 from fedauto_core import InputError
 from fedauto_core.data import FederationSpec
 from fedauto_core.engine import Pretraining, Schedule
-from fedauto_core.experiments import (
-    SCRATCH,
-    Cell,
-    Experiment,
-    content_key,
-    in_every_scenario,
-    key,
-    run,
-    running,
-    summarise,
-    unit,
-)
-from fedauto_core.methods import make_method
-from fedauto_core.network import Scenario
+from fedauto_core.experiments import SCRATCH, Cell, Experiment, in_every_scenario, key, run, running, summarise, unit
+from fedauto_core.methods import METHODS, make_method
+from fedauto_core.network import PROCESSES, Scenario
+from fedauto_core.network.traces import make_trace
+from fedauto_core.store import writing
+from fedauto_core.store.frames import read_frames, write_frames
 from fedauto_core.store.keys import used_modules
+from fedauto_core.store.writing import locked, replace_folder
 
 HALF = Scenario("half", "bernoulli", (("probability", 0.5),))
 SPEC = FederationSpec(4, 50, 40, "classes", classes_per_client=3)
+
+
+def content_key(experiment):
+    """The key of the whole experiment, whether its traces have been drawn or not."""
+    units = running.units(experiment)
+    return key.joint_key(key.known_key(u) or key.drawn_key(u, unit.build_world(u)) for u in units)
 
 
 def cell(label, lr=0.1, **hyper):
@@ -162,7 +164,8 @@ def test_what_the_network_did_is_in_the_key(part, monkeypatch):
     assert content_key(PLAN) != before
 
 
-def test_an_edited_recording_changes_the_key(tmp_path):
+@pytest.mark.parametrize("kind", [str, Path])
+def test_an_edited_recording_changes_the_key(kind, tmp_path):
     path = tmp_path / "trace.csv"
     lines = ["round,client,arrived"] + [f"{t},{k},1" for t in range(4) for k in range(1, 5)]
     path.write_text("\n".join(lines) + "\n")
@@ -183,12 +186,44 @@ def test_an_edited_recording_inside_a_product_changes_the_key(tmp_path):
     assert key._remembered(piece, SPEC) != before
 
 
+def test_a_failure_process_from_outside_is_drawn_anew(monkeypatch):
+    """Its code is not known, so nothing of it is remembered."""
+    for arrives in (True, False):
+
+        def process(setting, arrives=arrives):
+            q = np.full(setting.shape, float(arrives))
+            return make_trace(q > 0, 1, q, q[0])
+
+        monkeypatch.setitem(PROCESSES, "mine", process)
+        plan = replace(PLAN, cells=(replace(cell("fedavg"), scenario=Scenario("mine", "mine")),))
+        assert set(run(plan).rounds["arrived"]) == {4.0 * arrives}
+
+
+def test_the_code_of_a_method_from_outside_is_in_the_key(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    seen = set()
+    for factor in (1, 2):
+        text = f"from fedauto_core.methods.fedavg import FedAvg\n\nclass Mine(FedAvg):\n    factor = {factor}\n"
+        (tmp_path / f"mine{factor}.py").write_text(text, encoding="utf-8")
+        method = importlib.import_module(f"mine{factor}").Mine
+        seen.add(key.cell_code(method))
+        assert len(run(replace(PLAN, cells=(replace(cell("fedavg"), method=method()),))).curves) == 4
+    assert len(seen) == 2
+
+
+def test_a_method_without_code_is_refused():
+    space = {"FedAvg": METHODS["fedavg"], "__name__": "nowhere"}
+    exec("class Mine(FedAvg): pass", space)
+    with pytest.raises(InputError, match=r"the code of method Mine cannot be read.*write the class into a file"):
+        key.cell_code(space["Mine"])
+
+
 def test_an_unused_method_is_not_in_the_key_and_a_used_one_is():
     fedavg = used_modules(["fedauto_core.experiments.unit", "fedauto_core.methods.fedavg"], [key.NETWORK])
     assert {"fedauto_core.methods.fedavg", "fedauto_core.engine.rounds", "fedauto_core.data.federation"} <= {*fedavg}
     foreign = ("fedauto_core.methods.fedlaw", "fedauto_core.theory", "fedauto_core.report", key.NETWORK)
     assert not any(name.startswith(foreign) for name in fedavg)
-    assert key.cell_code("fedauto_core.methods.fedlaw") != key.cell_code("fedauto_core.methods.fedavg")
+    assert key.cell_code(METHODS["fedlaw"]) != key.cell_code(METHODS["fedavg"])
 
 
 def test_a_fully_cached_run_loads_no_data(monkeypatch):
@@ -241,11 +276,67 @@ def test_whatever_became_of_a_stored_file_the_same_numbers_come_out(what, patter
     pd.testing.assert_frame_equal(first.curves, run(PLAN).curves, check_exact=True)
 
 
+def test_texts_that_look_like_numbers_stay_texts(own_cache):
+    frame = pd.DataFrame({"label": ["None", "NA"], "trace": ["012345678901", "1234567e8901"], "value": [1.5, np.nan]})
+    write_frames(own_cache / "entry", {"curves": frame})
+    (back,) = read_frames(own_cache / "entry", ["curves"])
+    assert back["label"].tolist() == ["None", "NA"] and back["trace"].tolist() == frame["trace"].tolist()
+    assert back["value"].tolist()[0] == 1.5 and np.isnan(back["value"].tolist()[1])
+    assert (own_cache / "entry").stat().st_mode & 0o777 == 0o777 & ~_umask()
+
+
+def _umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def test_two_processes_may_finish_the_same_result(own_cache, monkeypatch):
+    """The one whose rename comes second finds the place taken, by the same content."""
+    frames = {"curves": pd.DataFrame({"a": [1]})}
+    real = Path.rename
+
+    def late(self, target):
+        if Path(target).name == "entry" and not Path(target).exists():
+            monkeypatch.setattr(Path, "rename", real)
+            write_frames(own_cache / "entry", frames)
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "rename", late)
+    write_frames(own_cache / "entry", frames)
+    assert read_frames(own_cache / "entry", ["curves"])[0]["a"].tolist() == [1]
+    assert [path.name for path in own_cache.iterdir()] == ["entry"]
+
+
+def test_what_stood_there_comes_back_when_its_successor_cannot(own_cache, monkeypatch):
+    for name in ("old", "new"):
+        (own_cache / name).mkdir()
+        (own_cache / name / "file").write_text(name, encoding="utf-8")
+    real = Path.rename
+
+    def refuse(self, target):
+        if self.name == "new":
+            raise PermissionError("no")
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(PermissionError):
+        replace_folder(own_cache / "old", own_cache / "new")
+    assert (own_cache / "old" / "file").read_text(encoding="utf-8") == "old"
+
+
+def test_a_lock_that_cannot_be_had_is_one_sentence(own_cache, monkeypatch):
+    monkeypatch.setattr(writing.FileLock, "acquire", lambda self: (_ for _ in ()).throw(OSError(37, "No locks")))
+    with pytest.raises(InputError, match=r"no lock can be had on .*No locks"), locked(own_cache / "x.lock"):
+        pass
+
+
 def test_cells_that_cannot_be_told_apart_are_refused():
     with pytest.raises(InputError, match="cannot be told apart"):
         replace(PLAN, cells=(cell("fedauto"), cell("fedauto", lr=0.2)))
-    with pytest.raises(InputError, match="0 seeds"):
-        replace(PLAN, seeds=())
+    for seeds in ((), (0, 0)):
+        with pytest.raises(InputError, match=rf"{len(seeds)} seeds.*every seed once"):
+            replace(PLAN, seeds=seeds)
 
 
 def test_summary_by_hand():

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from test_experiment import content_key
 from torch import Tensor
 
 from fedauto_core import InputError
 from fedauto_core.data import FederationSpec
 from fedauto_core.engine import Pretraining, Schedule
-from fedauto_core.experiments import SCRATCH, AdapterExperiment, Cell, Experiment, content_key, run, running, unit
+from fedauto_core.experiments import SCRATCH, AdapterExperiment, Cell, Experiment, run, running, unit
 from fedauto_core.methods import make_method
 from fedauto_core.models import Adapted, LoRA, Model, adapt, build_model
 from fedauto_core.models.architectures import Step

@@ -39,6 +39,16 @@ def docstrings(path):
     return "\n\n".join(node.value for node in alone if isinstance(node, ast.Constant) and isinstance(node.value, str))
 
 
+def without_docstrings(path):
+    """The code of a module: a name that stands in prose alone does not vouch for itself."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(getattr(node, "body", None), list):
+            kept = [s for s in node.body if not (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant))]
+            node.body = kept or [ast.Pass()]
+    return ast.unparse(tree)
+
+
 def words_of(source):
     """Identifiers of a piece of code, and the words in its strings (names of methods, columns, options)."""
     found = set()
@@ -50,9 +60,9 @@ def words_of(source):
     return found
 
 
-CODE = {path: path.read_text(encoding="utf-8") for path in SOURCES}
+CODE = {path: without_docstrings(path) for path in SOURCES}
 CODE |= {path: cells(path, "code") for path in NOTEBOOKS}
-KNOWN = set().union(*map(words_of, CODE.values()))
+KNOWN = {"make"}.union(*map(words_of, CODE.values()))
 TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
 TEXTS = {path: cells(path, "markdown") for path in NOTEBOOKS}
 TEXTS |= {path: docstrings(path) for path in SOURCES} | {path: path.read_text(encoding="utf-8") for path in PAGES}

@@ -7,7 +7,6 @@ SHA-256, so a damaged one is never used.
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ from fedauto_core.models.mobilenet import LAST_CHANNELS, TRUNK_SHAPE, load_mobil
 from fedauto_core.models.mobilenet_stack import network_parameters
 from fedauto_core.models.model import Model, build_model, head_of
 from fedauto_core.seeding import stream
-from fedauto_core.store.arrays import cached_array
+from fedauto_core.store.arrays import asked_fresh, cached_array
 from fedauto_core.store.files import Collection, cache_folder
 from fedauto_core.store.keys import code_hash
 from fedauto_core.store.published import MINILM, MOBILENET_V2
@@ -145,7 +144,7 @@ def pretrained(description: Pretraining, cache: Path | None = None) -> Tensor:
         return torch.cat([parts.get(name, torch.zeros(shape)).flatten() for name, shape in model.shapes.items()])
     folder = cache_folder(cache) / "checkpoints"
     path = folder / f"{description.model}-{description.source}-{checkpoint_key(description)[:24]}.npy.sha256"
-    fresh = os.environ.get("FEDAUTO_FRESH") == "1"
+    fresh = asked_fresh()
     return torch.from_numpy(cached_array(path, lambda: _trained(description, cache).numpy(), fresh=fresh))
 
 

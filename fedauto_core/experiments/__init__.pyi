@@ -2,7 +2,6 @@ from .comparison import Comparison as Comparison
 from .comparison import contestants as contestants
 from .comparison import rivals as rivals
 from .comparison import untouched as untouched
-from .key import content_key as content_key
 from .running import run as run
 from .spec import SCRATCH as SCRATCH
 from .spec import AdapterExperiment as AdapterExperiment

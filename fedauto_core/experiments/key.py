@@ -1,13 +1,16 @@
 """The key of a result: everything its numbers depend on, so that a stale one cannot be served.
 
 It holds the spec, the code that computes it (`store.keys`), the data hashes, the traces, the package versions and the
-thread count. The network is in it by what it did, not by its code: a run meets it through the trace alone. To draw a
-trace takes the labels of the data, so what a trace was is remembered, and a result that is there is found without data.
+thread count. A run meets the network only through its trace, so the trace is in the key and the network's code is not;
+it meets the store only through content whose hash was checked. Drawing a trace needs the labels of the data; therefore
+each trace's hash is remembered, and a result that is there is found without loading data.
 """
 
 import functools
 import hashlib
+import inspect
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -17,21 +20,36 @@ import torch
 from fedauto_core.data.datasets import dataset_sha256
 from fedauto_core.data.partition import FederationSpec
 from fedauto_core.engine.pretraining import checkpoint_key
-from fedauto_core.network import Scenario
+from fedauto_core.errors import InputError
+from fedauto_core.methods.base import Method
+from fedauto_core.network import PROCESSES, Scenario
 from fedauto_core.store.files import cache_folder
-from fedauto_core.store.keys import code_hash, file_hash, versions
+from fedauto_core.store.keys import ROOT, code_hash, file_hash, imported, versions
 from fedauto_core.store.writing import write_atomically
 
-from .spec import SCRATCH, Experiment, units
-from .unit import World, build_world, federation_specs
+from .spec import SCRATCH, Experiment
+from .unit import World, federation_specs
 
-NETWORK = "fedauto_core.network"
+NETWORK, STORE = "fedauto_core.network", "fedauto_core.store"
 
 
 @functools.cache
-def cell_code(method: str) -> str:
-    """SHA-256 of the code that can change the numbers of a cell, given the trace; method: the module of its class."""
-    return code_hash(["fedauto_core.experiments.unit", method], without=[NETWORK], wording=False)
+def cell_code(method: type[Method]) -> str:
+    """SHA-256 of the code that can change the numbers of a cell, given the trace. Of a method from outside the core: of
+    the file (or notebook cell) that defines it, and of what that imports; InputError if there is no such text."""
+    module, own = method.__module__, ""
+    if module.partition(".")[0] != ROOT:
+        try:
+            path = Path(inspect.getsourcefile(method) or "")
+            own = path.read_text(encoding="utf-8") if path.is_file() else inspect.getsource(method)
+        except (OSError, TypeError) as error:
+            raise InputError(
+                f"the code of method {method.__name__} cannot be read: {error}",
+                allowed="classes that are defined in a file or in a notebook cell",
+                remedy="write the class into a file",
+            ) from error
+    modules = {"fedauto_core.experiments.unit", *(imported(own) if own else [module])}
+    return _sha256(own, code_hash(modules, without=[NETWORK, STORE], wording=False))
 
 
 def unit_key(unit: Experiment, traces: Iterable[str]) -> str:
@@ -41,7 +59,7 @@ def unit_key(unit: Experiment, traces: Iterable[str]) -> str:
         dataset_sha256(unit.dataset),
         "" if unit.start is SCRATCH else checkpoint_key(unit.start),
         list(traces),
-        sorted({cell_code(type(cell.method).__module__) for cell in unit.cells}),
+        sorted({cell_code(type(cell.method)) for cell in unit.cells}),
         versions(),
         torch.get_num_threads(),
     )
@@ -49,7 +67,8 @@ def unit_key(unit: Experiment, traces: Iterable[str]) -> str:
 
 def known_key(unit: Experiment) -> str | None:
     """The unit's key, from what is remembered of its traces; None where one of them has never been drawn."""
-    remembered = [_read(_remembered(unit, spec)) for spec in federation_specs(unit)]
+    places = [_remembered(unit, spec) for spec in federation_specs(unit)]
+    remembered = [place and _read(place) for place in places]
     return unit_key(unit, remembered) if all(remembered) else None
 
 
@@ -57,13 +76,9 @@ def drawn_key(unit: Experiment, world: World) -> str:
     """The unit's key, from the traces themselves, whose identities are remembered."""
     identities = {spec: trace.identity for spec, trace in world.traces.items()}
     for spec, identity in identities.items():
-        write_atomically(_remembered(unit, spec), identity)
+        if place := _remembered(unit, spec):
+            write_atomically(place, identity)
     return unit_key(unit, identities.values())
-
-
-def content_key(experiment: Experiment) -> str:
-    """SHA-256 over everything the numbers of all units depend on."""
-    return joint_key(known_key(unit) or drawn_key(unit, build_world(unit)) for unit in units(experiment))
 
 
 def joint_key(keys: Iterable[str]) -> str:
@@ -71,24 +86,25 @@ def joint_key(keys: Iterable[str]) -> str:
     return hashlib.sha256(" ".join(keys).encode()).hexdigest()
 
 
-def _remembered(unit: Experiment, spec: FederationSpec) -> Path:
-    """Where the identity of a trace is kept, by all that determines it: recordings count with their content."""
+def _remembered(unit: Experiment, spec: FederationSpec) -> Path | None:
+    """Where the identity of a trace is kept, by all that determines it: recordings count with their content. None with
+    a failure process from outside the core, whose code is not known."""
     (seed,), (scenario,) = unit.seeds, {cell.scenario for cell in unit.cells}
-    recordings = [Path(text) for text in _texts(scenario) if Path(text).is_file()]
-    parts = [repr((spec, scenario, unit.schedule.rounds, seed)), *map(file_hash, recordings)]
+    values = list(_inside(scenario))
+    processes = [PROCESSES.get(value.process) for value in values if isinstance(value, Scenario)]
+    if not all(getattr(process, "__module__", "").startswith(NETWORK) for process in processes):
+        return None
+    files = [Path(value) for value in values if isinstance(value, str | os.PathLike) and Path(value).is_file()]
+    parts = [repr((spec, scenario, unit.schedule.rounds, seed)), *map(file_hash, files)]
     name = _sha256(dataset_sha256(unit.dataset), parts, _trace_code(), versions())
     return cache_folder() / "traces" / name[:32]
 
 
-def _texts(value: object) -> Iterator[str]:
-    """Every text in the options of a scenario, those of the scenarios that it is made of included."""
-    if isinstance(value, Scenario):
-        yield from _texts(value.options)
-    elif isinstance(value, tuple):
-        for part in value:
-            yield from _texts(part)
-    elif isinstance(value, str):
-        yield value
+def _inside(value: object) -> Iterator[object]:
+    """A scenario, the values of its options, and so on for those that are scenarios or tuples."""
+    yield value
+    for part in value.options if isinstance(value, Scenario) else value if isinstance(value, tuple) else ():
+        yield from _inside(part)
 
 
 @functools.cache

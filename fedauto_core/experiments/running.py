@@ -10,6 +10,7 @@ import pandas as pd
 from torch import Tensor
 
 from fedauto_core.engine.pretraining import Pretraining, pretrained
+from fedauto_core.store.arrays import asked_fresh
 from fedauto_core.store.files import cache_folder
 from fedauto_core.store.frames import read_frames, write_frames
 
@@ -35,7 +36,7 @@ def run(experiment: Experiment) -> Result:
     -------
     Result : its frames, and its key
     """
-    fresh = os.environ.get("FEDAUTO_FRESH") == "1"
+    fresh = asked_fresh()
     keys = {unit: None if fresh else known_key(unit) for unit in units(experiment)}
     frames = {unit: _cached(key) if key else None for unit, key in keys.items()}
     todo = [unit for unit, found in frames.items() if found is None]
@@ -43,7 +44,9 @@ def run(experiment: Experiment) -> Result:
         checkpoint = None if experiment.start is SCRATCH else _checkpoint(experiment.start).numpy()
         processes = int(os.environ.get("FEDAUTO_PROCESSES", "1"))
         keys |= dict(zip(todo, map_units(_complete, todo, processes, checkpoint, fresh), strict=True))
-        frames |= {unit: read_frames(_folder(keys[unit]), FRAMES) for unit in todo}
+        frames |= {unit: _cached(keys[unit]) for unit in todo}
+    if None in frames.values():
+        raise RuntimeError("a result was replaced by another process while it was read; run this again")
     curves, rounds = zip(*frames.values(), strict=True)
     return Result(pd.concat(curves, ignore_index=True), pd.concat(rounds, ignore_index=True), joint_key(keys.values()))
 

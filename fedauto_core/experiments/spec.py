@@ -69,9 +69,9 @@ class Experiment:
 
     def __post_init__(self) -> None:
         require(
-            len(self.cells) > 0 and len(self.seeds) > 0,
-            f"{len(self.cells)} cells and {len(self.seeds)} seeds",
-            allowed="at least one of each",
+            len(self.cells) > 0 and len(self.seeds) > 0 and len({*self.seeds}) == len(self.seeds),
+            f"{len(self.cells)} cells and {len(self.seeds)} seeds, {self.seeds}",
+            allowed="at least one of each, every seed once",
             remedy="name at least one method and one seed",
         )
         keys = [(cell.label, cell.scenario.name, cell.with_server, cell.tags) for cell in self.cells]

@@ -6,7 +6,8 @@ then holds in every scenario, because the network is not known in advance.
 
 A finished grid is kept in `tuned/<dataset>-<model>.csv`, so that a comparison need not repeat it. Rows are found by a
 key over everything that was tuned; what the file does not hold is computed. A choice outlives a change of the code, as
-a published one would, but says so. FEDAUTO_STORE_TUNING=1 (`make tune`) computes every row anew and stores it.
+a published one would, but says so. FEDAUTO_STORE_TUNING=1 (`make tune`) runs every grid, from
+the cache where it can, and stores it.
 """
 
 import hashlib
@@ -66,7 +67,7 @@ def _grid(experiment: Experiment, lrs: Sequence[float]) -> list[Trial]:
     """Every cell with every client step size and every value of its method's knob."""
     trials = []
     for cell in experiment.cells:
-        code = cell_code(type(cell.method).__module__)[:12]
+        code = cell_code(type(cell.method))[:12]
         knob, values = cell.method.knob or ("", (np.nan,))
         for lr, value in product(lrs, values):
             tried = replace(cell, lr=lr, method=replace(cell.method, **{knob: value}) if knob else cell.method)

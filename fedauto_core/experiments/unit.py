@@ -24,8 +24,9 @@ from fedauto_core.models.adapters import Adapted, adapt
 from fedauto_core.models.model import Model, build_model
 from fedauto_core.network import Trace, draw_trace
 from fedauto_core.seeding import stream
-from fedauto_core.store.arrays import cached_array
+from fedauto_core.store.arrays import asked_fresh, cached_array
 from fedauto_core.store.files import cache_folder
+from fedauto_core.store.keys import code_hash
 
 from .spec import SCRATCH, AdapterExperiment, Cell, Experiment
 
@@ -130,7 +131,8 @@ def _behind_trunk(unit: AdapterExperiment, dataset: Dataset, adapted: Adapted) -
         return _activations(dataset, adapted)
     key = (unit.dataset, unit.start, unit.device, adapted.n_frozen)
     if key not in _BEHIND_TRUNK:
-        identity = [dataset_sha256(unit.dataset), checkpoint_key(unit.start), adapted.n_frozen, unit.device]
+        code = code_hash(["fedauto_core.models.adapters", "fedauto_core.engine.local"], wording=False)
+        identity = [dataset_sha256(unit.dataset), checkpoint_key(unit.start), adapted.n_frozen, unit.device, code]
         name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:24]
         path = cache_folder() / "activations" / f"{unit.model}-{name}.npy.sha256"
 
@@ -138,7 +140,7 @@ def _behind_trunk(unit: AdapterExperiment, dataset: Dataset, adapted: Adapted) -
             behind = _activations(dataset, adapted)
             return torch.cat([behind.x_train, behind.x_test]).cpu().numpy()
 
-        x = torch.from_numpy(cached_array(path, computed)).to(unit.device)
+        x = torch.from_numpy(cached_array(path, computed, fresh=asked_fresh())).to(unit.device)
         train = len(dataset.x_train)
         _BEHIND_TRUNK.clear()  # one at a time: they are large
         _BEHIND_TRUNK[key] = replace(dataset, x_train=x[:train], x_test=x[train:])

@@ -1,6 +1,7 @@
 """The contract of a method: everything a method may see, and the three functions it answers with.
 
-A method is handed `Context`, `Arrivals` and `Server` and nothing else; what the network does is in none of them unless
+A method is handed `Context`, `Arrivals`, `Server`, the broadcast model and its own `State`, and nothing else
+(`registry.method_inputs` lists every member); what the network does is in none of them unless
 the method declares itself an oracle. Claim C5 ("no network knowledge") is thereby visible in the types. Participant 0
 is the server, 1..N are the clients (docs/method.md, section 3).
 """

@@ -22,13 +22,19 @@ from .weights import DIVERGENCES, fedauto_weights
 
 
 def compensation(alpha: np.ndarray, target: np.ndarray, server_counts: np.ndarray) -> np.ndarray:
-    """Module 1: samples per class [C] on which the server trains participant m; all zero if nothing can be compensated.
+    """Module 1: the samples n_m(c) of participant m [C], who trains on the server's samples of the classes where they
+    are not zero and weighs with their sum; all zero if nothing can be compensated.
 
     alpha: label histograms of the arrived *clients* [K, C]; target: alpha_g [C]; server_counts: public samples [C].
     Missing classes M_r = {c : alpha_g(c) > 0, no arrived client holds c}; n_m(c) = the server's samples of c in M_r.
     """
     missing = (target > 0) & ~(alpha > 0).any(axis=0)
     return np.where(missing, server_counts, 0)
+
+
+def with_m(alpha: np.ndarray, counts: np.ndarray, n_m: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """alpha [K, C] and counts [K] with those of participant m behind them, who has n_m [C] samples, if any."""
+    return (np.vstack([alpha, n_m / n_m.sum()]), np.append(counts, n_m.sum())) if n_m.any() else (alpha, counts)
 
 
 def fedauto(
@@ -49,7 +55,7 @@ def fedauto(
     n_m = compensate(context.alpha[ids[ids > 0]], target, server.counts_per_class)
     if n_m.any():
         delta_m = server.train(w, context.steps, classes=np.flatnonzero(n_m).tolist())
-        alpha, counts = np.vstack([alpha, n_m / n_m.sum()]), np.append(counts, n_m.sum())
+    alpha, counts = with_m(alpha, counts, n_m)
     if not len(counts):
         return w, None, n_m
 
@@ -149,8 +155,6 @@ class FedAuto(Method):
             w = w + server.train(w, self.server_steps)
         if beta is None:
             return w, state.next(log={})
-        alpha = context.alpha[arrivals.ids]
-        if n_m.any():
-            alpha = np.vstack([alpha, n_m / n_m.sum()])
+        alpha, _ = with_m(context.alpha[arrivals.ids], context.counts[arrivals.ids], n_m)
         log = mixture_log(beta, alpha, context.target) | {"compensated_classes": float(np.count_nonzero(n_m))}
         return w, state.next(log=log, weights=beta)

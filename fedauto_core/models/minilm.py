@@ -119,7 +119,7 @@ def _extra(module: str) -> ModuleType:
 
 
 def minilm_parameters(cache: Path | None = None) -> dict[str, Tensor]:
-    """The official weights as the parameters of model "minilm" but its head, by name; cache as for `load_dataset`.
+    """The official weights as the parameters of model "minilm" except its head, by name; cache as for `load_dataset`.
 
     InputError if the files are neither cached nor obtainable, or the extra [text] is not installed.
     """

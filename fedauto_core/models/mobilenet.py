@@ -150,7 +150,7 @@ def cached_activations(pixels: np.ndarray, cache: Path | None = None) -> Tensor:
 
 
 def stage_parameters(network: MobileNetV2) -> dict[str, Tensor]:
-    """`network.stage` as the parameters of model "mobilenet_stage" but its head, by name: the standard deviations of
+    """`network.stage` as the parameters of model "mobilenet_stage" except its head, by name: the standard deviations of
     the batch norm and TRUNK_SCALE in the 1x1 convolution [320, 1280], its means in the shift [1280]."""
     conv, norm, _ = network.features[-1]
     deviation = torch.sqrt(norm.running_var + norm.eps)

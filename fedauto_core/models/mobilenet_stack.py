@@ -114,8 +114,8 @@ STEPS: tuple[tuple[str, Callable[[Weights, Tensor], Tensor]], ...] = (
 
 
 def network_parameters(network: MobileNetV2) -> dict[str, Tensor]:
-    """`network` as the parameters of model "mobilenet_v2" but its head, by name: the standard deviations of the batch
-    norms in the weights, their means in the shifts."""
+    """`network` as the parameters of model "mobilenet_v2" except its head, by name: the standard deviations of the
+    batch norms in the weights, their means in the shifts."""
     modules, kinds = list(network.features.modules()), (nn.Conv2d, nn.BatchNorm2d)
     convolutions, norms = ([module for module in modules if isinstance(module, kind)] for kind in kinds)
     parts = {}

@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from fedauto_core.errors import InputError, require, require_known, require_number
-from fedauto_core.store.keys import code_hash, versions
+from fedauto_core.store.keys import OPTIONAL_PACKAGES, code_hash, versions
 
 from .folder import content_hash, file_hashes, read_manifest, verdict_files
 from .sources import NOTEBOOKS, Notebook, Value, read_notebooks
@@ -164,7 +164,7 @@ def inputs_of(job: Job, threads: int, out: Path) -> dict[str, object]:
         "notebook_sha256": hashlib.sha256(job.notebook.source.encode()).hexdigest(),
         "parameters": dict(job.parameters),
         "code_sha256": code_hash({*job.notebook.modules, WORKER}),
-        "versions": versions(),
+        "versions": versions(OPTIONAL_PACKAGES),
         "threads": threads,
     }
     if job.reads_all:

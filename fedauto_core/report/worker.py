@@ -25,7 +25,7 @@ from papermill.exceptions import PapermillExecutionError
 from traitlets import Dict
 
 from fedauto_core.errors import require
-from fedauto_core.store.keys import versions
+from fedauto_core.store.keys import OPTIONAL_PACKAGES, versions
 from fedauto_core.store.writing import replace_folder, write_atomically
 
 from .folder import clear, file_hashes, log_file, work_folder, write_json
@@ -210,7 +210,7 @@ def _without_machine(value: object, paths: Mapping[Path, str]) -> object:
 
 def _write_manifest(order: Order, folder: Path, seconds: float, peak: int | None) -> None:
     """The versions are this worker's own: it may be on another machine."""
-    own = {"versions": versions(), "seconds": seconds, "peak_mib": peak, "files": file_hashes(folder)}
+    own = {"versions": versions(OPTIONAL_PACKAGES), "seconds": seconds, "peak_mib": peak, "files": file_hashes(folder)}
     write_json(folder / "manifest.json", {**order.inputs, **own})
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,11 @@ import numpy as np
 from .writing import locked, write_atomically
 
 DIGEST_BYTES = hashlib.sha256().digest_size
+
+
+def asked_fresh() -> bool:
+    """Whether everything that is computed is to be computed again: FEDAUTO_FRESH=1 (`--fresh`)."""
+    return os.environ.get("FEDAUTO_FRESH") == "1"
 
 
 def cached_array(path: Path, compute: Callable[[], np.ndarray], *, fresh: bool = False) -> np.ndarray:

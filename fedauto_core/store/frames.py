@@ -2,9 +2,9 @@
 
 import json
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from uuid import uuid4
 
 import pandas as pd
 
@@ -12,12 +12,14 @@ from .keys import file_hash
 from .writing import replace_folder
 
 HASHES = "hashes.json"
+TEXT = dict.fromkeys(("label", "method", "scenario", "trace"), str)  # whatever they look like
 
 
 def write_frames(folder: Path, frames: Mapping[str, pd.DataFrame]) -> None:
     """Write to a temporary folder beside the target and rename: another process sees all or nothing."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder.parent))
+    temporary = folder.parent / f".writing-{uuid4().hex}"
+    temporary.mkdir()
     try:
         for name, frame in frames.items():
             frame.to_csv(temporary / f"{name}.csv", index=False)
@@ -36,4 +38,8 @@ def read_frames(folder: Path, names: Sequence[str]) -> tuple[pd.DataFrame, ...] 
         intact = [file_hash(file) for file in files] == [hashes[name] for name in names]
     except (OSError, ValueError, KeyError, TypeError):  # missing, cut short, not JSON, JSON of another kind
         return None
-    return tuple(pd.read_csv(file) for file in files) if intact else None
+    return (
+        tuple(pd.read_csv(file, dtype=TEXT, keep_default_na=False, na_values=[""]) for file in files)
+        if intact
+        else None
+    )

@@ -10,13 +10,14 @@ import functools
 import hashlib
 import platform
 from collections.abc import Iterable, Iterator, Mapping
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import resolve_name
 from pathlib import Path
 
 ROOT = "fedauto_core"
 PACKAGE = Path(__file__).parents[1]
 NUMERIC_PACKAGES = ("torch", "numpy", "scipy", "sympy", "pandas", "scikit-learn", "matplotlib", "seaborn")
+OPTIONAL_PACKAGES = ("pepit", "cvxpy", "clarabel", "transformers", "tokenizers", "safetensors")  # of the extras
 DATA: Mapping[str, str] = {
     "fedauto_core.experiments.tuning": "experiments/tuned/*.csv",
     "fedauto_core.network.recorded": "network/*.csv",
@@ -29,13 +30,21 @@ def file_hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def versions() -> dict[str, str]:
-    """Versions of the packages that can change a number, and of Python."""
-    return {"python": platform.python_version()} | {name: version(name) for name in NUMERIC_PACKAGES}
+def versions(optional: Iterable[str] = ()) -> dict[str, str]:
+    """Versions of the packages that can change a number, and of Python; optional: more, "absent" where missing."""
+    found = {"python": platform.python_version()} | {name: version(name) for name in NUMERIC_PACKAGES}
+    for name in optional:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "absent"
+    return found
 
 
 def _source(module: str) -> Path | None:
     """The file of a module or package of the core; None if there is none of this name."""
+    if module.partition(".")[0] != ROOT:
+        return None
     stem = PACKAGE.joinpath(*module.split(".")[1:])
     places = (stem.with_suffix(".py"), stem / "__init__.py") if module != ROOT else (PACKAGE / "__init__.py",)
     return next((path for path in places if path.is_file()), None)
@@ -61,10 +70,10 @@ def imported(source: str, package: str = "") -> Iterator[str]:
     for its relative imports."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            yield from (name.name for name in node.names if name.name.split(".")[0] == ROOT and _source(name.name))
+            yield from (name.name for name in node.names if _source(name.name))
         elif isinstance(node, ast.ImportFrom):
             home = resolve_name("." * node.level + (node.module or ""), package)
-            for name in node.names if home.split(".")[0] == ROOT and _source(home) else ():
+            for name in node.names if _source(home) else ():
                 part = f"{home}.{name.name}"
                 yield _face(home).get(name.name) or (part if _source(part) else home)
 

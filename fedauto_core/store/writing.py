@@ -33,26 +33,34 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
 def replace_folder(target: Path, folder: Path) -> None:
     """Put `folder` in the place of `target`, on the same file system. Killed in between, the target is missing, never
-    mixed."""
+    mixed. Where another process does the same at the same time, one of the two stays."""
     old = folder.with_name(f"{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():
         target.rename(old)
-    folder.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
+    try:
+        folder.rename(target)
+    except OSError:
+        if target.exists():
+            return
+        if old.exists():
+            old.rename(target)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager
 def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
     """Hold the lock file `path`, made with its folder; it ends with the process. wait: until whoever holds it is done,
-    else BlockingIOError. InputError where the file system knows no locks."""
+    else BlockingIOError. InputError where no lock can be had, on some network file systems for one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         lock = FileLock(path, timeout=-1 if wait else 0)
         lock.acquire()
     except Timeout:
         raise BlockingIOError(f"{path} is held by another process") from None
-    except NotImplementedError as error:
+    except OSError as error:
         raise InputError(
             f"no lock can be had on {path}: {error}",
             allowed="a file system with locks",

@@ -84,7 +84,7 @@ def estimates(
     own = np.einsum("jc,jcp->jp", alpha, cells[visit.ids])
     if len(visit.weights) > len(visit.ids):  # participant m of FedAuto's module 1
         n_m = fedauto.compensation(alpha[visit.ids > 0], target, counts[0])
-        alpha = np.vstack([alpha, n_m / n_m.sum()])
+        alpha, _ = fedauto.with_m(alpha, counts[visit.ids].sum(axis=1), n_m)
         own = np.vstack([own, alpha[-1] @ cells[0]])
     beta = visit.weights
     shift = np.sum((own - alpha @ classes) ** 2, axis=1)

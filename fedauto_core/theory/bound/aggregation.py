@@ -55,10 +55,10 @@ def _fedauto(split: Split, arrived: np.ndarray, lam: float) -> Aggregation:
     distinct, which = np.unique(n_m, axis=0, return_inverse=True)
     useful = distinct.any(axis=1)
     position = np.cumsum(useful) + split.n_clients  # row of participant m for each distinct n_m that is not zero
-    server = distinct[useful]
-    counts = np.concatenate([split.counts.sum(axis=1), server.sum(axis=1)])
-    alpha = np.vstack([alpha, server / server.sum(axis=1, keepdims=True)])
-    rows = np.vstack([split.participants, split.compensators(server > 0)])
+    counts = split.counts.sum(axis=1)
+    for samples in distinct[useful]:
+        alpha, counts = fedauto.with_m(alpha, counts, samples)
+    rows = np.vstack([split.participants, split.compensators(distinct[useful] > 0)])
 
     beta = np.zeros((len(arrived), len(rows)))
     for s, (clients, kind) in enumerate(zip(arrived, which, strict=True)):

@@ -84,9 +84,7 @@ def round_checks(
     applicable = theorem.covers(gamma, known.smoothness.value, steps)
     outcome = problem.round(point, aggregation.rows, aggregation.beta, gamma, steps)
     sides = round_terms(outcome, aggregation, known, gamma, steps, theorem)
-    name, equation = theorem.checks["round"]
-    both = sides["measured"], sides["bound"]
-    return Check.each(f"{name}, E = {steps}", equation, *both, applicable, abs(outcome.value))
+    return Check.each(*theorem.round_check(steps), sides["measured"], sides["bound"], applicable, abs(outcome.value))
 
 
 def descent_checks(problem: Problem, known: Constants, w: np.ndarray, moves: np.ndarray) -> list[Check]:

@@ -75,5 +75,5 @@ def enumerated_checks(
     drift_allowed = FIRST.drift(variance, start.participant_gradient2, gamma, known.smoothness.value, steps)
     checks = Check.each(*FIRST.checks["drift"], drift, drift_allowed, applicable)
     checks.append(Check.of("S3 noise", "E|G - H|^2 <= (s^2/E) sum_j beta_j^2", measured, allowed))
-    (name, equation), both = FIRST.checks["round"], (sides["measured"], sides["bound"])
-    return checks + Check.each(f"{name}, E = {steps}", equation, *both, applicable, outcome.value), sigma2
+    both = sides["measured"], sides["bound"]
+    return checks + Check.each(*FIRST.round_check(steps), *both, applicable, outcome.value), sigma2

@@ -19,6 +19,7 @@ GENERAL = Coefficients(Fraction(1, 2), Fraction(2), Fraction(2), Fraction(1), Fr
 SINGLE_STEP = Coefficients(Fraction(1), Fraction(1), Fraction(0), Fraction(1, 2), Fraction(0), Fraction(0))
 CHECKS = {
     "round": ("round", "(gE/2)|grad F|^2 <= F(w) - E F(w_r) + (gE/2)(2 b_r + 2 L^2 D_r) + L g^2 E s^2 sum beta^2"),
+    "round, E = 1": ("round", "(g/2)|grad F|^2 <= F(w) - E F(w_r) + (g/2) b_r + (L g^2/2) s^2 sum beta^2"),
     "drift": ("S4 drift", "mean_e E|w_j^e - w|^2 <= 2 g^2 (E-1) s^2 + (4/3) g^2 (E-1)(2E-1) |grad F_j|^2"),
     "bias": ("S5 bias", "b_r <= 2 kappa^2 chi2_r + 2 sum_j beta_j delta_j^2"),
     "summed": ("S6 summed", "mean_r E|grad F|^2 <= 2 (F_0 - F_inf)/(g E T) + averages of noise, bias, drift"),

@@ -64,6 +64,7 @@ CHECKS = {
         "improved round",
         "(gE/2)|grad F|^2 <= F(w) - E F(w_r) + (gE/2)(sqrt b_r + L sqrt D_r)^2 + c_r L g^2 E s^2 sum beta^2",
     ),
+    "round, E = 1": ("improved round", "(g/2)|grad F|^2 <= F(w) - E F(w_r) + (g/2) b_r + (L g^2/2) s^2 sum beta^2"),
     "drift": ("I3 drift", "mean_e E|w_j^e - w|^2 <= mean_e (a_e |grad F_j| + c_e s)^2"),
     "bias": ("I4 bias", "b_r <= (kappa sqrt chi2_r + sqrt(sum_j beta_j delta_j^2))^2"),
     "summed": ("S6 summed, improved", "mean_r E|grad F|^2 <= 2 (F_0 - F_inf)/(g E T) + averages of noise and error"),

@@ -15,7 +15,8 @@ ROUNDING = 1e-10  # relative rounding error that is forgiven
 class Theorem:
     """For every step size that it covers (gamma E/2) ||grad F||^2 <= F(w) - E F(w_r) + the sum of `terms`.
 
-    name: in tables. checks: name and equation of its inequalities "round", "drift", "bias" and "summed".
+    name: in tables. checks: name and equation of its inequalities "round", "round, E = 1", "drift",
+    "bias" and "summed".
     limit(E): gamma L E at the step limit; closed(E): whether gamma may reach it.
     drift(sigma2, gradient2, gamma, L, E): what a participant may drift; drift_limited: within the step limit only.
     errors(b, D, L, E): by name, over gamma E / 2. noise(sigma2, beta2, gamma, L, E): the noise term.
@@ -31,6 +32,11 @@ class Theorem:
     errors: Callable[..., dict[str, Array]]
     noise: Callable[..., Array]
     bias: Callable[[Array, Array], Array]
+
+    def round_check(self, steps: int) -> tuple[str, str]:
+        """Name and equation of the per-round inequality for E = steps."""
+        name, equation = self.checks["round, E = 1" if steps == 1 else "round"]
+        return f"{name}, E = {steps}", equation
 
     def step_limit(self, smoothness: float, steps: int) -> float:
         """Supremum of the step sizes that are covered."""

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .base import SERVER_LR, Arrivals, Method, Server, State, data_weights, weighted_step
-from .checks import check_positive
+from .base import Arrivals, Server, State, data_weights, weighted_step
+from .step_length import StepLength
 
 
 @dataclass(frozen=True)
-class FedAvg(Method):
+class FedAvg(StepLength):
     """beta_j = eta_g n_j / sum_{k in S_r} n_k over the arrived; eta_g = 1 averages the models.
 
     Unlike in the paper, the network decides who takes part.
@@ -24,11 +24,6 @@ class FedAvg(Method):
     source = "McMahan et al. 2017"
     family = "plain"
     assumes = "equal success probabilities"
-    knob = SERVER_LR
-    server_lr: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_positive(self, "server_lr")
 
     def aggregate(self, state: State, w: Tensor, arrivals: Arrivals, server: Server) -> tuple[Tensor, State]:
         counts = state.context.counts[arrivals.ids]
@@ -36,18 +31,13 @@ class FedAvg(Method):
 
 
 @dataclass(frozen=True)
-class FedAvgAll(Method):
+class FedAvgAll(StepLength):
     """beta_j = eta_g n_j / n: a missing upload counts as zero, so the step shrinks ("average all", Wang & Ji 2024)."""
 
     name = "fedavg_all"
     source = "Wang & Ji 2024"
     family = "plain"
     assumes = "equal success probabilities"
-    knob = SERVER_LR
-    server_lr: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_positive(self, "server_lr")
 
     def aggregate(self, state: State, w: Tensor, arrivals: Arrivals, server: Server) -> tuple[Tensor, State]:
         return weighted_step(state, w, arrivals, self.server_lr * data_weights(state.context)[arrivals.ids])

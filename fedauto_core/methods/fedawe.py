@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .base import SERVER_LR, Arrivals, Context, Cost, LocalWork, Method, Server, State, mixture_log
-from .checks import check_number, check_positive
+from .base import Arrivals, Context, Cost, LocalWork, Server, State, mixture_log
+from .checks import check_number
+from .step_length import StepLength
 
 
 @dataclass(frozen=True)
-class FedAWE(Method):
+class FedAWE(StepLength):
     """x_k^dagger = x_k + eta_g (t - tau_k) Delta_k; x_{t+1} = mean over the arrived; only they receive it.
 
     clip_norm: bound on the averaged echoed increment (None: none).
@@ -29,12 +30,10 @@ class FedAWE(Method):
     family = "estimated rates"
     cost = Cost(clients="(N + 1) * (P + 1)")
     assumes = "independent arrivals, q >= delta > 0"
-    knob = SERVER_LR
-    server_lr: float = 1.0
     clip_norm: float | None = 0.5
 
     def __post_init__(self) -> None:
-        check_positive(self, "server_lr")
+        super().__post_init__()
         if self.clip_norm is not None:
             allowed, remedy = "None or finite numbers > 0", "use None for no clipping"
             check_number(self, "clip_norm", lambda norm: norm > 0, allowed, remedy)

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .base import SERVER_LR, Arrivals, Context, Cost, Method, Server, State, combine, data_weights
-from .checks import check_positive
+from .base import Arrivals, Context, Cost, Server, State, combine, data_weights
+from .step_length import StepLength
 from .table import empty_table, stored, table_log
 
 
 @dataclass(frozen=True)
-class FedVARP(Method):
+class FedVARP(StepLength):
     """w_{t+1} = w_t + eta_g v_t, v_t = sum_j p_j y_j + sum_{k in S_t} a_k (Delta_k - y_k); then y_k <- Delta_k.
 
     a_k = p_k / sum_{l in S_t} p_l; y_j = 0 before j is first heard.
@@ -28,11 +28,6 @@ class FedVARP(Method):
     family = "stored updates"
     cost = Cost(server="(N + 1) * (P + 1)")
     assumes = "uniform sampling"
-    knob = SERVER_LR
-    server_lr: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_positive(self, "server_lr")
 
     def init(self, context: Context) -> State:
         return State(context, empty_table(context))

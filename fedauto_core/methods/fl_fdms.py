@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from .base import SERVER_LR, Arrivals, Context, Cost, Method, Server, State, data_weights, weighted_step
-from .checks import check_positive
+from .base import Arrivals, Context, Cost, Server, State, data_weights, weighted_step
+from .step_length import StepLength
 
 
 def cosines(deltas: Tensor) -> np.ndarray:
@@ -26,7 +26,7 @@ def cosines(deltas: Tensor) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class FLFDMS(Method):
+class FLFDMS(StepLength):
     """M_ij: mean of (cos(Delta_i, Delta_j) + 1) / 2 over the rounds in which both arrived (-1 before the first).
 
     w_{t+1} = w_t + eta_g sum_i p_i Delta_{f(i)} / sum_i p_i, f(i) = i if i arrived, else the arrived j of largest M_ij.
@@ -37,11 +37,6 @@ class FLFDMS(Method):
     family = "stored updates"
     cost = Cost(server="2 * (N + 1)**2")
     assumes = "a similar client arrives"
-    knob = SERVER_LR
-    server_lr: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_positive(self, "server_lr")
 
     def init(self, context: Context) -> State:
         shape = (context.n_clients + 1,) * 2

@@ -14,13 +14,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .base import SERVER_LR, Arrivals, Context, Cost, Method, Server, State, combine, data_weights
-from .checks import check_choice, check_positive
+from .base import Arrivals, Context, Cost, Server, State, combine, data_weights
+from .checks import check_choice
+from .step_length import StepLength
 from .table import empty_table, stored, table_log
 
 
 @dataclass(frozen=True)
-class MIFA(Method):
+class MIFA(StepLength):
     """G_j <- Delta_j for the arrived; w_{t+1} = w_t + eta_g sum_j p_j G_j over all, in rounds without arrival too.
 
     wait: stay at w_0 until every participant has been heard once.
@@ -31,12 +32,10 @@ class MIFA(Method):
     family = "stored updates"
     cost = Cost(server="(N + 1) * (P + 1)")
     assumes = "bounded gaps between arrivals"
-    knob = SERVER_LR
-    server_lr: float = 1.0
     wait: bool = False
 
     def __post_init__(self) -> None:
-        check_positive(self, "server_lr")
+        super().__post_init__()
         check_choice(self, "wait", (False, True))
 
     def init(self, context: Context) -> State:

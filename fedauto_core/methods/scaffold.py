@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .base import SERVER_LR, Arrivals, Context, Cost, LocalWork, Method, Server, State, combine, mixture_log
-from .checks import check_positive
+from .base import Arrivals, Context, Cost, LocalWork, Server, State, combine, mixture_log
+from .step_length import StepLength
 
 
 @dataclass(frozen=True)
-class Scaffold(Method):
+class Scaffold(StepLength):
     """w += eta_g mean_{k in S} Delta_k with steps along g_k - c_k + c: uniform means, as in the paper (no n_j / n)."""
 
     name = "scaffold"
@@ -27,11 +27,6 @@ class Scaffold(Method):
     family = "normalised or corrected steps"
     cost = Cost(up="2 * P", down="2 * P", server="2 * P", clients="N * P")
     assumes = "uniform sampling"
-    knob = SERVER_LR
-    server_lr: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_positive(self, "server_lr")
 
     def init(self, context: Context) -> State:
         c = torch.zeros_like(context.w0)

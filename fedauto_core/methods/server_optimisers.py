@@ -15,20 +15,20 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .base import Arrivals, Context, Cost, Method, Server, State, combine, mixture_log
+from .base import Arrivals, Context, Cost, Server, State, combine, mixture_log
 from .checks import check_number, check_positive
+from .step_length import StepLength
 
 
 @dataclass(frozen=True)
-class _ServerOptimiser(Method):
+class _ServerOptimiser(StepLength):
     """w += step(D) with D = sum_{k in S} n_k / n_A Delta_k, the mean update of the arrived, shape [P]."""
 
     assumes = "uniform sampling"
     decays: ClassVar[tuple[str, ...]]
-    server_lr: float = 1.0
 
     def __post_init__(self) -> None:
-        check_positive(self, "server_lr")
+        super().__post_init__()
         remedy = "use 0.9 to remember about ten rounds, or 0 for no memory"
         for name in self.decays:
             check_number(self, name, lambda decay: 0 <= decay < 1, "numbers in [0, 1)", remedy)

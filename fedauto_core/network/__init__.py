@@ -12,15 +12,6 @@ from .suite import SCENARIOS, SUITE, scenario
 from .traces import CAUSES, Cause, Trace
 
 __all__ = [
-    "CAUSES",
-    "PROCESSES",
-    "SCENARIOS",
-    "SUITE",
-    "Cause",
-    "Scenario",
-    "Setting",
-    "Trace",
-    "draw_trace",
-    "process",
+    "CAUSES", "PROCESSES", "SCENARIOS", "SUITE", "Cause", "Scenario", "Setting", "Trace", "draw_trace", "process",
     "scenario",
-]
+]  # fmt: skip

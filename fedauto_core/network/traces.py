@@ -32,18 +32,9 @@ class Cause(IntEnum):
 
 
 CAUSES = (
-    "arrived",
-    "transient failure",
-    "long outage",
-    "class blackout",
-    "recorded failure",
-    "not its turn",
-    "not a member",
-    "shared failure",
-    "silenced",
-    "downlink failure",
-    "deadline missed",
-)  # by code, for legends
+    "arrived", "transient failure", "long outage", "class blackout", "recorded failure", "not its turn",
+    "not a member", "shared failure", "silenced", "downlink failure", "deadline missed",
+)  # by code, for legends  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)

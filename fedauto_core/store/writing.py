@@ -1,11 +1,10 @@
 """How anything is written: whole or not at all, and by one process at a time."""
 
-import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
@@ -15,20 +14,14 @@ from fedauto_core.errors import InputError
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Write a file by a temporary name in the same folder, made if it is missing: nobody ever sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    data = content.encode() if isinstance(content, str) else content
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", suffix=".writing", dir=path.parent)
+    temporary = path.with_name(f".{path.name}-{uuid4().hex}.writing")
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        if path.is_dir():  # a folder in the place of our own file is damage
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        if path.is_dir():  # what stands in the way of our own file is damage
             shutil.rmtree(path)
-        mask = os.umask(0)  # cannot be read without being set
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)  # mkstemp's own mode shuts everybody else out
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def replace_folder(target: Path, folder: Path) -> None:

@@ -6,18 +6,6 @@ from .links import STANDARDS, Radio, Wired, ergodic_outage, ergodic_snr_db, log_
 from .places import Placement, place
 
 __all__ = [
-    "ALLOCATIONS",
-    "RAYLEIGH",
-    "STANDARDS",
-    "Fading",
-    "Placement",
-    "Radio",
-    "Wired",
-    "allocate",
-    "ergodic_outage",
-    "ergodic_snr_db",
-    "log_threshold",
-    "match_blocks",
-    "outage",
-    "place",
-]
+    "ALLOCATIONS", "RAYLEIGH", "STANDARDS", "Fading", "Placement", "Radio", "Wired", "allocate", "ergodic_outage",
+    "ergodic_snr_db", "log_threshold", "match_blocks", "outage", "place",
+]  # fmt: skip

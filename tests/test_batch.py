@@ -281,7 +281,7 @@ def test_a_folder_that_knows_no_locks_is_one_clear_error(folder, executor, monke
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr("filelock._unix.lock_fd_nonblocking", refuse)
-    with pytest.raises(InputError, match=r"report folder .*No locks available.*--out"):
+    with pytest.raises(InputError, match=r"no lock can be had on .*No locks available.*--out"):
         report(folder)
 
 

@@ -13,7 +13,7 @@ from notebook_factory import write_notebook
 from fedauto_core.report import sources, worker
 from fedauto_core.report.folder import file_hashes
 from fedauto_core.report.orders import Order
-from fedauto_core.store.keys import versions
+from fedauto_core.store.keys import OPTIONAL_PACKAGES, versions
 
 RECORDS = """
 import matplotlib.pyplot as plt, pandas as pd
@@ -90,7 +90,7 @@ def test_manifest_tells_what_was_run(tmp_path, result):
     outcome = worker.run_notebook(order(tmp_path, inputs={"code_sha256": "of the code", "parameters": {"seeds": 2}}))
     manifest = json.loads((result / "manifest.json").read_text())
     assert manifest["code_sha256"] == "of the code" and manifest["parameters"] == {"seeds": 2}
-    assert manifest["versions"] == versions()
+    assert manifest["versions"] == versions(OPTIONAL_PACKAGES)
     assert manifest["files"] == file_hashes(result) and set(manifest["files"]) == {"nb.ipynb", "nb.html"}
     assert manifest["seconds"] == outcome.seconds > 0
     assert 20 < manifest["peak_mib"] < 2000

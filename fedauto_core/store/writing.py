@@ -56,7 +56,7 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
     except OSError as error:
         raise InputError(
             f"no lock can be had on {path}: {error}",
-            allowed="a file system with locks",
+            allowed="a folder that this user may write, on a file system with locks",
             remedy="choose a folder on a local disk (FEDAUTO_DATA for the cache, --out for the report)",
         ) from error
     try:

@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument("--only", **several, metavar="PATTERN", help="notebooks, such as '1*'; repeatable")
     text = "a parameter, in every notebook that has it"
     report.add_argument("--set", dest="settings", **several, metavar="NAME=VALUE", help=text)
-    report.add_argument("--jobs", type=int, metavar="N", help="notebooks at a time (default: one per CPU)")
+    report.add_argument("--jobs", type=int, metavar="N", help="processes at a time (default: one per CPU)")
     report.add_argument("--dry-run", action="store_true", help="show what would run, with expected minutes")
     report.add_argument("--fresh", action="store_true", help="compute everything again, cached experiments included")
     text = "Dask scheduler, tcp://host:port, instead of local processes"

@@ -107,21 +107,21 @@ class Slow(Executor):
         return {first}, set()
 
 
-def test_notebooks_that_use_several_processes_leave_no_core_to_others(folder, monkeypatch):
-    text = "02_b: {minutes: 3, processes: 2}\n01_a: {minutes: 2}\n30_review: {minutes: 1, processes: 9}"
+def test_notebooks_that_share_all_cores_leave_none_to_others(folder, monkeypatch):
+    text = "02_b: {minutes: 3, parallel: true}\n01_a: {minutes: 2}\n30_review: {minutes: 1, parallel: true}"
     write_profile(folder / "notebooks", text)
     executor = use_executor(monkeypatch, Slow())
     monkeypatch.setattr(batch, "wait", executor.finish)
     report(folder, jobs=2)
-    assert executor.busy == [2, 1, 2]  # each ran alone: 2 of 2, then 1 (2 more did not fit), then 9 cut to 2
+    assert executor.busy == [2, 1, 2]  # each ran alone: on both, then on 1 (2 more did not fit), then on both
 
 
-def test_threads_times_jobs_is_the_number_of_cpus(folder, executor, monkeypatch):
+def test_a_parallel_notebook_gets_a_process_for_each_cpu_or_as_many_as_asked_for(folder, executor, monkeypatch):
+    write_profile(folder / "notebooks", "01_a: {minutes: 1, parallel: true}")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
     report(folder)
-    report(folder, jobs=2)
-    report(folder, jobs=16)
-    assert [order.threads for order in executor.orders] == [1, 1, 1, 4, 4, 4, 1, 1, 1]
+    report(folder, jobs=2, fresh=True)
+    assert [order.processes for order in executor.orders] == [8, 2]
     with pytest.raises(InputError, match=r"--jobs = 0. Allowed: integers >= 1"):
         report(folder, jobs=0)
 
@@ -179,7 +179,7 @@ def test_a_dry_run_shows_the_plan_and_touches_nothing(folder, executor, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["02_b", "up", "to", "date", "5.0", "min", "seeds=4"]
     assert lines[2].split() == ["30_review", "run", "9.0", "min", "after", "all", "others"]
-    assert lines[3].startswith("about 10 minutes with 1 at a time")
+    assert lines[3].startswith("about 10 minutes with 1 process(es)")
     assert len(executor.orders) == 1
     batch.run_report("tiny", notebooks_dir=folder / "notebooks", out=folder / "new", dry_run=True)
     assert not (folder / "new").exists()
@@ -197,7 +197,7 @@ DAMAGED = {
     "mapping": b"{}",
     "list": b"[3]",
     "null": b"null",
-    "wrong types": b'{"parameters": [], "threads": "1", "seconds": 1, "peak_mib": 1, "files": {}}',
+    "wrong types": b'{"parameters": [], "seconds": 1, "peak_mib": 1, "files": {}}',
     "binary": bytes(range(256)),
     "deep": b"[" * 100_000,
     "folder": None,
@@ -338,5 +338,4 @@ def test_an_interrupted_batch_stops_its_kernels_and_continues_later(tmp_path):
     result = tmp_path / "out"
     assert {path.name for path in result.iterdir()} == {"01_quick", "index.html", "claims.md", "status.md"}
     first, second = plan.read_profile("tiny", tmp_path / "notebooks")
-    threads = len(os.sched_getaffinity(0))
-    assert plan.changes(first, threads, result) == [] and plan.changes(second, threads, result) is None
+    assert plan.changes(first, result) == [] and plan.changes(second, result) is None

@@ -2,12 +2,14 @@
 
 import importlib
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from fedauto_core import InputError
 from fedauto_core.data import FederationSpec
@@ -82,6 +84,41 @@ def test_the_number_of_processes_does_not_change_a_byte(monkeypatch, own_cache):
     together = run(PLAN)
     pd.testing.assert_frame_equal(alone.curves, together.curves, check_exact=True)
     pd.testing.assert_frame_equal(alone.rounds, together.rounds, check_exact=True)
+
+
+def test_threads_do_not_change_a_byte_and_are_left_as_they_were(monkeypatch):
+    monkeypatch.setenv("FEDAUTO_FRESH", "1")
+    start = Pretraining("mlp", "digits_shifted", epochs=1)
+    plan = replace(PLAN, model="mlp", start=start, seeds=(0,))
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            running._checkpoint.cache_clear()
+            results.append(run(plan))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    pd.testing.assert_frame_equal(results[0].curves, results[1].curves, check_exact=True)
+    assert results[0].key == results[1].key
+
+
+def test_processes_are_the_cores_unless_others_could_not_find_what_the_units_name(monkeypatch):
+    def mine(context):
+        raise AssertionError
+
+    foreign = replace(PLAN, cells=(replace(cell("fedavg"), scenario=Scenario("mine", "mine")),))
+    own = type("Own", (METHODS["fedavg"],), {"__module__": "__main__"})
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setitem(PROCESSES, "mine", mine)
+    assert running.available([PLAN]) == 1  # the program that runs these tests is a script
+    for asked, expected in ((None, 8), ("2", 2)):
+        monkeypatch.delattr(sys.modules["__main__"], "__file__", raising=False)
+        if asked:
+            monkeypatch.setenv("FEDAUTO_PROCESSES", asked)
+        assert running.available([PLAN]) == expected
+        assert running.available([foreign]) == 1
+        assert running.available([replace(PLAN, cells=(replace(cell("fedavg"), method=own()),))]) == 1
 
 
 def test_fresh_computes_again(count_simulations, monkeypatch):

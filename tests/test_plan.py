@@ -157,8 +157,8 @@ def test_a_profile_may_run_a_notebook_more_than_once(folder):
     [
         ("", "profile tiny.yaml without notebooks"),
         ("nope: {minutes: 1}", "unknown notebook 'nope'.*10_main, 20_other, 30_review"),
-        ("10_main: {minutes: 1, colour: red}", "10_main:.*a mapping with minutes, processes, parameters"),
-        ("10_main: {minutes: 1, processes: 0}", "10_main: processes = 0.*integers >= 1"),
+        ("10_main: {minutes: 1, colour: red}", "10_main:.*a mapping with minutes, parallel, parameters"),
+        ("10_main: {minutes: 1, parallel: 2}", "10_main: parallel = 2.*true or false"),
         ("1: {minutes: 1}", "profile tiny.yaml without notebooks"),
         ("10_main: 3", "10_main: 3.*a mapping"),
         ("10_main: {minutes: 0}", "minutes = 0.*finite numbers > 0"),
@@ -225,16 +225,15 @@ def test_only_takes_patterns(folder):
         plan.select(jobs, ["1*", "4*"])
 
 
-def inputs(folder, name="10_main", settings=(), threads=1):
+def inputs(folder, name="10_main", settings=()):
     (job,) = plan.select(jobs_of(folder, *settings), [name])
-    return plan.inputs_of(job, threads, folder / "out")
+    return plan.inputs_of(job, folder / "out")
 
 
 def test_everything_that_a_result_depends_on_is_an_input(folder, monkeypatch):
     first = inputs(folder)
     assert inputs(folder) == first
     assert inputs(folder, settings=["seeds=4"])["parameters"] != first["parameters"]
-    assert inputs(folder, threads=2) == first | {"threads": 2}
     write_notebook(folder, "20_other", "another source")
     assert inputs(folder) == first
     write_notebook(folder, "10_main", "1 + 2", parameters=PARAMETERS)
@@ -284,6 +283,6 @@ def test_the_verdicts_that_a_review_reads_are_inputs(folder):
 
 def leave_verdicts(page, text):
     page.mkdir(parents=True, exist_ok=True)
-    manifest = {"parameters": {}, "threads": 1, "seconds": 1.0, "peak_mib": None, "files": {}}
+    manifest = {"parameters": {}, "seconds": 1.0, "peak_mib": None, "files": {}}
     (page / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     (page / "verdicts.json").write_text(text, encoding="utf-8")

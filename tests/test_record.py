@@ -11,7 +11,7 @@ from fedauto_core.errors import InputError
 from fedauto_core.report import folder, record, verdicts
 from fedauto_core.report.verdicts import Verdict
 
-MANIFEST = {"parameters": {}, "threads": 1, "seconds": 1.0, "peak_mib": None, "files": {}}
+MANIFEST = {"parameters": {}, "seconds": 1.0, "peak_mib": None, "files": {}}
 FRAME = pd.DataFrame({"x": [1, 2], "y": [0.1, 1 / 3]})
 
 

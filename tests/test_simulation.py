@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from fedauto_core import InputError
 from fedauto_core.data import FederationSpec, build_federation, load_dataset
-from fedauto_core.engine import Averaging, Run, Schedule, simulate
+from fedauto_core.engine import Averaging, Run, Schedule, rounds, simulate
 from fedauto_core.engine.lane import Lane
 from fedauto_core.engine.public import PublicData
 from fedauto_core.engine.rounds import Task, uploads
@@ -239,3 +239,29 @@ def test_schedule_refuses_zero(name):
 def test_schedule_refuses_fewer_steps_than_none_or_more_than_all(least):
     with pytest.raises(InputError, match=f"least_steps = {least}.*integers >= 0 and <= 5.*or 0 for always E"):
         Schedule(rounds=5, steps=5, least_steps=least)
+
+
+def test_what_several_methods_ask_alike_is_trained_once(make_run, monkeypatch):
+    """Each method still gets what it would get alone."""
+    model, make = make_run
+    trained = []
+    real = rounds.local_updates
+    monkeypatch.setattr(
+        rounds, "local_updates", lambda m, start, *a, **k: trained.append(len(start)) or real(m, start, *a, **k)
+    )
+    names = ("fedauto", "fedavg", "fedprox", "scaffold", "fedawe", "fedavg_ideal", "centralised")
+    tasks = []
+    for run in [make(name) for name in names] + [make("fedavg", lr=0.2), make("fedavg", seed=1)]:
+        lane = Lane(Averaging(model), run, SCHEDULE)
+        ids = lane.heard(0)
+        tasks.append(Task(lane, ids, np.full(len(ids), SCHEDULE.steps)))
+    draws = {seed: stream(seed, "minibatches", 0).random((7, SCHEDULE.steps, SCHEDULE.batch)) for seed in (0, 1)}
+    together = uploads(Averaging(model), 0, tasks, draws)
+    heard = [len(task.ids) for task in tasks]
+    # fedauto's are fedavg's; everyone of fedavg_ideal who arrives is among them too; scaffold and fedprox add terms
+    asked = heard[0] + (heard[5] - heard[0]) + heard[2] + heard[3] + heard[4] + heard[6] + heard[7] + heard[8]
+    assert trained == [asked] and asked < sum(heard)
+    for task, deltas in zip(tasks, together, strict=True):
+        (alone,) = uploads(Averaging(model), 0, [task], draws)
+        assert len(deltas) == len(task.ids) and torch.allclose(deltas, alone, rtol=0, atol=1e-6)
+    assert torch.equal(together[0], together[1])

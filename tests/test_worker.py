@@ -38,7 +38,7 @@ def order(tmp_path, name="nb", **changes):
     notebook = sources.read_notebook(tmp_path / "notebooks" / f"{name}.ipynb")
     inputs = {"code_sha256": "of the code", "parameters": changes.get("overrides", {})}
     values = dict(name=name, source=notebook.source, overrides={}, notebooks_dir=tmp_path / "notebooks", inputs=inputs)
-    values |= dict(out=tmp_path / "report", threads=1, processes=2, fresh=False, command="repeat me")
+    values |= dict(out=tmp_path / "report", processes=2, fresh=False, command="repeat me")
     return Order(**(values | changes))
 
 
@@ -117,11 +117,11 @@ def test_the_kernel_is_set_up_by_the_batch_alone(tmp_path, result, monkeypatch):
     write(tmp_path, f"import json, os, sys\njson.dump({seen}, open('x.json', 'w'))")
     (tmp_path / "t").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "t"))
-    assert worker.run_notebook(order(tmp_path, threads=2, fresh=True)).error == ""
+    assert worker.run_notebook(order(tmp_path, fresh=True)).error == ""
     report = tmp_path / "report"
     expected = [
-        "2",
-        "2",
+        "1",
+        "1",
         "1",
         "2",
         str(report / ".work" / "nb"),

@@ -7,6 +7,7 @@ to rounding: "stacked" trains chunks of models together (batched matrix products
 import ctypes
 import sys
 from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -163,10 +164,21 @@ def chunk_size(model: Model, device: torch.device, backend: str = "auto") -> int
     return CHUNK[device.type]
 
 
-def prepare_worker(threads: int = 1) -> None:
-    """Call once in a process that trains, one process per core: `threads` torch threads, and freed memory stays with
-    the process (glibc would hand every large activation back and fault it in again at each step)."""
-    torch.set_num_threads(threads)
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch on one thread meanwhile. Another number would sum in another order, so that results depended on it, and
+    beside a busy process several threads take ten times as long as one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def keep_freed_memory() -> None:
+    """Call once in a process that trains: freed memory stays with the process (glibc would hand every large activation
+    back and fault it in again at each step)."""
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(M_MMAP_THRESHOLD, 1 << 25)
         libc.mallopt(M_TRIM_THRESHOLD, 1 << 30)

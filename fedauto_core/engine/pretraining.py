@@ -31,7 +31,7 @@ from fedauto_core.store.files import Collection, cache_folder
 from fedauto_core.store.keys import code_hash
 from fedauto_core.store.published import MINILM, MOBILENET_V2
 
-from .local import predict
+from .local import one_thread, predict
 
 IMAGENET, SENTENCE_TRANSFORMERS = "imagenet", "sentence-transformers"
 """The `source` of published weights: MobileNetV2, or the part that follows its frozen trunk, see `mobilenet.py`; the
@@ -90,6 +90,7 @@ class Pretraining:
     seed: int = 0
 
 
+@one_thread()
 def pretrain(
     model: Model, dataset: Dataset, *, epochs: int, lr: float, batch: int, momentum: float, seed: int
 ) -> Tensor:
@@ -167,10 +168,9 @@ def _published(description: Pretraining) -> Published:
 
 
 def checkpoint_key(description: Pretraining) -> str:
-    """SHA-256 of all that determines a checkpoint: description, data, the code that trains, the versions of torch and
-    NumPy, and the number of threads, which decides the order of the sums. InputError for an unknown source, or
-    published weights of another model."""
-    environment = [torch.__version__, np.__version__, torch.get_num_threads()]
+    """SHA-256 of all that determines a checkpoint: description, data, the code that trains, and the versions of torch
+    and NumPy. InputError for an unknown source, or published weights of another model."""
+    environment = [torch.__version__, np.__version__]
     published = description.source in PUBLISHED
     content = dict(_published(description).files.sha256) if published else dataset_sha256(description.source)
     identity = [asdict(description), content, code_hash([__name__], wording=False), environment]

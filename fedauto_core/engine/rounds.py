@@ -66,20 +66,52 @@ class LocalProblems:
     steps: np.ndarray
 
 
-def _problems(averaging: Averaging, round: int, tasks: Sequence[Task], draws: Draws) -> LocalProblems:
-    """Those of everyone who is heard in `tasks`, at least one in each."""
-    work = [task.lane.run.method.local_work(task.lane.state, task.lane.w, task.ids) for task in tasks]
-    heard = [len(task.ids) for task in tasks]
-    start = torch.cat([averaging.local_start(part.start, round) for part in work])
-    numbers = {"lr": [task.lane.run.lr for task in tasks], "prox": [part.prox for part in work]}
-    terms = {name: start.new_tensor(np.repeat(values, heard)) for name, values in numbers.items()}
-    if any(part.linear is not None for part in work):
-        terms["linear"] = torch.cat([torch.zeros_like(p.start) if p.linear is None else p.linear for p in work])
-    if any(part.prox for part in work):
-        broadcast = torch.cat([task.lane.w.expand(len(task.ids), -1) for task in tasks])
-        terms["reference"] = averaging.local_start(broadcast, round)
-    batches = np.concatenate([task.lane.batches(task.ids, draws[task.lane.run.seed]) for task in tasks])
-    return LocalProblems(start, terms, batches, np.concatenate([task.steps for task in tasks]))
+def _identity(w: Tensor) -> object:
+    """Equal for models that are equal to the bit; on a GPU, which this would wait for, for the same tensor only."""
+    return w.numpy().tobytes() if w.device.type == "cpu" else id(w)
+
+
+def _problems(
+    averaging: Averaging, round: int, tasks: Sequence[Task], draws: Draws
+) -> tuple[LocalProblems, np.ndarray]:
+    """Those of everyone who is heard in `tasks`, at least one in each, and for each of them the row that is theirs.
+
+    Methods share a row where nothing distinguishes the work: the broadcast model, step size and minibatches are the
+    same to the bit and no term is added. That is most of the first round, and much of every round without failures.
+    """
+    row_of: list[int] = []
+    rows: dict[object, int] = {}
+    starts, linears, references, batches, steps = [], [], [], [], []
+    numbers: dict[str, list[float]] = {"lr": [], "prox": []}
+    for task in tasks:
+        lane = task.lane
+        part, drawn = (
+            lane.run.method.local_work(lane.state, lane.w, task.ids),
+            lane.batches(task.ids, draws[lane.run.seed]),
+        )
+        shared = part.linear is None and not part.prox and part.start.stride(0) == 0
+        model = _identity(part.start[0]) if shared else None
+        mine = []
+        for k, count in enumerate(task.steps):
+            problem = (model, lane.run.lr, drawn[k, :count].tobytes()) if shared else len(row_of)
+            if problem not in rows:
+                mine.append(k)
+            row_of.append(rows.setdefault(problem, len(rows)))
+        starts.append(part.start[: len(mine)])  # all rows of `mine` are rows of one model, or they are all rows
+        linears.append(part.linear)
+        references.append(lane.w.expand(len(mine), -1))
+        batches.append(drawn[mine])
+        steps.append(task.steps[mine])
+        numbers["lr"] += [lane.run.lr] * len(mine)
+        numbers["prox"] += [part.prox] * len(mine)
+    start = torch.cat([averaging.local_start(one, round) for one in starts if len(one)])
+    terms = {name: start.new_tensor(values) for name, values in numbers.items()}
+    if any(linear is not None for linear in linears):
+        pairs = zip(linears, starts, strict=True)
+        terms["linear"] = torch.cat([torch.zeros_like(one) if linear is None else linear for linear, one in pairs])
+    if any(numbers["prox"]):
+        terms["reference"] = averaging.local_start(torch.cat(references), round)
+    return LocalProblems(start, terms, np.concatenate(batches), np.concatenate(steps)), np.array(row_of)
 
 
 def uploads(averaging: Averaging, round: int, block: Sequence[Task], draws: Draws) -> list[Tensor]:
@@ -89,7 +121,7 @@ def uploads(averaging: Averaging, round: int, block: Sequence[Task], draws: Draw
     if not busy:
         return [nothing] * len(block)
     # 1. Broadcast: each participant gets its run's model, and what its method would have it minimise.
-    local = _problems(averaging, round, busy, draws)
+    local, row_of = _problems(averaging, round, busy, draws)
     # 2. Local work: E steps, or as many as a deadline allows; one stack for each number of steps.
     dataset, held = busy[0].lane.run.federation.dataset, averaging.held(round)
     deltas = torch.empty_like(local.start)
@@ -99,7 +131,10 @@ def uploads(averaging: Averaging, round: int, block: Sequence[Task], draws: Draw
         data = dataset.x_train, dataset.y_train, local.batches[rows, :count]
         deltas[rows] = local_updates(averaging.model, local.start[rows], *data, **terms, frozen=held)
     # 3. Network: that they are heard is settled (`Lane.heard`); they send what the method averages.
-    rows = iter(averaging.as_upload(local.start, deltas).split([len(task.ids) for task in busy]))
+    sent = averaging.as_upload(local.start, deltas)
+    if len(sent) < len(row_of):
+        sent = sent[row_of]
+    rows = iter(sent.split([len(task.ids) for task in busy]))
     return [next(rows) if len(task.ids) else nothing for task in block]
 
 
@@ -109,16 +144,19 @@ def _evaluate(averaging: Averaging, lanes: Sequence[Lane], schedule: Schedule) -
     used = slice(*(schedule.test or (None,)))
     x, y = dataset.x_test[used], dataset.y_test[used]
     one_hot = functional.one_hot(y, dataset.n_classes).to(x.dtype)
-    rows = []
-    for chunk in range(0, len(lanes), 16):  # bounds the memory of the scores
-        theta = averaging.readable(torch.stack([lane.w for lane in lanes[chunk : chunk + 16]]))
+    identities = [_identity(lane.w) for lane in lanes]
+    models = dict(zip(identities, (lane.w for lane in lanes), strict=True))
+    distinct, rows = list(models.values()), []
+    for chunk in range(0, len(distinct), 16):  # bounds the memory of the scores
+        theta = averaging.readable(torch.stack(distinct[chunk : chunk + 16]))
         logits = predict(averaging.model, theta, x)
         right = (logits.argmax(dim=-1) == y).to(x.dtype)
         recall = (right @ one_hot) / one_hot.sum(dim=0)
         loss = functional.cross_entropy(logits.transpose(1, 2), y.expand(len(right), -1), reduction="none").mean(dim=1)
         scores = torch.stack((right.mean(dim=1), recall.min(dim=1).values, loss), dim=1)
         rows += [dict(zip(("accuracy", "worst_class", "loss"), score, strict=True)) for score in scores.tolist()]
-    return rows
+    scores_of = dict(zip(models, rows, strict=True))
+    return [scores_of[identity] for identity in identities]
 
 
 def _check(model: Model, runs: Sequence[Run], schedule: Schedule) -> None:

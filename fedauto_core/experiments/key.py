@@ -1,7 +1,7 @@
 """The key of a result: everything its numbers depend on, so that a stale one cannot be served.
 
-It holds the spec, the code that computes it (`store.keys`), the data hashes, the traces, the package versions and the
-thread count. A run meets the network only through its trace, so the trace is in the key and the network's code is not;
+It holds the spec, the code that computes it (`store.keys`), the data hashes, the traces and the package
+versions. A run meets the network only through its trace, so the trace is in the key and the network's code is not;
 it meets the store only through content whose hash was checked. Drawing a trace needs the labels of the data; therefore
 each trace's hash is remembered, and a result that is there is found without loading data.
 """
@@ -14,8 +14,6 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-
-import torch
 
 from fedauto_core.data.datasets import dataset_sha256
 from fedauto_core.data.partition import FederationSpec
@@ -61,7 +59,6 @@ def unit_key(unit: Experiment, traces: Iterable[str]) -> str:
         list(traces),
         sorted({cell_code(type(cell.method)) for cell in unit.cells}),
         versions(),
-        torch.get_num_threads(),
     )
 
 
@@ -90,14 +87,19 @@ def _remembered(unit: Experiment, spec: FederationSpec) -> Path | None:
     """Where the identity of a trace is kept, by all that determines it: recordings count with their content. None with
     a failure process from outside the core, whose code is not known."""
     (seed,), (scenario,) = unit.seeds, {cell.scenario for cell in unit.cells}
-    values = list(_inside(scenario))
-    processes = [PROCESSES.get(value.process) for value in values if isinstance(value, Scenario)]
-    if not all(getattr(process, "__module__", "").startswith(NETWORK) for process in processes):
+    if not of_the_core(scenario):
         return None
-    files = [Path(value) for value in values if isinstance(value, str | os.PathLike) and Path(value).is_file()]
-    parts = [repr((spec, scenario, unit.schedule.rounds, seed)), *map(file_hash, files)]
+    paths = (Path(value) for value in _inside(scenario) if isinstance(value, str | os.PathLike))
+    files = (file_hash(path) for path in paths if path.is_file())
+    parts = [repr((spec, scenario, unit.schedule.rounds, seed)), *files]
     name = _sha256(dataset_sha256(unit.dataset), parts, _trace_code(), versions())
     return cache_folder() / "traces" / name[:32]
+
+
+def of_the_core(scenario: Scenario) -> bool:
+    """Whether all failure processes that the scenario names are the core's own."""
+    processes = [PROCESSES.get(value.process) for value in _inside(scenario) if isinstance(value, Scenario)]
+    return all(getattr(process, "__module__", "").startswith(NETWORK) for process in processes)
 
 
 def _inside(value: object) -> Iterator[object]:

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import torch
 
-from fedauto_core.engine.local import prepare_worker
+from fedauto_core.engine.local import keep_freed_memory
 
 Answer = TypeVar("Answer")
 
@@ -17,7 +17,12 @@ Answer = TypeVar("Answer")
 @functools.cache
 def _pool(processes: int) -> ProcessPoolExecutor:
     """Kept for all runs of a notebook: to start a process, import torch and read the data takes seconds."""
-    return ProcessPoolExecutor(processes, get_context("spawn"), prepare_worker, (torch.get_num_threads(),))
+    return ProcessPoolExecutor(processes, get_context("spawn"), _prepare)
+
+
+def _prepare() -> None:
+    torch.set_num_threads(1)
+    keep_freed_memory()
 
 
 def map_units(
@@ -25,7 +30,7 @@ def map_units(
 ) -> list[Answer]:
     """function(unit, *shared) for every unit, in order, in this process where there is work for one only."""
     if min(processes, len(units)) <= 1:
-        prepare_worker(torch.get_num_threads())
+        keep_freed_memory()
         return [function(unit, *shared) for unit in units]
     pool = _pool(processes)
     try:

@@ -3,6 +3,7 @@
 import functools
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from fedauto_core.store.arrays import asked_fresh
 from fedauto_core.store.files import cache_folder
 from fedauto_core.store.frames import read_frames, write_frames
 
-from .key import drawn_key, joint_key, known_key
+from .key import drawn_key, joint_key, known_key, of_the_core
 from .pool import map_units
 from .spec import SCRATCH, Experiment, Result, units
 from .unit import build_world, simulate_unit
@@ -25,7 +26,7 @@ FRAMES = ("curves", "rounds")
 def run(experiment: Experiment) -> Result:
     """Run an experiment; what was computed before, exactly so, comes from the cache and needs no data.
 
-    Works in units (one seed of one scenario), on FEDAUTO_PROCESSES processes (set by the batch; 1 without it).
+    Works in units (one seed of one scenario), on as many processes as `available` says.
     FEDAUTO_FRESH=1 computes all of it again. A damaged entry is reported and recomputed.
 
     Parameters
@@ -42,13 +43,27 @@ def run(experiment: Experiment) -> Result:
     todo = [unit for unit, found in frames.items() if found is None]
     if todo:
         checkpoint = None if experiment.start is SCRATCH else _checkpoint(experiment.start).numpy()
-        processes = int(os.environ.get("FEDAUTO_PROCESSES", "1"))
-        keys |= dict(zip(todo, map_units(_complete, todo, processes, checkpoint, fresh), strict=True))
+        keys |= dict(zip(todo, map_units(_complete, todo, available(todo), checkpoint, fresh), strict=True))
         frames |= {unit: _cached(keys[unit]) for unit in todo}
     if None in frames.values():
         raise RuntimeError("a result was replaced by another process while it was read; run this again")
     curves, rounds = zip(*frames.values(), strict=True)
     return Result(pd.concat(curves, ignore_index=True), pd.concat(rounds, ignore_index=True), joint_key(keys.values()))
+
+
+def available(todo: Sequence[Experiment]) -> int:
+    """Processes for these units: FEDAUTO_PROCESSES, which the batch sets, else one for each core.
+
+    One where another process could not find what the units name (a method or a failure process that a notebook cell
+    defines), or would start by running the user's script again.
+    """
+    asked = os.environ.get("FEDAUTO_PROCESSES")
+    script = asked is None and hasattr(sys.modules["__main__"], "__file__")
+    methods = {type(cell.method) for unit in todo for cell in unit.cells}
+    at_home = any(method.__module__ == "__main__" for method in methods) or not all(
+        of_the_core(cell.scenario) for unit in todo for cell in unit.cells
+    )
+    return 1 if script or at_home else int(asked or len(os.sched_getaffinity(0)))
 
 
 @functools.cache

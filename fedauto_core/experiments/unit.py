@@ -16,7 +16,7 @@ from fedauto_core.data.datasets import dataset_sha256, load_dataset
 from fedauto_core.data.federation import Federation, build_federation
 from fedauto_core.data.partition import FederationSpec
 from fedauto_core.engine.averaging import Averaging, aggregation, initial_vector, lora_averaging
-from fedauto_core.engine.local import in_chunks
+from fedauto_core.engine.local import in_chunks, one_thread
 from fedauto_core.engine.pretraining import checkpoint_key, with_fresh_head
 from fedauto_core.engine.rounds import simulate
 from fedauto_core.engine.spec import Run
@@ -86,6 +86,7 @@ def _describe(cell: Cell, seed: int, trace_hash: str) -> dict[str, object]:
     }
 
 
+@one_thread()
 def simulate_unit(unit: Experiment, world: World, checkpoint: np.ndarray | None) -> dict[str, pd.DataFrame]:
     """The frames "curves" and "rounds" of one unit; checkpoint: the pre-trained start [P]."""
     (seed,) = unit.seeds

@@ -26,7 +26,7 @@ INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
 
 @dataclass(frozen=True)
 class Batch:
-    """What a command asks for. jobs: processes at a time; threads: of each; settings: `name=value` texts."""
+    """What a command asks for. jobs: processes at a time, of one thread each; settings: `name=value` texts."""
 
     profile: str
     out: Path
@@ -35,7 +35,6 @@ class Batch:
     settings: tuple[str, ...]
     fresh: bool
     jobs: int
-    threads: int
 
     def command(self, only: Sequence[str]) -> str:
         """The command line that repeats this batch for the notebooks in `only`."""
@@ -66,18 +65,18 @@ def run_report(
     their input, 130 if interrupted.
 
     only: shell patterns of notebook names. settings: `name=value`, for every selected notebook with that parameter.
-    jobs: notebooks at a time, by default one per CPU. fresh: compute everything again, experiments included.
+    jobs: processes at a time, by default one per CPU; a `parallel` notebook's experiments take all of them.
+    fresh: compute everything again, experiments included.
     scheduler: address of a Dask scheduler whose workers see the same files. InputError for input that does not fit.
     """
     cpus = len(os.sched_getaffinity(0))
-    remedy = f"leave it out to run one notebook per CPU ({cpus} here)"
+    remedy = f"leave it out to run one process per CPU ({cpus} here)"
     require_number("--jobs", cpus if jobs is None else jobs, low=1, strict=False, whole=True, remedy=remedy)
     parallel = jobs or cpus
     everything = read_profile(profile, notebooks_dir)
     plan = override(select(everything, only), settings)
     target = (out or REPORTS / profile).resolve()
-    threads = max(1, cpus // parallel)
-    batch = Batch(profile, target, notebooks_dir.resolve(), tuple(only), tuple(settings), fresh, parallel, threads)
+    batch = Batch(profile, target, notebooks_dir.resolve(), tuple(only), tuple(settings), fresh, parallel)
     if dry_run:
         _print_plan(plan, batch)
         return 0
@@ -117,8 +116,8 @@ def _run(plan: Sequence[Job], batch: Batch, pool: Callable[[], Executor]) -> Ite
         for job in ready:
             if job in current:
                 continue
-            if sum(min(other.processes, batch.jobs) for other in (job, *running.values())) > batch.jobs:
-                break  # in order: a notebook that needs several processes must not be overtaken for ever
+            if sum(_processes(other, batch) for other in (job, *running.values())) > batch.jobs:
+                break  # in order: a notebook that needs all cores must not be overtaken for ever
             running[_submit(pending.pop(job.name), batch, pool)] = job
         if current:
             continue  # what waited for them may be ready now
@@ -130,8 +129,12 @@ def _run(plan: Sequence[Job], batch: Batch, pool: Callable[[], Executor]) -> Ite
             yield outcome
 
 
+def _processes(job: Job, batch: Batch) -> int:
+    return batch.jobs if job.parallel else 1
+
+
 def _done(job: Job, batch: Batch) -> bool:
-    return not log_file(batch.out, job.name).exists() and changes(job, batch.threads, batch.out) == []
+    return not log_file(batch.out, job.name).exists() and changes(job, batch.out) == []
 
 
 def _order(job: Job, batch: Batch) -> Order:
@@ -142,9 +145,8 @@ def _order(job: Job, batch: Batch) -> Order:
         overrides={name: value for name, value in job.parameters.items() if value != defaults[name]},
         notebooks_dir=batch.notebooks_dir,
         out=batch.out,
-        inputs=inputs_of(job, batch.threads, batch.out),
-        threads=batch.threads,
-        processes=min(job.processes, batch.jobs),
+        inputs=inputs_of(job, batch.out),
+        processes=_processes(job, batch),
         fresh=batch.fresh,
         command=batch.command([job.name]),
     )
@@ -272,7 +274,7 @@ def _print_failures(failed: Sequence[Outcome], batch: Batch) -> None:
 def _print_plan(plan: Sequence[Job], batch: Batch) -> None:
     todo = [job for job in plan if batch.fresh or not _done(job, batch)]
     for job in plan:
-        why = changes(job, batch.threads, batch.out) or []
+        why = changes(job, batch.out) or []
         if job.reads_all and todo and job not in todo:
             todo.append(job)
             why = ["verdicts"]  # they are about to change
@@ -281,7 +283,7 @@ def _print_plan(plan: Sequence[Job], batch: Batch) -> None:
         values = str(job.notebook.problem or "  ".join(f"{name}={value}" for name, value in job.parameters.items()))
         print(f"{job.name:28} {state:22} {job.minutes:6.1f} min  {f'after {wait_for}  ' if wait_for else ''}{values}")
     minutes = max([sum(job.minutes for job in todo) / batch.jobs, *(job.minutes for job in todo)], default=0.0)
-    print(f"about {minutes:.0f} minutes with {batch.jobs} at a time, {batch.threads} thread(s) each; into {batch.out}")
+    print(f"about {minutes:.0f} minutes with {batch.jobs} process(es); into {batch.out}")
 
 
 def print_notebooks(notebooks_dir: Path = NOTEBOOKS) -> None:

@@ -21,7 +21,7 @@ from .sources import CHECKOUT
 REPORTS = (CHECKOUT or Path.cwd()) / "reports"
 """Where reports go unless told otherwise: into the checkout, or without one into the current folder."""
 NUMBER = (int, float)
-MANIFEST = {"parameters": dict, "threads": int, "seconds": NUMBER, "peak_mib": (*NUMBER, NoneType), "files": dict}
+MANIFEST = {"parameters": dict, "seconds": NUMBER, "peak_mib": (*NUMBER, NoneType), "files": dict}
 PRODUCT = {"slug": str, "kind": str, "caption": str}
 T = TypeVar("T")
 

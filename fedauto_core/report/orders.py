@@ -23,7 +23,6 @@ class Order:
     notebooks_dir: Path
     out: Path
     inputs: Mapping[str, object]
-    threads: int
     processes: int
     fresh: bool
     command: str

@@ -52,7 +52,7 @@ def status_of(job: Job, out: Path) -> Status:
     manifest = read_manifest(out / job.name)
     if manifest is None:
         return Status(job.name, "not run")
-    found = changes(replace(job, parameters=manifest["parameters"]), manifest["threads"], out)
+    found = changes(replace(job, parameters=manifest["parameters"]), out)
     other = [f"{k}={v}" for k, v in manifest["parameters"].items() if v != job.parameters.get(k)]
     state = f"out of date ({', '.join(found)})" if found else "ok"
     return Status(job.name, state, manifest["seconds"], manifest["peak_mib"], ", ".join(other))

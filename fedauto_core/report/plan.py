@@ -21,7 +21,6 @@ WORDS = {
     "parameters": "parameters",
     "code_sha256": "code",
     "versions": "packages",
-    "threads": "threads",
     "verdicts_sha256": "verdicts",
 }
 """Entry of `inputs_of` -> what a reader is told when it changed."""
@@ -32,31 +31,35 @@ class Job:
     """One run of a notebook in a batch, with its final parameters.
 
     name: the notebook's, or the notebook's with "-variant" behind it where a profile runs it more than once.
-    minutes: expected on two cores. processes: how many its experiments can use. after: names of the jobs that must have
-    ended before it starts. reads_all: it reads the verdicts of all others (`after: all`), so their hashes belong to
-    its key.
+    minutes: expected on two cores. parallel: whether its experiments share all cores. after: names of the jobs that
+    must have ended before it starts. reads_all: it reads the verdicts of all others (`after: all`), so their hashes
+    belong to its key.
     """
 
     name: str
     notebook: Notebook
     parameters: Mapping[str, Value]
     minutes: float
-    processes: int = 1
+    parallel: bool = False
     after: tuple[str, ...] = ()
     reads_all: bool = False
 
 
 def _profile_entry(entry: object, where: str) -> dict[str, object]:
-    keys = {"minutes", "processes", "parameters", "after"}
+    keys = {"minutes", "parallel", "parameters", "after"}
     require(
         isinstance(entry, dict) and set(entry) <= keys and isinstance(entry.get("parameters", {}), dict),
         f"{where}: {entry!r}",
-        allowed="a mapping with minutes, processes, parameters (a mapping) and after",
+        allowed="a mapping with minutes, parallel, parameters (a mapping) and after",
         remedy="correct the profile",
     )
     require_number(f"{where}: minutes", entry.get("minutes"), remedy="write the expected minutes on two cores")
-    remedy = "write how many processes its experiments can use"
-    require_number(f"{where}: processes", entry.get("processes", 1), low=1, strict=False, whole=True, remedy=remedy)
+    require(
+        isinstance(entry.get("parallel", False), bool),
+        f"{where}: parallel = {entry.get('parallel')!r}",
+        allowed="true or false",
+        remedy="write `parallel: true` where the notebook's experiments share all cores",
+    )
     return entry
 
 
@@ -107,7 +110,8 @@ def read_profile(profile: str, notebooks_dir: Path = NOTEBOOKS) -> list[Job]:
         after = tuple(others) if reads_all else (entry["after"],) if "after" in entry else ()
         for predecessor in after:
             require_known("notebook to wait for", predecessor, [key for key in entries if key != name])
-        jobs.append(Job(name, notebook, values, float(entry["minutes"]), entry.get("processes", 1), after, reads_all))
+        minutes, parallel = float(entry["minutes"]), entry.get("parallel", False)
+        jobs.append(Job(name, notebook, values, minutes, parallel, after, reads_all))
     try:
         graphlib.TopologicalSorter({job.name: job.after for job in jobs}).prepare()
     except graphlib.CycleError as error:
@@ -157,22 +161,21 @@ def select(jobs: Sequence[Job], patterns: Sequence[str]) -> list[Job]:
     return [job for job in jobs if not patterns or any(fnmatch.fnmatchcase(job.name, p) for p in patterns)]
 
 
-def inputs_of(job: Job, threads: int, out: Path) -> dict[str, object]:
+def inputs_of(job: Job, out: Path) -> dict[str, object]:
     """Everything that the job's result depends on, as its manifest keeps it: source, parameters, the code that the
-    notebook imports or that makes its page, versions, threads and, for `after: all`, the verdicts that it reads."""
+    notebook imports or that makes its page, versions and, for `after: all`, the verdicts that it reads."""
     found = {
         "notebook_sha256": hashlib.sha256(job.notebook.source.encode()).hexdigest(),
         "parameters": dict(job.parameters),
         "code_sha256": code_hash({*job.notebook.modules, WORKER}),
         "versions": versions(OPTIONAL_PACKAGES),
-        "threads": threads,
     }
     if job.reads_all:
         found["verdicts_sha256"] = {k: content_hash(path) for k, path in verdict_files(out).items() if k != job.name}
     return found
 
 
-def changes(job: Job, threads: int, out: Path) -> list[str] | None:
+def changes(job: Job, out: Path) -> list[str] | None:
     """What changed since the job's page was written, in words, its own files included: nothing if it is up to date.
 
     None if there is no page.
@@ -180,5 +183,5 @@ def changes(job: Job, threads: int, out: Path) -> list[str] | None:
     manifest = read_manifest(out / job.name)
     if manifest is None:
         return None
-    found = [WORDS[key] for key, value in inputs_of(job, threads, out).items() if manifest.get(key) != value]
+    found = [WORDS[key] for key, value in inputs_of(job, out).items() if manifest.get(key) != value]
     return found + ["files"] * (manifest["files"] != file_hashes(out / job.name))

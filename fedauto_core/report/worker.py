@@ -139,8 +139,8 @@ def _execute(
     )
     sockets = tempfile.mkdtemp(prefix="fa-")
     _sockets.add(sockets)
-    threads = {f"{library}_NUM_THREADS": order.threads for library in ("OMP", "MKL", "OPENBLAS")}
-    environment = threads | {
+    one_thread = {f"{library}_NUM_THREADS": 1 for library in ("OMP", "MKL", "OPENBLAS")}
+    environment = one_thread | {
         "FEDAUTO_OUTPUT": folder,
         "FEDAUTO_REPORT": order.out,
         "FEDAUTO_CODE": order.inputs["code_sha256"],

@@ -56,12 +56,12 @@ def _status(name: str) -> int:
     return next(1024 * int(words[1]) for words in lines if words[0] == f"{name}:")
 
 
-def made_up(n: int, shape: tuple[int, ...]) -> Federation:
+def made_up(n: int, shape: tuple[int, ...], classes: int = CLASSES) -> Federation:
     """n clients and a server with SAMPLES random inputs each."""
     x = torch.from_numpy(stream(0, "theory", n).standard_normal(((n + 1) * SAMPLES, *shape), dtype=np.float32))
-    y = torch.arange(len(x)) % CLASSES
-    names = tuple(map(str, range(CLASSES)))
-    data = Dataset("made up", x, y, x[:CLASSES], y[:CLASSES], names, "")
+    y = torch.arange(len(x)) % classes
+    names = tuple(map(str, range(classes)))
+    data = Dataset("made up", x, y, x[:classes], y[:classes], names, "")
     return Federation(data, tuple(np.arange(len(x)).reshape(n + 1, SAMPLES)))
 
 

@@ -1,0 +1,87 @@
+"""How seconds and memory of a simulated run grow with each size of the problem, all others fixed.
+
+Expected is a cost that follows the updates that arrive and nothing else: exponent 1 in arrivals A, rounds T and, where
+the model is large, parameters P; 0 in the number of clients N at a fixed number of arrivals. Every point has a process
+of its own, see `memory`.
+"""
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import stats
+
+from fedauto_core.engine.rounds import simulate
+from fedauto_core.engine.spec import Run, Schedule
+from fedauto_core.methods.registry import make_method
+from fedauto_core.models.model import build_model
+from fedauto_core.network import Cause, Trace
+from fedauto_core.network.traces import make_trace
+from fedauto_core.seeding import stream
+
+from .memory import MB, made_up, peak_growth
+
+BASE: Mapping[str, int] = {"N": 100, "A": 10, "side": 16, "C": 10, "T": 5}
+"""Clients, arrivals per round, side of the images (an "mlp" of P = 128 side^2 + ... parameters), classes, rounds."""
+RANGES: Mapping[str, tuple[int, int]] = {"N": (10, 1000), "A": (5, 80), "side": (8, 64), "C": (2, 100), "T": (2, 40)}
+
+
+def rotating_trace(rounds: int, clients: int, arrivals: int) -> Trace:
+    """Exactly `arrivals` of the clients in each round, in turns."""
+    arrived = np.zeros((rounds, clients), dtype=bool)
+    for r in range(rounds):
+        arrived[r, (r * arrivals + np.arange(arrivals)) % clients] = True
+    share = np.full(arrived.shape, arrivals / clients)
+    return make_trace(arrived, Cause.TIMETABLE, share, share[0])
+
+
+def point(method: str, sizes: Mapping[str, int], repetitions: int) -> dict[str, float]:
+    """P, seconds (median over `repetitions`) and megabytes (peak over what the data take) of one run."""
+    torch.set_num_threads(1)
+    federation = made_up(sizes["N"], (1, sizes["side"], sizes["side"]), sizes["C"])
+    model = build_model("mlp", (1, sizes["side"], sizes["side"]), sizes["C"])
+    trace = rotating_trace(sizes["T"], sizes["N"], sizes["A"])
+    w0 = model.init(stream(0, "initial model"))
+    run = Run(method, make_method(method), federation, trace, w0, 0, 0.01, True)
+    schedule = Schedule(rounds=sizes["T"], evaluate_every=sizes["T"])
+
+    taken = []
+    memory = peak_growth(lambda: simulate(model, [run], schedule)) if sys.platform == "linux" else np.nan
+    for _ in range(repetitions):
+        begin = time.perf_counter()
+        simulate(model, [run], schedule)
+        taken.append(time.perf_counter() - begin)
+    return {"P": model.n_parameters, "seconds": float(np.median(taken)), "megabytes": memory / MB}
+
+
+def measured(methods: Sequence[str], points: int, repetitions: int = 5) -> pd.DataFrame:
+    """`point` for every method and `points` values over the range of each size: columns method, varied (N, A, P, C or
+    T) and size (its value; the side varies P), then what `point` gives."""
+    rows = []
+    with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
+        for name, ends in RANGES.items():
+            for value in np.geomspace(*ends, points).round().astype(int).tolist():
+                for method in methods:
+                    found = pool.submit(point, method, {**BASE, name: value}, repetitions).result()
+                    varied, size = ("P", found["P"]) if name == "side" else (name, value)
+                    rows.append({"method": method, "varied": varied, "size": size} | found)
+    return pd.DataFrame(rows)
+
+
+def exponents(points: pd.DataFrame) -> pd.DataFrame:
+    """Slope of log cost on log size, with its 95 % t-interval over the points, by method, size and cost ("seconds",
+    "megabytes"); NaN intervals where two points leave nothing to judge by."""
+    rows = []
+    for (varied, method), group in points.groupby(["varied", "method"], sort=False):
+        for cost in ("seconds", "megabytes"):
+            fit = stats.linregress(np.log(group["size"]), np.log(group[cost]))
+            half = fit.stderr * stats.t.ppf(0.975, len(group) - 2) if len(group) > 2 else np.nan
+            low, high = fit.slope - half, fit.slope + half
+            found = {"exponent": fit.slope, "low": low, "high": high}
+            rows.append({"varied": varied, "method": method, "cost": cost} | found)
+    return pd.DataFrame(rows)

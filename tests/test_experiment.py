@@ -14,8 +14,21 @@ import torch
 from fedauto_core import InputError
 from fedauto_core.data import FederationSpec
 from fedauto_core.engine import Pretraining, Schedule
-from fedauto_core.experiments import SCRATCH, Cell, Experiment, in_every_scenario, key, run, running, summarise, unit
+from fedauto_core.experiments import (
+    SCRATCH,
+    AdapterExperiment,
+    Cell,
+    Experiment,
+    in_every_scenario,
+    key,
+    run,
+    running,
+    summarise,
+    unit,
+)
+from fedauto_core.experiments.spec import groups
 from fedauto_core.methods import METHODS, make_method
+from fedauto_core.models import LoRA
 from fedauto_core.network import PROCESSES, Scenario
 from fedauto_core.network.traces import make_trace
 from fedauto_core.store import writing
@@ -57,8 +70,8 @@ def own_cache(tmp_path, monkeypatch):
 @pytest.fixture
 def count_simulations(monkeypatch):
     calls = []
-    real = running.simulate_unit
-    monkeypatch.setattr(running, "simulate_unit", lambda *args: calls.append(args) or real(*args))
+    real = running.simulate_units
+    monkeypatch.setattr(running, "simulate_units", lambda *args: calls.append(args) or real(*args))
     return calls
 
 
@@ -121,6 +134,25 @@ def test_processes_are_the_cores_unless_others_could_not_find_what_the_units_nam
         assert running.available([replace(PLAN, cells=(replace(cell("fedavg"), method=own()),))]) == 1
 
 
+def test_units_in_lockstep_are_what_they_are_alone():
+    both = running.units(replace(PLAN, cells=(*PLAN.cells, replace(cell("fedavg"), scenario=Scenario("none", "none")))))
+    worlds = {one: unit.build_world(one) for one in both}
+    together = unit.simulate_units(worlds, None)
+    for one, frames in zip(both, together, strict=True):
+        (alone,) = unit.simulate_units({one: worlds[one]}, None)
+        for name, frame in frames.items():
+            assert frame.drop(columns=alone[name].columns).isna().all(axis=None)  # what only another unit's methods log
+            mine = frame[alone[name].columns]
+            pd.testing.assert_frame_equal(mine, alone[name], check_exact=False, atol=1e-6, rtol=0)
+
+
+def test_a_gpu_gets_all_units_at_once_and_with_lora_those_of_a_seed():
+    todo = running.units(replace(PLAN, device="cuda"))
+    assert groups(todo) == [todo] and groups(running.units(PLAN)) == [[one] for one in running.units(PLAN)]
+    adapters = AdapterExperiment(**vars(replace(PLAN, device="cuda")), lora=LoRA(1, 1.0, ("head",)))
+    assert [len(group) for group in groups(running.units(adapters))] == [1, 1]
+
+
 def test_fresh_computes_again(count_simulations, monkeypatch):
     first = run(PLAN)
     monkeypatch.setenv("FEDAUTO_FRESH", "1")
@@ -138,18 +170,18 @@ def test_a_damaged_cache_is_reported_and_computed_again(count_simulations, own_c
 
 
 def test_an_interrupted_run_keeps_what_was_finished_and_nothing_else(own_cache, monkeypatch, count_simulations):
-    counted = running.simulate_unit
+    counted = running.simulate_units
 
-    def stop_at_the_second(unit, *rest):
-        if unit.seeds == (1,):
+    def stop_at_the_second(worlds, *rest):
+        if any(unit.seeds == (1,) for unit in worlds):
             raise KeyboardInterrupt
-        return counted(unit, *rest)
+        return counted(worlds, *rest)
 
-    monkeypatch.setattr(running, "simulate_unit", stop_at_the_second)
+    monkeypatch.setattr(running, "simulate_units", stop_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         run(PLAN)
     assert len(list(own_cache.glob("experiments/*"))) == 1
-    monkeypatch.setattr(running, "simulate_unit", counted)
+    monkeypatch.setattr(running, "simulate_units", counted)
     run(PLAN)
     assert len(count_simulations) == 2  # the first seed once, the second once
 

@@ -95,8 +95,8 @@ def test_activations_are_kept_for_all_that_share_the_trunk(
 
 def test_a_second_run_comes_from_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     first, calls = run(PLAN), []
-    real = running.simulate_unit
-    monkeypatch.setattr(running, "simulate_unit", lambda *args: calls.append(args) or real(*args))
+    real = running.simulate_units
+    monkeypatch.setattr(running, "simulate_units", lambda *args: calls.append(args) or real(*args))
     second = run(PLAN)
     assert not calls
     pd.testing.assert_frame_equal(first.curves, second.curves, check_exact=True)

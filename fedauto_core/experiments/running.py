@@ -4,6 +4,7 @@ import functools
 import os
 import sys
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,8 @@ from fedauto_core.store.frames import read_frames, write_frames
 
 from .key import drawn_key, joint_key, known_key, of_the_core
 from .pool import map_units
-from .spec import SCRATCH, Experiment, Result, units
-from .unit import build_world, simulate_unit
+from .spec import SCRATCH, Experiment, Result, groups, units
+from .unit import build_world, simulate_units
 
 FRAMES = ("curves", "rounds")
 
@@ -43,7 +44,9 @@ def run(experiment: Experiment) -> Result:
     todo = [unit for unit, found in frames.items() if found is None]
     if todo:
         checkpoint = None if experiment.start is SCRATCH else _checkpoint(experiment.start).numpy()
-        keys |= dict(zip(todo, map_units(_complete, todo, available(todo), checkpoint, fresh), strict=True))
+        together = groups(todo)
+        done = map_units(_complete, together, available(todo), checkpoint, fresh)
+        keys |= dict(zip(chain(*together), chain(*done), strict=True))
         frames |= {unit: _cached(keys[unit]) for unit in todo}
     if None in frames.values():
         raise RuntimeError("a result was replaced by another process while it was read; run this again")
@@ -72,13 +75,15 @@ def _checkpoint(start: Pretraining) -> Tensor:
     return pretrained(start)
 
 
-def _complete(unit: Experiment, checkpoint: np.ndarray | None, fresh: bool) -> str:
-    """Compute a unit, unless its result turns out to be there once its traces are drawn; returns its key."""
-    world = build_world(unit)
-    key = drawn_key(unit, world)
-    if fresh or _cached(key) is None:
-        write_frames(_folder(key), simulate_unit(unit, world, checkpoint))
-    return key
+def _complete(group: Sequence[Experiment], checkpoint: np.ndarray | None, fresh: bool) -> list[str]:
+    """Compute units, but those whose results turn out to be there once their traces are drawn; returns their keys."""
+    worlds = {unit: build_world(unit) for unit in group}
+    keys = {unit: drawn_key(unit, world) for unit, world in worlds.items()}
+    todo = {unit: worlds[unit] for unit, key in keys.items() if fresh or _cached(key) is None}
+    if todo:
+        for unit, frames in zip(todo, simulate_units(todo, checkpoint), strict=True):
+            write_frames(_folder(keys[unit]), frames)
+    return list(keys.values())
 
 
 def _folder(key: str) -> Path:

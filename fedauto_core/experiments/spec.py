@@ -1,5 +1,6 @@
 """An experiment: everything that determines its numbers, as a frozen value."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import pandas as pd
@@ -119,3 +120,14 @@ def units(experiment: Experiment) -> list[Experiment]:
     scenarios = dict.fromkeys(cell.scenario for cell in experiment.cells)
     cells = {scenario: tuple(c for c in experiment.cells if c.scenario == scenario) for scenario in scenarios}
     return [replace(experiment, cells=cells[s], seeds=(seed,)) for seed in experiment.seeds for s in scenarios]
+
+
+def groups(todo: Sequence[Experiment]) -> list[list[Experiment]]:
+    """The units that go through the rounds together: on the CPU each by itself, so that the cores share them and an
+    interrupted run loses little; on a GPU, which only large stacks keep busy, all that train one model (with LoRA the
+    frozen part is the seed's own)."""
+    found: dict[object, list[Experiment]] = {}
+    for unit in todo:
+        model = unit.seeds if isinstance(unit, AdapterExperiment) else ""
+        found.setdefault(unit if unit.device == "cpu" else model, []).append(unit)
+    return list(found.values())

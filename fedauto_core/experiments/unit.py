@@ -1,4 +1,4 @@
-"""One unit of an experiment: a seed in a scenario, whose cells run in lockstep."""
+"""The units of an experiment (a seed in a scenario each), whose cells run in lockstep."""
 
 import functools
 import hashlib
@@ -87,25 +87,44 @@ def _describe(cell: Cell, seed: int, trace_hash: str) -> dict[str, object]:
 
 
 @one_thread()
-def simulate_unit(unit: Experiment, world: World, checkpoint: np.ndarray | None) -> dict[str, pd.DataFrame]:
-    """The frames "curves" and "rounds" of one unit; checkpoint: the pre-trained start [P]."""
-    (seed,) = unit.seeds
-    dataset = _dataset(unit.dataset, unit.device)
-    model = build_model(unit.model, tuple(dataset.x_train.shape[1:]), dataset.n_classes)
-    w0 = initial_model(checkpoint, model, seed).to(unit.device)
+def simulate_units(worlds: Mapping[Experiment, World], checkpoint: np.ndarray | None) -> list[dict[str, pd.DataFrame]]:
+    """The frames "curves" and "rounds" of each unit, all in lockstep: units of one experiment, of one seed with LoRA.
+
+    checkpoint: the pre-trained start [P].
+    """
+    first = next(iter(worlds))
+    dataset = _dataset(first.dataset, first.device)
+    model = build_model(first.model, tuple(dataset.x_train.shape[1:]), dataset.n_classes)
+    starts = {seed: initial_model(checkpoint, model, seed).to(first.device) for unit in worlds for seed in unit.seeds}
     averaging = Averaging(model)
-    if isinstance(unit, AdapterExperiment):
-        adapted = adapt(model, w0, unit.lora, offsets=aggregation(unit.aggregation).offsets)
-        averaging = lora_averaging(unit.aggregation, adapted, unit.lora, seed)
-        w0, dataset = initial_vector(averaging, w0, model), _behind_trunk(unit, dataset, adapted)
+    if isinstance(first, AdapterExperiment):
+        ((seed, w0),) = starts.items()
+        adapted = adapt(model, w0, first.lora, offsets=aggregation(first.aggregation).offsets)
+        averaging = lora_averaging(first.aggregation, adapted, first.lora, seed)
+        starts, dataset = {seed: initial_vector(averaging, w0, model)}, _behind_trunk(first, dataset, adapted)
+    runs = [run for unit, world in worlds.items() for run in _runs(unit, world, starts, dataset)]
+    history = simulate(averaging, runs, first.schedule)
+    cells = [cell for unit in worlds for cell in unit.cells]
+    told = [_describe(cell, run.seed, run.trace.sha256) for cell, run in zip(cells, runs, strict=True)]
+    described = pd.DataFrame(told)
+    frames, begin = [], 0
+    for unit in worlds:
+        mine = described[begin : begin + len(unit.cells)]
+        begin += len(unit.cells)
+        frames.append({"curves": _joined(mine, history.curves), "rounds": _joined(mine, history.rounds)})
+    return frames
+
+
+def _runs(unit: Experiment, world: World, starts: Mapping[int, Tensor], dataset: Dataset) -> list[Run]:
+    (seed,) = unit.seeds
     federations = {spec: replace(federation, dataset=dataset) for spec, federation in world.federations.items()}
-    runs = [
+    return [
         Run(
             label=cell.label,
             method=cell.method,
             federation=federations[cell.federation],
             trace=world.traces[cell.federation],
-            w0=w0,
+            w0=starts[seed],
             seed=seed,
             lr=cell.lr,
             with_server=cell.with_server,
@@ -113,14 +132,12 @@ def simulate_unit(unit: Experiment, world: World, checkpoint: np.ndarray | None)
         )
         for cell in unit.cells
     ]
-    history = simulate(averaging, runs, unit.schedule)
-    described = pd.DataFrame(
-        [_describe(cell, seed, run.trace.sha256) for cell, run in zip(unit.cells, runs, strict=True)]
-    )
-    return {
-        name: described.join(frame.set_index("run"), how="right").reset_index(drop=True)
-        for name, frame in (("curves", history.curves), ("rounds", history.rounds))
-    }
+
+
+def _joined(described: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `frame` that belong to these runs, with what describes them."""
+    mine = frame[frame["run"].isin(described.index)]
+    return described.join(mine.set_index("run"), how="right").reset_index(drop=True)
 
 
 def _behind_trunk(unit: AdapterExperiment, dataset: Dataset, adapted: Adapted) -> Dataset:

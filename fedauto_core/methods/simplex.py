@@ -16,9 +16,10 @@ textbook methods.
 """
 
 import numpy as np
-from scipy.linalg import LinAlgError, cho_factor, cho_solve
+from scipy.linalg import cho_factor, cho_solve
 
-STAGES = 1000  # problems solved or given up on the way to v; one is enough but for small lambda and a far target
+LARGEST_RATIO = 1e12  # of a point's square to its variance: at more the Jacobian loses its identity in rounding
+STAGES = 1000  # problems tried on the way to v; one is enough but for a small v and a centre far from all points
 ROUNDING = 1e-12  # a weight this far on the wrong side of zero is at zero
 
 
@@ -55,23 +56,23 @@ def _newton(points: np.ndarray, centre: np.ndarray, variance: np.ndarray, active
 def minimise_low_rank(points: np.ndarray, centre: np.ndarray, variance: np.ndarray) -> np.ndarray | None:
     """The minimiser beta [K] over the simplex of |sum_j beta_j points_j - centre|^2 + sum_j variance_j beta_j^2.
 
-    None if Newton's method does not converge, which no problem with points and variances of moderate ratio has shown.
+    None, and no other numbers, beyond LARGEST_RATIO and where STAGES do not reach it.
 
     Parameters
     ----------
-    points : [K, C], finite
+    points : [K, C]
     centre : [C]
     variance : [K], > 0
     """
+    squares = np.einsum("kc,kc->k", points, points)
+    if not np.all(squares <= LARGEST_RATIO * variance):
+        return None
     # In powers of two: at 2^left times the variances the active are known, at 2^(left - reach) times they are tried.
-    left = reach = max(1.0, float(np.log2(np.sum(points**2, axis=1).max() / variance.min())))
+    left = reach = float(np.log2(2 + squares.max() / variance.min()))
     active = np.ones(len(points), dtype=bool)
     for _ in range(STAGES):
         goal = max(0.0, left - reach)
-        try:
-            beta = _newton(points, centre, variance * 2.0**goal, active)
-        except LinAlgError:  # numbers out of the range of float64
-            return None
+        beta = _newton(points, centre, variance * 2.0**goal, active)
         if beta is None:
             reach /= 4
         elif goal > 0:

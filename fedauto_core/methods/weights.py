@@ -13,6 +13,8 @@ weights alike, whenever no arrived participant holds one of the classes. Origin:
 section 4.
 """
 
+from contextlib import suppress
+
 import numpy as np
 from scipy.optimize import brentq, nnls
 
@@ -80,25 +82,32 @@ def minimise(rows: np.ndarray) -> np.ndarray:
     return solution / solution.sum()
 
 
-def _solve(
+def _solve_by_nnls(
     alpha: np.ndarray, centre: np.ndarray, scale: np.ndarray, variance: np.ndarray
 ) -> tuple[np.ndarray, float]:
-    """Minimiser of |`_rows` beta|^2 over the simplex and its `kkt_residual`; for many without matrices of K x K numbers.
-
-    If `minimise_low_rank` does not converge or misses KKT_TOLERANCE, `minimise` serves, at its cubic cost.
-    """
-    if len(alpha) > FEW:
-        points, origin = alpha / np.sqrt(scale), centre / np.sqrt(scale)
-        beta = minimise_low_rank(points, origin, variance)
-        if beta is not None:
-            points -= origin
-            largest = np.max(np.einsum("kc,kc->k", points, points) + variance)  # of a Gram matrix, on its diagonal
-            residual = _violation(beta, points @ (beta @ points) + variance * beta) / float(largest)
-            if residual <= KKT_TOLERANCE:
-                return beta, residual
     rows = _rows(alpha, centre, scale, variance)
     beta = minimise(rows)
     return beta, kkt_residual(beta, rows.T @ rows)
+
+
+def _solve(alpha: np.ndarray, centre: np.ndarray, scale: np.ndarray, variance: np.ndarray) -> tuple[np.ndarray, float]:
+    """Minimiser [K] of |`_rows` beta|^2 over the simplex and its `kkt_residual`.
+
+    By `minimise` for at most FEW and by `minimise_low_rank`, without any matrix of K x K numbers, for more. Where the
+    one gives up or the other does not converge to KKT_TOLERANCE, the other one serves.
+    """
+    if len(alpha) <= FEW:
+        with suppress(RuntimeError):  # nnls ran out of iterations
+            return _solve_by_nnls(alpha, centre, scale, variance)
+    points, origin = alpha / np.sqrt(scale), centre / np.sqrt(scale)
+    beta = minimise_low_rank(points, origin, variance)
+    if beta is not None:
+        points -= origin
+        largest = np.max(np.einsum("kc,kc->k", points, points) + variance)  # of a Gram matrix, on its diagonal
+        residual = _violation(beta, points @ (beta @ points) + variance * beta) / float(largest)
+        if residual <= KKT_TOLERANCE:
+            return beta, residual
+    return _solve_by_nnls(alpha, centre, scale, variance)
 
 
 def _minimise_kl(alpha: np.ndarray, target: np.ndarray, variance: np.ndarray) -> tuple[np.ndarray, float]:

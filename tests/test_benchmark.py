@@ -12,6 +12,8 @@ import torch
 from fedauto_core.benchmark.engine import DOUBLE_TOLERANCE, REPETITIONS, difference_in_double, trained
 from fedauto_core.benchmark.memory import ACTIVATIONS, ADAPTER, averaging_and_start, made_up, peak_growth, simulated
 from fedauto_core.benchmark.plain import plain_network, trainable
+from fedauto_core.benchmark.weights import LAM, MAX_DIFFERENCE, plain_weights, problem
+from fedauto_core.methods.weights import FEW, fedauto_weights
 from fedauto_core.models import build_model
 
 
@@ -31,6 +33,15 @@ def test_the_loop_trains_factors_and_head_alone():
     assert list(trainable(plain_network(case))) == [*names, "head.weight", "head.bias"]
     whole = plain_network(replace(case, lora=None))
     assert len(trainable(whole)) == len(build_model("vit", (1, 28, 28), 10).shapes)
+
+
+def test_the_weights_agree_with_the_programme_written_out_for_nnls():
+    data = problem(100)
+    ours, theirs = fedauto_weights(*data, LAM), plain_weights(*data)
+    assert len(ours) > FEW and np.abs(ours - theirs).max() < MAX_DIFFERENCE
+    assert (
+        np.abs(ours - data[1] / data[1].sum()).max() > 1e-4
+    )  # half of the clients do not match the target as they are
 
 
 def test_made_up_inputs_fit_the_adapted_step():

@@ -1,4 +1,4 @@
-"""`python -m fedauto_core.benchmark`: the engine against a plain loop, the server's side, and the memory of LoRA."""
+"""`python -m fedauto_core.benchmark`: the engine against a plain loop, LoRA's memory, the server's side, weights."""
 
 import os
 import sys
@@ -13,6 +13,7 @@ from .costs import measured
 from .engine import BATCH, CLIENTS, CORES, REPETITIONS, print_engine
 from .memory import print_memory
 from .plain import CLASSES
+from .weights import print_weights
 
 SERVER_CLIENTS, SERVER_PARAMETERS = 100, 1_000_000
 
@@ -38,6 +39,7 @@ def main() -> None:
     print_engine(dataset.x_train[:used], dataset.y_train[:used])
     print_memory()
     server_side()
+    print_weights()
 
 
 if __name__ == "__main__":

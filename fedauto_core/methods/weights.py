@@ -13,15 +13,20 @@ weights alike, whenever no arrived participant holds one of the classes. Origin:
 section 4.
 """
 
+from contextlib import suppress
+
 import numpy as np
 from scipy.optimize import brentq, nnls
 
 from fedauto_core.errors import require, require_known, require_number
 
+from .simplex import minimise_low_rank
+
 DIVERGENCES = ("chi2", "l2", "kl")
 KKT_TOLERANCE = 1e-10
 KL_TOLERANCE = 1e-8  # rounding of logarithms of small shares may stop Newton's method before KKT_TOLERANCE
 NEWTON_STEPS = 100
+FEW = 80  # participants up to which `minimise` is as fast as `minimise_low_rank`
 SMALLEST = 1e-100  # share of a class in the mixture, inside the logarithm, also where no arrived participant holds it
 
 
@@ -77,11 +82,39 @@ def minimise(rows: np.ndarray) -> np.ndarray:
     return solution / solution.sum()
 
 
+def _solve_by_nnls(
+    alpha: np.ndarray, centre: np.ndarray, scale: np.ndarray, variance: np.ndarray
+) -> tuple[np.ndarray, float]:
+    rows = _rows(alpha, centre, scale, variance)
+    beta = minimise(rows)
+    return beta, kkt_residual(beta, rows.T @ rows)
+
+
+def _solve(alpha: np.ndarray, centre: np.ndarray, scale: np.ndarray, variance: np.ndarray) -> tuple[np.ndarray, float]:
+    """Minimiser [K] of |`_rows` beta|^2 over the simplex and its `kkt_residual`.
+
+    By `minimise` for at most FEW and by `minimise_low_rank`, without any matrix of K x K numbers, for more. Where the
+    one gives up or the other does not converge to KKT_TOLERANCE, the other one serves.
+    """
+    if len(alpha) <= FEW:
+        with suppress(RuntimeError):  # nnls ran out of iterations
+            return _solve_by_nnls(alpha, centre, scale, variance)
+    points, origin = alpha / np.sqrt(scale), centre / np.sqrt(scale)
+    beta = minimise_low_rank(points, origin, variance)
+    if beta is not None:
+        points -= origin
+        largest = np.max(np.einsum("kc,kc->k", points, points) + variance)  # of a Gram matrix, on its diagonal
+        residual = _violation(beta, points @ (beta @ points) + variance * beta) / float(largest)
+        if residual <= KKT_TOLERANCE:
+            return beta, residual
+    return _solve_by_nnls(alpha, centre, scale, variance)
+
+
 def _minimise_kl(alpha: np.ndarray, target: np.ndarray, variance: np.ndarray) -> tuple[np.ndarray, float]:
     """Minimiser and KKT residual (of half the gradient, relative to max(1, variance)): damped Newton from FedAvg.
 
     At a mixture m the divergence is, to second order, sum_c (m'_c - m_c (1 - log(m_c / t_c)))^2 / m_c + constant, so
-    that each step is a problem of `minimise`.
+    that each step is a problem of `_solve`.
     """
 
     def half_gradient(beta: np.ndarray) -> np.ndarray:
@@ -102,7 +135,7 @@ def _minimise_kl(alpha: np.ndarray, target: np.ndarray, variance: np.ndarray) ->
         if residual <= KKT_TOLERANCE:
             break
         m = np.maximum(beta @ alpha, SMALLEST)
-        goal = minimise(_rows(alpha, m * (1 - np.log(m / target)), m, variance))
+        goal, _ = _solve(alpha, m * (1 - np.log(m / target)), m, variance)
         # No share may fall to zero at once: the slope of the divergence is infinite there.
         longest = 1.0 if np.all(goal @ alpha >= 1e-3 * m) else 0.999
         beta = beta + along(beta, goal - beta, longest) * (goal - beta)
@@ -140,11 +173,9 @@ def fedauto_weights(
         tolerance = KL_TOLERANCE
     else:
         if divergence == "l2":
-            rows = _rows(alpha, target, np.full(len(target), 1 / held.sum()), variance)
+            beta, residual = _solve(alpha, target, np.full(len(target), 1 / held.sum()), variance)
         else:
-            rows = _rows(alpha[:, held], target[held], target[held], variance)
-        beta = minimise(rows)
-        residual = kkt_residual(beta, rows.T @ rows)
+            beta, residual = _solve(alpha[:, held], target[held], target[held], variance)
     if not residual <= tolerance:
         raise ArithmeticError(f"aggregation weights miss their optimality conditions: KKT residual {residual:.2e}")
     return beta

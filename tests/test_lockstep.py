@@ -21,7 +21,7 @@ from fedauto_core.engine.lockstep import ask, in_lockstep
 from fedauto_core.methods import make_method
 from fedauto_core.methods.fedavg import FedAvg
 from fedauto_core.models import Model, build_model
-from fedauto_core.network import Scenario, draw_trace
+from fedauto_core.network import Scenario, Trace, draw_trace
 from fedauto_core.seeding import stream
 
 SCHEDULE = Schedule(rounds=10, steps=2, batch=8, evaluate_every=1)
@@ -39,6 +39,7 @@ METHODS = (
     make_method("data_sharing"),
     make_method("fedavg"),
 )
+PUBLIC = ("server_finetuning", "fedlaw", "feddf", "feddu")
 
 
 def doubled(numbers: list[int]) -> list[int]:
@@ -159,20 +160,17 @@ def test_the_runs_of_a_block_share_the_calls_of_the_engine(monkeypatch: pytest.M
 
         monkeypatch.setattr(public, name, counted)
     averaging, runs = runs_of()
-    names = ["server_finetuning", "fedlaw", "feddf", "feddu"]
-    runs = [run for run in runs if run.method.name in names]
-    first = [replace(run, trace=_first_round(run)) for run in runs]
-    arrivals = [len(run.trace.arrived[0].nonzero()[0]) + run.with_server for run in first]
-    simulate(averaging, first, replace(SCHEDULE, rounds=1))
-    # 3 seeds and federations with fedlaw of 10 and of 4 steps, and feddf, which has learned from its teachers first.
+    runs = [replace(run, trace=first_round(run.trace)) for run in runs if run.method.name in PUBLIC]
+    simulate(averaging, runs, replace(SCHEDULE, rounds=1))
+    # FedLAW's 10 and 4 steps for 3 federations; FedDF's 10 begin a call later, as it asks for its teachers' scores.
     assert held["loss_gradients"] == [6] + [9] * 3 + [6] * 6 + [3]
-    teachers = sum(n for run, n in zip(first, arrivals, strict=True) if run.method.name == "feddf")
+    # Each federation has its own samples: FedDF's teachers and FedDU's one model are scored together.
+    teachers = sum(run.trace.arrived[0].sum() + run.with_server for run in runs if run.method.name == "feddf")
     assert len(held["predict"]) == 3 and sum(held["predict"]) == teachers + 3
-    assert held["local_updates"] == [3, 3, 3]  # of 3 steps, of 5, and what FedDU adds
+    assert held["local_updates"] == [3, 3, 3]  # fine-tuning of 3 steps and of 5, and FedDU's, which scores first
 
 
-def _first_round(run: Run) -> object:
-    trace = run.trace
+def first_round(trace: Trace) -> Trace:
     parts = {name: getattr(trace, name)[:1] for name in ("arrived", "cause", "success_probability")}
     return replace(trace, **parts)
 

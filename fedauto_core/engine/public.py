@@ -111,7 +111,7 @@ def _gradients(asked: Sequence[Slope]) -> Tensor:
     v = torch.stack(models).requires_grad_()
     theta = averaging.readable(v)
     along = loss_gradients(averaging.model, theta.detach(), x, np.stack(rows), torch.stack(targets))
-    return torch.autograd.grad(theta, v, along)[0]
+    return along if theta is v else torch.autograd.grad(theta, v, along)[0]
 
 
 class Scoring(NamedTuple):

@@ -13,6 +13,7 @@ from fedauto_core.engine import Averaging, Run, Schedule, local_updates
 from fedauto_core.engine.lane import Lane
 from fedauto_core.engine.public import PublicData
 from fedauto_core.methods import Arrivals, Context, make_method
+from fedauto_core.methods.adam import Adam
 from fedauto_core.methods.fedcote_like import selection_probabilities
 from fedauto_core.methods.feddisco import disco_weights
 from fedauto_core.methods.feddu import jensen_shannon, skew_ratio
@@ -113,6 +114,31 @@ def test_fedlaw_scales_the_update_not_the_model(digits):
     w, state = outcome(make_method("fedlaw"), lane.state.context, arrived([2], deltas[[2]]), lane.server)
     assert state.log["gamma"] != pytest.approx(1, abs=0.01)
     torch.testing.assert_close(w, lane.run.w0 + state.log["gamma"] * deltas[2], atol=1e-6, rtol=0)
+
+
+def test_fedlaw_moves_along_the_slopes_of_autograd():
+    """In double, on the quadratic loss <w, H w> / 2 - <b, w>: autograd goes through softmax and exp by itself."""
+    rng = np.random.default_rng(4)
+    root, b, start = (torch.from_numpy(rng.standard_normal(shape)) for shape in ((P, P), P, P))
+    deltas, hessian = torch.from_numpy(rng.standard_normal((3, P))), root @ root.T
+
+    class Quadratic:
+        def gradient(self, w):
+            return hessian @ w - b
+
+    context = replace(toy([10, 30, 20, 40], np.full((4, 2), 0.5)), w0=start)
+    w, state = outcome(make_method("fedlaw"), context, arrived([1, 2, 3], deltas), Quadratic())
+    z, x = torch.tensor([30.0, 20.0, 40.0], dtype=w.dtype).log().requires_grad_(), w.new_zeros(()).requires_grad_()
+    adams = [Adam(one, 0.1, betas=(0.5, 0.999)) for one in (z, x)]
+    for _ in range(10):
+        model = start + x.exp() * z.softmax(dim=0) @ deltas
+        loss = model @ hessian @ model / 2 - b @ model
+        for adam, slope in zip(adams, torch.autograd.grad(loss, [z, x]), strict=True):
+            adam.step(slope)
+    learned = (x.exp() * z.softmax(dim=0)).detach()
+    assert (learned - learned.new_tensor([3, 2, 4]) / 9).abs().min() > 0.1
+    torch.testing.assert_close(torch.from_numpy(state.weights), learned, atol=1e-10, rtol=0)
+    torch.testing.assert_close(w, start + learned @ deltas, atol=1e-10, rtol=0)
 
 
 def test_feddf_moves_the_average_towards_the_ensemble(digits):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedauto_core.engine import local_updates, predict
+from fedauto_core.engine.local import loss_gradients
 from fedauto_core.errors import InputError
 from fedauto_core.models import ARCHITECTURES, Model, build_model
 from fedauto_core.models.mobilenet import MobileNetV2
@@ -240,6 +242,20 @@ def test_index_arrays_of_numpy_are_accepted() -> None:
     model, start, x, y, batches = task("softmax", models=2)
     expected = local_updates(model, start, x, y, batches, 0.1)
     assert torch.equal(local_updates(model, start, x, y, batches.numpy(), 0.1), expected)
+
+
+@pytest.mark.parametrize(("name", "models"), [*((name, 2) for name in IMAGE_MODELS), ("softmax", 43)])
+def test_gradients_of_a_stack_equal_those_of_each_model_alone(name: str, models: int) -> None:
+    """Along the frozen parameters as well; 43 are more than a chunk."""
+    model, start, x, _, batches = task(name, models, dtype=torch.float64, side=16)
+    model, rows = replace(model, frozen=frozenset([next(iter(model.shapes))])), batches[:, 0]
+    targets = torch.from_numpy(np.random.default_rng(2).dirichlet(np.ones(10), rows.shape))
+    gradients = loss_gradients(model, start, x, rows.numpy(), targets)
+    for j in range(models):
+        leaf = start[j, None].clone().requires_grad_()
+        logits = model.forward(model.unflatten(leaf), x[rows[j]][None])[0]
+        (expected,) = torch.autograd.grad(F.cross_entropy(logits, targets[j]), leaf)
+        assert expected.abs().max() > 1e-3 and (gradients[j] - expected[0]).abs().max() <= 1e-10
 
 
 @pytest.mark.parametrize("name", IMAGE_MODELS)

@@ -20,6 +20,7 @@ class Lane:
 
     def __init__(self, averaging: Averaging, run: Run, schedule: Schedule) -> None:
         self.averaging, self.run, self.w, self.diverged = averaging, run, run.w0, 0
+        self.limit = FARTHEST * (1 + self.distance(torch.zeros_like(run.w0)))
         self.server_work = schedule.steps * schedule.batch  # as a participant, per round
         self.server = PublicData(averaging, run, schedule)
         federation, oracle = run.federation, run.method.needs_network_knowledge
@@ -71,7 +72,7 @@ class Lane:
         if 0 in ids and self.run.method.participation != "pooled":
             self.server.samples += self.server_work
         w, state = self.run.method.aggregate(self.state, self.w, arrivals, self.server)
-        if self.distance(w) <= FARTHEST * (1 + float(self.run.w0.norm())):  # false for nan as well
+        if self.distance(w) <= self.limit:  # false for nan as well
             log = self._log(state, arrivals)
             self.w, self.state = self.averaging.after_step(self.w, w, round), state
         else:

@@ -1,4 +1,4 @@
-"""E plain SGD steps for a whole stack of participants at once, and batched prediction.
+"""E plain SGD steps for a whole stack of participants at once, and gradients and predictions of a stack.
 
 Participants may come from many simultaneous runs; row j never sees the other rows. Two backends with the same numbers
 to rounding: "stacked" trains chunks of models together (batched matrix products), "loop" one model after another.
@@ -133,6 +133,24 @@ def _dense_chain_sgd(
             weight.baddbmm_(layer_input.mT, grad, alpha=-1)
             bias.sub_(grad.sum(dim=1))
             grad = below
+
+
+def loss_gradients(model: Model, theta: Tensor, x: Tensor, rows: Tensor | np.ndarray, targets: Tensor) -> Tensor:
+    """Gradients [M, P] at theta [M, P] of the mean cross-entropy of model j over the samples x[rows[j]], along all
+    parameters, the frozen ones too.
+
+    rows: int64 [M, B], indices into x [n, channels, H, W]; targets: [M, B, C], probabilities of the classes.
+    """
+    rows = torch.as_tensor(rows, device=x.device)
+    gradients = torch.empty_like(theta)
+    for part in _chunks(len(theta), chunk_size(model, theta.device)):
+        leaves = {name: weight.detach().requires_grad_() for name, weight in model.unflatten(theta[part]).items()}
+        images = x.index_select(0, rows[part].flatten()).unflatten(0, rows[part].shape)
+        logits = model.forward(leaves, images).flatten(0, 1)
+        loss = F.cross_entropy(logits, targets[part].flatten(0, 1), reduction="sum") / rows.shape[1]
+        slopes = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
+        torch.cat([slope.flatten(1) for slope in slopes], dim=1, out=gradients[part])
+    return gradients
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +25,7 @@ from fedauto_core.seeding import stream
 from .averaging import Averaging
 from .lane import Lane
 from .local import local_updates, predict
+from .lockstep import in_lockstep
 from .spec import History, Run, Schedule
 
 STACK = 256  # local models trained per call of the engine; bounds the memory at STACK x P floats
@@ -222,9 +224,11 @@ def simulate(averaging: Model | Averaging, runs: Sequence[Run], schedule: Schedu
         draws = {seed: stream(seed, "minibatches", r).random(shape) for seed in seeds}
         for block in _blocks(lanes, schedule, r):
             # 1. Broadcast, 2. local work, 3. network: `uploads`, of those who will be heard.
-            for task, deltas in zip(block, uploads(averaging, r, block, draws), strict=True):
-                # 4. Aggregate: the method steps to the next model, unless that is a sign of divergence.
-                log = task.lane.step(Arrivals(r, task.ids, deltas, task.steps))
+            deltas = uploads(averaging, r, block, draws)
+            arrivals = [Arrivals(r, task.ids, part, task.steps) for task, part in zip(block, deltas, strict=True)]
+            # 4. Aggregate: each method steps to its next model, unless that is a sign of divergence.
+            steps = [partial(task.lane.step, arrived) for task, arrived in zip(block, arrivals, strict=True)]
+            for task, log in zip(block, in_lockstep(steps), strict=True):
                 rounds.append({"run": position[id(task.lane)], "round": r + 1} | log)
         # 5. Evaluate the models of all runs on the test images.
         if schedule.evaluates(r):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
-from torch import Tensor, from_numpy
+from torch import Tensor, as_tensor
 
 Participation = Literal["network", "ideal", "server", "pooled"]
 Knob = tuple[str, tuple[Any, ...]]  # the hyper-parameter that is tuned beside the client step size, and its values
@@ -159,7 +159,7 @@ class Method:
 
 def combine(beta: np.ndarray, deltas: Tensor) -> Tensor:
     """sum_k beta_k Delta_k, shape [P]: one product of weights [1, K] and deltas [K, P]."""
-    return from_numpy(np.asarray(beta, dtype=np.float32)).to(deltas.device) @ deltas
+    return as_tensor(beta, dtype=deltas.dtype, device=deltas.device) @ deltas
 
 
 def chi2_divergence(mixture: np.ndarray, target: np.ndarray) -> np.ndarray:

@@ -46,16 +46,18 @@ class FedLAW(Method):
         if not len(ids):
             return w, state.next(log={})
         # lambda = softmax(z), gamma = e^x; z = log n_k and x = 0 start at FedAvg.
-        z = torch.as_tensor(state.context.counts[ids], dtype=w.dtype, device=w.device).log().requires_grad_()
-        x = torch.zeros((), dtype=w.dtype, device=w.device, requires_grad=True)
+        z = torch.as_tensor(state.context.counts[ids], dtype=w.dtype, device=w.device).log()
+        x = z.new_zeros(())
         adams = [Adam(one, self.weight_lr, betas=BETAS) for one in (z, x)]
         for _ in range(self.server_steps):
-            beta = x.exp() * z.softmax(dim=0)
-            # dF / d beta_k = <g, Delta_k>, g = grad F(w + sum_k beta_k Delta_k); autograd does the K + 1 numbers only.
-            slopes = deltas @ server.gradient(w + beta.detach() @ deltas)
-            for adam, slope in zip(adams, torch.autograd.grad(beta @ slopes, [z, x]), strict=True):
+            shares = z.softmax(dim=0)
+            beta = x.exp() * shares
+            # dF / d beta_k = <g, Delta_k>, g = grad F(w + sum_k beta_k Delta_k).
+            slopes = deltas @ server.gradient(w + beta @ deltas)
+            # d beta_k / dz_j = beta_k (1{j = k} - lambda_j) and d beta_k / dx = beta_k.
+            for adam, slope in zip(adams, (beta * (slopes - shares @ slopes), beta @ slopes), strict=True):
                 adam.step(slope)
-        gamma = float(x.detach().exp())
-        learned = gamma * z.detach().softmax(dim=0).double().cpu().numpy()
+        gamma = float(x.exp())
+        learned = gamma * z.softmax(dim=0).double().cpu().numpy()
         log = mixture_log(learned, state.context.alpha[ids], state.context.target) | {"gamma": gamma}
         return w + combine(learned, deltas), state.next(log=log, weights=learned)

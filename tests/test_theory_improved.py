@@ -97,17 +97,18 @@ def test_rates_hold_along_runs(rule):
     for steps in (1, 4):
         for part, convex in ((1 / 8, True), (0.9, False)):
             gamma = part * IMPROVED.step_limit(known.smoothness.value, steps)
-            frame = theory.as_frame(theory.convex_checks(problem, used, known, Point(3 * np.ones(4)), gamma, steps))
+            rounds = theory.run_rounds(problem, used, Point(3 * np.ones(4)), gamma, steps)
+            frame = theory.as_frame(theory.convex_checks(problem, rounds, known, gamma, steps))
             assert not (frame["status"] == "violated").any()
             assert (frame["status"] != "not applicable").all() == convex
             by_recursion = frame[frame["name"] == "I6 convex, by recursion"]["bound"].to_numpy()
             assert np.all(by_recursion >= frame[frame["name"] == "I6 convex"]["bound"].to_numpy())
-            run, _ = theory.trajectory(problem, used, known, Point(3 * np.ones(4)), gamma, steps, IMPROVED)
+            run = theory.terms_of_run(rounds, known, gamma, steps, IMPROVED)
             low = np.linalg.eigvalsh(problem.mix(problem.split.pooled)[0])[0, 0]
             rates = theory.polyak_checks(run, known, gamma, steps, low)
             assert {check.status for check in rates} <= {"tight", "valid"} and len(rates) == 40
     with pytest.raises(InputError, match="F is not bounded below: its lowest curvature is -"):
-        theory.convex_checks(quadratics(curvature=(-1.0, -0.5)), used, known, POINTS[0], 0.1, 1)
+        theory.convex_checks(quadratics(curvature=(-1.0, -0.5)), rounds, known, 0.1, 1)
     with pytest.raises(InputError, match=r"mu = 0. Allowed: finite numbers > 0 and <= "):
         theory.polyak_checks(run, known, 0.1, 1, 0)
 
@@ -121,7 +122,8 @@ def test_the_convex_rate_holds_where_f_has_a_flat_direction():
     used = theory.aggregate(problem.split, SETS[5:40], "FedAvg")
     known = theory.constants_of(problem, used)
     gamma = IMPROVED.step_limit(known.smoothness.value, 3) / 8
-    checks = theory.convex_checks(problem, used, known, Point(3 * np.ones(5)), gamma, 3)
+    rounds = theory.run_rounds(problem, used, Point(3 * np.ones(5)), gamma, 3)
+    checks = theory.convex_checks(problem, rounds, known, gamma, 3)
     assert {check.status for check in checks} == {"valid"}
 
 

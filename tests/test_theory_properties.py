@@ -80,7 +80,8 @@ def test_no_run_breaks_a_summed_inequality(problem, trace, rule, steps, part, fa
     used = theory.aggregate(problem.split, sets[np.array(trace) % len(sets)], rule, lam)
     known, start = theory.constants_of(problem, used), Point(np.full(problem.dimension, far))
     gamma = part * FIRST.step_limit(known.smoothness.value, steps)
-    checks = theory.convex_checks(problem, used, known, start, gamma / 8, steps)
+    rounds = theory.run_rounds(problem, used, start, gamma / 8, steps)
+    checks = theory.convex_checks(problem, rounds, known, gamma / 8, steps)
     for theorem in THEOREMS:
         run, _ = theory.trajectory(problem, used, known, start, gamma, steps, theorem)
         checks += theory.summed_checks(run, known, gamma, steps, theorem)

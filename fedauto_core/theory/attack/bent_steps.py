@@ -14,7 +14,7 @@ import numpy as np
 from fedauto_core.methods.base import chi2_divergence
 
 from ..bound.aggregation import Aggregation
-from ..bound.checks import missing_class_check, summed, trajectory
+from ..bound.checks import missing_class_check, run_rounds, summed, trajectory
 from ..bound.constants import Constant, Constants, constants_of, delta2, kappa2
 from ..bound.first import FIRST
 from ..bound.improved import CONVEX_LIMIT, IMPROVED, convex_checks, polyak_checks
@@ -212,7 +212,7 @@ def _convex_step(name: str, bent: bool) -> Sides:
     gamma, rounds = (16 if bent else 1) / CONVEX_LIMIT, 2
     problem, alone, known = _parabolas(1.0)
     both = Aggregation(alone.rows, alone.alpha, np.ones((rounds, 1)))
-    checks = convex_checks(problem, both, known, Point(np.ones(1)), gamma, 1)
+    checks = convex_checks(problem, run_rounds(problem, both, Point(np.ones(1)), gamma, 1), known, gamma, 1)
     last = [check for check in checks if check.name == name][-1]
     return last.measured, last.bound, {"F": "x^2/2", "w": 1, "gamma": gamma, "T": rounds}
 

@@ -16,7 +16,7 @@ largest such function on a line (Daniilidis, Haddou, Le Gruyer and Ley 2018: the
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import cache, partial, reduce
 from importlib.util import find_spec
 from itertools import compress
 from operator import add
@@ -151,14 +151,44 @@ def _errors(here: Seen, beta: Sequence[float], gamma: float, steps: int, theorem
 def _solved(problem: Any, what: str) -> float:
     """The optimal value; inf where it is unbounded, for which the solver has no answer."""
     import cvxpy
+    from PEPit.wrappers import WRAPPERS
 
+    WRAPPERS.setdefault("stacked", _stacked())
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Solution may be inaccurate")
         try:
-            value = problem.solve(wrapper="cvxpy", solver="CLARABEL", verbose=0)
+            value = problem.solve(wrapper="stacked", safe_mode=False, solver="CLARABEL", verbose=0)
         except cvxpy.error.SolverError as error:
             raise ArithmeticError(f"no worst case for {what}: {error}") from error
     return float("inf") if value is None else float(value)
+
+
+@cache
+def _stacked() -> type:
+    """PEPit's interface to cvxpy, which makes one cvxpy constraint of every inequality, with all of them as one vector:
+    the solver gets the same numbers in the same places, in half the time."""
+    import cvxpy
+    from PEPit.tools.expressions_to_matrices import expression_to_matrices
+    from PEPit.wrappers import CvxpyWrapper
+
+    class Stacked(CvxpyWrapper):
+        def send_constraint_to_solver(self, constraint: Any) -> None:
+            kind = constraint.equality_or_inequality
+            require(kind == "inequality", f"{kind} among the constraints", allowed="inequalities", remedy="split it")
+            self._list_of_constraints_sent_to_solver.append(constraint)
+
+        def generate_problem(self, objective: Any) -> Any:
+            rows = (expression_to_matrices(one.expression) for one in self._list_of_constraints_sent_to_solver)
+            products, values, constants = map(np.array, zip(*rows, strict=True))
+            products = products.reshape(len(products), -1) @ cvxpy.vec(self.G, order="C")
+            self._list_of_solver_constraints.append(products + values @ self.F + constants <= 0)
+            return super().generate_problem(objective)
+
+        def _recover_dual_values(self) -> tuple[list[Any], np.ndarray]:
+            residual, multipliers = (constraint.dual_value for constraint in self.prob.constraints)
+            return [residual, *multipliers], residual
+
+    return Stacked
 
 
 def _along_the_line(seen: Sequence[tuple[object, ...]], start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, float]:

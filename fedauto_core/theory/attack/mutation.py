@@ -272,8 +272,9 @@ def _along_a_run() -> bool:
         right = (1 - gamma * steps * strength) * right + parts["error"][0] + parts["noise"][0]
         (point,) = outcome.after
     right += (1 - gamma * steps * strength) ** 2 * gap
-    rates = [check.bound for check in convex_checks(problem, used, known, start, gamma, steps)[-2:]]
-    second, _ = checks.trajectory(problem, used, known, start, gamma, steps, IMPROVED)
+    run = checks.run_rounds(problem, used, start, gamma, steps)
+    rates = [check.bound for check in convex_checks(problem, run, known, gamma, steps)[-2:]]
+    second = checks.terms_of_run(run, known, gamma, steps, IMPROVED)
     rates.append(polyak_checks(second, known, gamma, steps, strength)[-1].bound)
     return bool(good and np.allclose(np.concatenate([np.ravel(x) for x in (convex, far, right)]), rates))
 

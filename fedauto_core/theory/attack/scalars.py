@@ -5,8 +5,10 @@ variance sigma^2. L = 1 requires |h_j| <= 1. All expectations are exact. The att
 bend one assumption each through the fields of `World`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import reduce
+from operator import add
 
 import numpy as np
 from scipy.optimize import differential_evolution
@@ -15,6 +17,8 @@ from fedauto_core.errors import require_number
 
 from ..bound.theorem import Theorem
 
+Number = float | np.ndarray  # of one instance, or of many [M]
+Columns = Sequence[Number]  # a number for each participant
 OPEN_END = 0.75  # how much of its step limit is used of a theorem that does not cover the limit itself
 
 
@@ -55,23 +59,46 @@ def step_size(theorem: Theorem, steps: int, world: World = World()) -> float:
 
 def sides(some: Scalars, theorem: Theorem, steps: int, world: World = World()) -> tuple[np.ndarray, np.ndarray]:
     """measured and bound of the per-round inequality [M], as the theorem states it for the claimed constants."""
-    gamma, smoothness = step_size(theorem, steps, world), world.smoothness
-    h, u, p, beta = some.curvature, some.centre, some.share, some.beta * world.mass
-    gradient = -h * u
-    slope = np.sum(p * gradient, axis=1)
-    shrink = 1 - gamma * h
-    kicks = np.sum([shrink**e for e in range(steps)], axis=0)  # what one unit of noise per step adds up to
-    mean = np.sum(beta * (u - u * shrink**steps - gamma * kicks * world.noise_mean * some.noise[:, None]), axis=1)
-    spread = np.sum(beta**2 * np.sum([shrink ** (2 * e) for e in range(steps)], axis=0), axis=1)
+    columns = (np.ascontiguousarray(v.T) for v in (some.curvature, some.centre, some.share, some.beta))
+    return _sides(*columns, some.noise, step_size(theorem, steps, world), theorem, steps, world)
+
+
+def _sides(
+    curvature: Columns, centre: Columns, share: Columns, beta: Columns, noise: Number, gamma: float, theorem: Theorem,
+    steps: int, world: World,
+) -> tuple[Number, Number]:  # fmt: skip
+    """`sides`, one participant after the other: with floats it is ten times as fast for one instance as with arrays of
+    one entry, and both give the same bits."""
+    slope = own = mean = spread = before = flat = drift = beta2 = 0.0
+    bowls, together = [], [0.0] * steps
+    sigma2 = world.variance * (noise * noise)
+    for h, u, p, b in zip(curvature, centre, share, beta, strict=True):
+        weight, gradient, shrink, kicks, squares = b * world.mass, -h * u, 1 - gamma * h, 0.0, 0.0
+        for e in range(steps):
+            power = _power(shrink, e)
+            kicks = kicks + power  # what one unit of noise per step adds up to
+            squares = squares + _power(shrink, 2 * e)
+            together[e] = together[e] + weight * power
+        weight2, gradient2, bowl = weight * weight, gradient * gradient, p * h / 2
+        slope, own = slope + p * gradient, own + weight * gradient
+        end = u - u * _power(shrink, steps) - gamma * kicks * world.noise_mean * noise
+        mean, spread = mean + weight * end, spread + weight2 * squares
+        before, flat = before + bowl * (u * u), flat + p * h
+        bowls.append((bowl, u))
+        drift = drift + weight * theorem.drift(sigma2, gradient2, gamma, world.smoothness, steps)
+        beta2 = beta2 + weight2
     if world.common_noise:
-        spread = np.sum([np.sum(beta * shrink**e, axis=1) ** 2 for e in range(steps)], axis=0)
-    variance = (gamma * some.noise) ** 2 * spread
-    before = np.sum(p * h / 2 * u**2, axis=1)
-    after = np.sum(p * h / 2 * (mean[:, None] - u) ** 2, axis=1) + np.sum(p * h, axis=1) / 2 * variance
-    wrong = world.bias * (slope - np.sum(beta * gradient, axis=1)) ** 2
-    sigma2 = world.variance * some.noise**2
-    errors = theorem.total(wrong, gradient**2, sigma2, beta, gamma, smoothness, steps)
-    return gamma * steps / 2 * slope**2, before - after + errors
+        spread = reduce(add, (kick * kick for kick in together))
+    variance = (gamma * noise) * (gamma * noise) * spread
+    after = reduce(add, (bowl * ((mean - u) * (mean - u)) for bowl, u in bowls)) + flat / 2 * variance
+    wrong = world.bias * ((slope - own) * (slope - own))
+    errors = theorem.terms(wrong, drift, sigma2, beta2, gamma, world.smoothness, steps)
+    return gamma * steps / 2 * (slope * slope), before - after + reduce(add, errors.values())
+
+
+def _power(x: Number, exponent: int) -> Number:
+    """numpy squares by a product and leaves other powers to the C library, as Python does with all."""
+    return x * x if exponent == 2 else x**exponent
 
 
 def draw(rng: np.random.Generator, count: int, participants: int = 3) -> Scalars:
@@ -82,11 +109,15 @@ def draw(rng: np.random.Generator, count: int, participants: int = 3) -> Scalars
     return Scalars(h, u, p, beta, np.where(rng.random(count) < 0.5, 0.0, rng.exponential(2.0, count)))
 
 
-def _decode(x: np.ndarray, participants: int) -> Scalars:
-    """One instance from a point of the unit cube, [4 J + 2]; its last coordinate is the step size's."""
-    h, u, p, beta = x[:-2].reshape(4, 1, participants)
-    p, beta = (np.maximum(v, 1e-9) / np.maximum(v, 1e-9).sum() for v in (p, beta))
-    return Scalars(2 * h - 1, 4 * u - 2, p, beta, 3 * x[-2:-1])
+def _decode(x: np.ndarray, participants: int) -> dict[str, object]:
+    """The fields of one instance as plain numbers, from a point of the unit cube, [4 J + 2]; its last coordinate is the
+    step size's."""
+    *cube, noise, _ = x.tolist()
+    h, u, p, beta = (cube[at : at + participants] for at in range(0, 4 * participants, participants))
+    p, beta = ([max(v, 1e-9) for v in weights] for weights in (p, beta))
+    p, beta = ([v / total for v in weights] for weights, total in ((v, reduce(add, v)) for v in (p, beta)))
+    centre = [4 * v - 2 for v in u]
+    return {"curvature": [2 * v - 1 for v in h], "centre": centre, "share": p, "beta": beta, "noise": 3 * noise}
 
 
 @dataclass(frozen=True)
@@ -110,14 +141,17 @@ def adversary(
     for name, value in (("participants", participants), ("generations", generations)):
         require_number(name, value, low=1, strict=False, whole=True)
 
-    def at(x: np.ndarray) -> tuple[float, float, Scalars, World]:
-        one, slower = _decode(x, participants), replace(world, step=world.step * (0.02 + 0.98 * float(x[-1])))
-        return *(float(side[0]) for side in sides(one, theorem, steps, slower)), one, slower
+    whole = step_size(theorem, steps, replace(world, step=1.0))
+
+    def at(x: np.ndarray) -> tuple[float, float, dict[str, object], float]:
+        one, step = _decode(x, participants), world.step * (0.02 + 0.98 * float(x[-1]))
+        return *map(float, _sides(*one.values(), step * whole, theorem, steps, world)), one, step
 
     cube, options = [(0.0, 1.0)] * (4 * participants + 2), {"popsize": 8, "polish": False, "tol": 0}
     found = differential_evolution(lambda x: -ratio(*at(x)[:2]), cube, rng=seed, maxiter=generations, **options)
-    measured, bound, best, slower = at(found.x)
-    return worst_of(measured, bound, _complete(best.pick(0), theorem, steps, slower), int(found.nfev))
+    measured, bound, best, step = at(found.x)
+    instance = _complete(best, theorem, steps, replace(world, step=step))
+    return worst_of(measured, bound, instance, int(found.nfev))
 
 
 def ratio(measured: float, bound: float) -> float:

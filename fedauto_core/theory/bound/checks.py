@@ -5,7 +5,7 @@ section 5, I1..I6 those of `improved`.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -81,8 +81,15 @@ def round_checks(
     theorem: Theorem = FIRST,
 ) -> list[Check]:  # fmt: skip
     """The per-round inequality for every aggregation from `point`."""
-    applicable = theorem.covers(gamma, known.smoothness.value, steps)
     outcome = problem.round(point, aggregation.rows, aggregation.beta, gamma, steps)
+    return checks_of_round(outcome, aggregation, known, gamma, steps, theorem)
+
+
+def checks_of_round(
+    outcome: Round, aggregation: Aggregation, known: Constants, gamma: float, steps: int, theorem: Theorem
+) -> list[Check]:
+    """`round_checks` of a round that is known already."""
+    applicable = theorem.covers(gamma, known.smoothness.value, steps)
     sides = round_terms(outcome, aggregation, known, gamma, steps, theorem)
     return Check.each(*theorem.round_check(steps), sides["measured"], sides["bound"], applicable, abs(outcome.value))
 
@@ -101,6 +108,11 @@ def drift_checks(
 ) -> list[Check]:  # fmt: skip
     """S4 or I3 for each participant; for E = 1 nothing has moved and it reads 0 <= 0 at any step size."""
     outcome = problem.round(point, aggregation.rows, aggregation.beta[:1], gamma, steps)
+    return checks_of_drift(outcome, known, gamma, steps, theorem)
+
+
+def checks_of_drift(outcome: Round, known: Constants, gamma: float, steps: int, theorem: Theorem) -> list[Check]:
+    """`drift_checks` of a round that is known already."""
     smoothness = known.smoothness.value
     bounds = theorem.drift(known.sigma2.value, outcome.participant_gradient2, gamma, smoothness, steps)
     applicable = not theorem.drift_limited or steps == 1 or theorem.covers(gamma, smoothness, steps)
@@ -129,28 +141,41 @@ def missing_class_check(mixture: np.ndarray, target: np.ndarray) -> Check:
     return Check.of("missing class", "a_c / (1 - a_c) <= chi2", terms.missing_class(mass), divergence, mass > 0)
 
 
+Run = Sequence[tuple[Point, Aggregation, Round]]  # of each round: from where, the weights, what came of it
+
+
+def run_rounds(problem: Problem, aggregation: Aggregation, start: Point, gamma: float, steps: int) -> Run:
+    """A run, round r with aggregation r. Expectations are over the minibatch noise of all rounds so far; the arrivals
+    are a fixed (deterministic) trace."""
+    rounds, point = [], start
+    for now in map(aggregation.pick, range(len(aggregation))):
+        rounds.append((point, now, problem.round(point, now.rows, now.beta, gamma, steps)))
+        (point,) = rounds[-1][-1].after
+    return rounds
+
+
+def terms_of_run(run: Run, known: Constants, gamma: float, steps: int, theorem: Theorem) -> pd.DataFrame:
+    """`round_terms` of every round; further columns: round, value = F(w_{r-1}), value_after = F(w_r)."""
+    rows = []
+    for number, (_, now, outcome) in enumerate(run, 1):
+        parts = round_terms(outcome, now, known, gamma, steps, theorem)
+        row = {"round": number, "value": outcome.value, "value_after": float(outcome.value_after[0])}
+        rows.append(row | {name: float(value[0]) for name, value in parts.items()})
+    return pd.DataFrame(rows)
+
+
 def trajectory(
     problem: Problem, aggregation: Aggregation, known: Constants, start: Point, gamma: float, steps: int,
     theorem: Theorem = FIRST,
 ) -> tuple[pd.DataFrame, Point]:  # fmt: skip
-    """`round_terms` along a run, round r with aggregation r, and the last point.
-
-    Further columns: round, value = F(w_{r-1}), value_after = F(w_r). Expectations are over the minibatch noise of all
-    rounds so far; the arrivals are a fixed (deterministic) trace.
-    """
-    rows, point = [], start
-    for index in range(len(aggregation)):
-        now = aggregation.pick(index)
-        outcome = problem.round(point, now.rows, now.beta, gamma, steps)
-        parts = round_terms(outcome, now, known, gamma, steps, theorem)
-        row = {"round": index + 1, "value": outcome.value, "value_after": float(outcome.value_after[0])}
-        rows.append(row | {name: float(value[0]) for name, value in parts.items()})
-        (point,) = outcome.after
-    return pd.DataFrame(rows), point
+    """`terms_of_run` of `run_rounds`, and the last point."""
+    run = run_rounds(problem, aggregation, start, gamma, steps)
+    (end,) = run[-1][-1].after
+    return terms_of_run(run, known, gamma, steps, theorem), end
 
 
 def summed(run: pd.DataFrame, known: Constants, gamma: float, steps: int) -> pd.DataFrame:
-    """S6: the averages over rounds 1..T of both sides, divided by gamma E / 2, for every T; run from `trajectory`.
+    """S6: the averages over rounds 1..T of both sides, divided by gamma E / 2, for every T; run from `terms_of_run`.
 
     The progress telescopes to F(w_0) - E F(w_T) and is replaced by F(w_0) - F_inf.
     """
@@ -165,7 +190,7 @@ def summed(run: pd.DataFrame, known: Constants, gamma: float, steps: int) -> pd.
 def summed_checks(
     run: pd.DataFrame, known: Constants, gamma: float, steps: int, theorem: Theorem = FIRST
 ) -> list[Check]:
-    """S6 at every horizon T = 1, 2, ...; run from `trajectory` with the same theorem."""
+    """S6 at every horizon T = 1, 2, ...; run from `terms_of_run` with the same theorem."""
     applicable = theorem.covers(gamma, known.smoothness.value, steps)
     scale = abs(run["value"].iloc[0]) * 2 / (gamma * steps)
     return [
@@ -176,7 +201,7 @@ def summed_checks(
 
 def as_frame(checks: Iterable[Check], **case: object) -> pd.DataFrame:
     """One row per check: name, equation, measured, bound, status, ratio, and the constant columns `case`."""
-    return pd.DataFrame([case | asdict(check) | {"ratio": check.ratio} for check in checks])
+    return pd.DataFrame([case | vars(check) | {"ratio": check.ratio} for check in checks])
 
 
 def tally(frame: pd.DataFrame, by: Sequence[str] = ("name",)) -> pd.DataFrame:

@@ -53,7 +53,7 @@ from ..problems.quadratics import Quadratics
 from ..problems.split import Point, Round
 from . import terms
 from .aggregation import Aggregation
-from .checks import Check, round_terms
+from .checks import Check, Run, round_terms
 from .constants import Constants
 from .first import FIRST
 from .theorem import Theorem
@@ -98,7 +98,7 @@ def improvement(outcome: Round, aggregation: Aggregation, known: Constants, gamm
 
 
 def polyak_checks(run: pd.DataFrame, known: Constants, gamma: float, steps: int, strength: float) -> list[Check]:
-    """I5 at every horizon T of a run; run from `trajectory` with `IMPROVED`; strength: mu, 0 < mu <= L."""
+    """I5 at every horizon T of a run; run from `terms_of_run` with `IMPROVED`; strength: mu, 0 < mu <= L."""
     remedy = "use a constant with ||grad F||^2 >= 2 mu (F - F_inf): it is at most L"
     require_number("mu", strength, high=known.smoothness.value * (1 + 1e-9), remedy=remedy)
     covered = IMPROVED.covers(gamma, known.smoothness.value, steps)
@@ -112,21 +112,17 @@ def polyak_checks(run: pd.DataFrame, known: Constants, gamma: float, steps: int,
     return checks
 
 
-def convex_checks(
-    problem: Quadratics, aggregation: Aggregation, known: Constants, start: Point, gamma: float, steps: int
-) -> list[Check]:
-    """I6 at every horizon T of a run, round r with aggregation r, on quadratics with convex F.
+def convex_checks(problem: Quadratics, run: Run, known: Constants, gamma: float, steps: int) -> list[Check]:
+    """I6 at every horizon T of a run from `run_rounds`, on quadratics with convex F.
 
     Twice: with the distance R to a minimiser of F as measured on the way, and with its bound from R_0 and the
     errors d_r ("by recursion"). InputError unless F is convex with a minimum.
     """
     smoothness, best, infimum = known.smoothness.value, problem.minimiser(), known.infimum.value
     convex = IMPROVED.covers(gamma, smoothness, steps) and gamma * CONVEX_LIMIT * smoothness * steps <= 1 + 1e-12
-    point, gaps, errors, far_errors, checks = start, 0.0, 0.0, 0.0, []
-    start2 = far2 = _squared_distance(start, best)
-    for rounds in range(1, len(aggregation) + 1):
-        now = aggregation.pick(rounds - 1)
-        outcome = problem.round(point, now.rows, now.beta, gamma, steps)
+    gaps, errors, far_errors, checks = 0.0, 0.0, 0.0, []
+    start2 = far2 = _squared_distance(run[0][0], best)
+    for rounds, (point, now, outcome) in enumerate(run, 1):
         error = float(round_terms(outcome, now, known, gamma, steps, IMPROVED)["error"][0])
         rest = 2 * error / (gamma * steps), known.sigma2.value * float(np.sum(now.beta**2)), gamma, steps
         gaps += outcome.value - infimum
@@ -137,7 +133,6 @@ def convex_checks(
         for name, total in (("I6 convex", errors), ("I6 convex, by recursion", far_errors)):
             bound = start2 / (gamma * steps * rounds) + total / rounds
             checks.append(Check.of(name, equation, gaps / rounds, bound, convex))
-        (point,) = outcome.after
     return checks
 
 

@@ -5,6 +5,7 @@ sum_j beta_j^2. These and sigma2 have one entry for each round or instance, grad
 for the participants. The errors are over gamma E / 2, so in the units of ||grad F||^2; the noise is not.
 """
 
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -38,7 +39,8 @@ def noise_bound(sigma2: float, beta: Array, steps: int) -> Array:
 
 def noise(factor: float, sigma2: Array, beta2: Array, gamma: float, smoothness: float, steps: int) -> Array:
     """What the noise costs in one round; a theorem that promises nothing (factor inf) still does where sigma = 0."""
-    return np.where(sigma2 > 0, factor, 0.0) * smoothness * gamma**2 * steps * beta2 * sigma2
+    scaled = factor if factor < np.inf else np.where(sigma2 > 0, factor, 0.0)
+    return scaled * smoothness * gamma**2 * steps * beta2 * sigma2
 
 
 def first_errors(bias2: Array, drift: Array, smoothness: float, numbers: Coefficients) -> dict[str, object]:
@@ -75,20 +77,21 @@ def noise_factor(gamma: float, smoothness: float, steps: int) -> float:
     return 1 / (2 * left) if left > 0 else float("inf")
 
 
-def drift_factors(gamma: float, smoothness: float, steps: int) -> tuple[Array, Array]:
+def drift_factors(gamma: float, smoothness: float, steps: int) -> tuple[list[float], list[float]]:
     """I3: a_e and c_e for e = 0..E-1; the root mean square drift is at most a_e ||grad F_j(w)|| + c_e sigma."""
-    growth, e = 1 + gamma * smoothness, np.arange(steps)
-    a, c = (growth**e - 1) / smoothness, np.zeros(steps)
+    growth, c = 1 + gamma * smoothness, [0.0]
     for k in range(1, steps):
-        c[k] = growth * c[k - 1] + gamma * (np.sqrt(k) - np.sqrt(k - 1))
-    return a, c
+        c.append(growth * c[-1] + gamma * (math.sqrt(k) - math.sqrt(k - 1)))
+    return [(growth**e - 1) / smoothness for e in range(steps)], c
 
 
 def improved_drift(sigma2: Array, gradient2: Array, gamma: float, smoothness: float, steps: int) -> Array:
     """I3: bound on mean_e E||w_j^e - w||^2."""
-    a, c = drift_factors(gamma, smoothness, steps)
-    g, sigma = np.sqrt(gradient2)[..., None], np.sqrt(np.asarray(sigma2))[..., None]
-    return np.mean((a * g + c * sigma) ** 2, axis=-1)
+    g, sigma, total = np.sqrt(gradient2), np.sqrt(sigma2), 0.0
+    for a, c in zip(*drift_factors(gamma, smoothness, steps), strict=True):
+        size = a * g + c * sigma
+        total = total + size * size
+    return total / steps
 
 
 def improved_bias(skew: Array, shift: Array) -> Array:

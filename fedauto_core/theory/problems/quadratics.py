@@ -1,6 +1,7 @@
 """Quadratics, for which every constant and every expectation is known exactly."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -47,9 +48,19 @@ class Quadratics:
 
     def mix(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """H [J, d, d], h [J, d], k [J] of the losses 1/2 w'Hw - h'w + k with sample weights rows [J, n]."""
-        linear = np.einsum("nab,nb->na", self.hessian, self.centre)
-        constant = 0.5 * np.sum(linear * self.centre, axis=1)
+        linear, constant = self._parts
         return np.einsum("jn,nab->jab", rows, self.hessian), rows @ linear, rows @ constant
+
+    @cached_property
+    def _parts(self) -> tuple[np.ndarray, np.ndarray]:
+        """h [n, d] and k [n] of the samples."""
+        linear = np.einsum("nab,nb->na", self.hessian, self.centre)
+        return linear, 0.5 * np.sum(linear * self.centre, axis=1)
+
+    @cached_property
+    def _pooled(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """`mix` of F."""
+        return self.mix(self.split.pooled)
 
     @property
     def dimension(self) -> int:
@@ -67,7 +78,7 @@ class Quadratics:
 
     def minimiser(self) -> np.ndarray:
         """The shortest w [d] that minimises F; InputError where F is unbounded below."""
-        (hessian,), (linear,), _ = self.mix(self.split.pooled)
+        (hessian,), (linear,), _ = self._pooled
         low, high = np.linalg.eigvalsh(hessian)[[0, -1]]
         best = np.linalg.lstsq(hessian, linear, rcond=1e-12)[0]
         bounded = low >= -1e-12 * abs(high) and np.allclose(hessian @ best, linear, rtol=1e-9, atol=1e-9)
@@ -78,12 +89,12 @@ class Quadratics:
 
     def infimum(self) -> float:
         """min F; InputError where F is unbounded below."""
-        _, (linear,), (constant,) = self.mix(self.split.pooled)
+        _, (linear,), (constant,) = self._pooled
         return float(constant - 0.5 * linear @ self.minimiser())
 
     def value(self, points: np.ndarray) -> np.ndarray:
         """F at points [K, d], shape [K]."""
-        (hessian,), (linear,), (constant,) = self.mix(self.split.pooled)
+        (hessian,), (linear,), (constant,) = self._pooled
         return 0.5 * np.sum((points @ hessian) * points, axis=1) - points @ linear + constant
 
     def gradients(self, rows: np.ndarray, w: np.ndarray) -> np.ndarray:
@@ -96,7 +107,7 @@ class Quadratics:
         require_gamma(gamma)
         require_steps(steps)
         hessian, linear, _ = self.mix(rows)
-        (hessian_f,), (linear_f,), _ = self.mix(self.split.pooled)
+        (hessian_f,), (linear_f,), _ = self._pooled
         mean, eye = point.mean, np.eye(len(point.mean))
         cov = np.zeros_like(eye) if point.cov is None else point.cov
 

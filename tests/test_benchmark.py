@@ -22,7 +22,7 @@ def test_both_sides_agree_in_double(case):
     """From factors that are all non-zero, so that each of them has a gradient at once."""
     rng = np.random.default_rng(0)
     theta = torch.from_numpy(0.1 * rng.standard_normal(trained(case).model.n_parameters))
-    x, y = torch.from_numpy(rng.standard_normal((9, 1, 28, 28))), torch.from_numpy(rng.integers(0, 10, 9))
+    x, y = torch.from_numpy(rng.standard_normal((9, *case.input_shape))), torch.from_numpy(rng.integers(0, 10, 9))
     batches = torch.from_numpy(rng.integers(0, 9, (2, 3, 4)))
     assert difference_in_double(case, theta, x, y, batches) < DOUBLE_TOLERANCE
 

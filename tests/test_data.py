@@ -115,7 +115,7 @@ def test_hashes_need_no_files(monkeypatch):
     monkeypatch.setattr(images_module, "load_files", lambda *_: pytest.fail("files were read"))
     dataset_sha256.cache_clear()
     hashes = {name: dataset_sha256(name) for name in datasets.DATASETS}
-    assert len(set(hashes.values())) == len(hashes) == 9
+    assert len(set(hashes.values())) == len(hashes) == 10
     changed = {name: value.replace("0", "1") for name, value in CIFAR10.sha256.items()}
     entries = datasets.DATASETS
     monkeypatch.setitem(entries, "cifar10", entries["cifar10"]._replace(files=replace(CIFAR10, sha256=changed)))
@@ -127,12 +127,14 @@ def test_hashes_need_no_files(monkeypatch):
 
 def test_the_settings_name_what_the_features_depend_on():
     settings = {name: " ".join(entry.settings) for name, entry in datasets.DATASETS.items()}
-    for name in ("cifar10_mobilenetv2", "cifar10_mobilenetv2_stage", "cifar10_imagenet"):
+    features = ("cifar10_mobilenetv2", "cifar10_mobilenetv2-256", "cifar10_mobilenetv2_stage")
+    for name in (*features, "cifar10_imagenet"):
         for value in (images_module.FEATURES_TRAIN, images_module.FEATURES_TEST, IMAGENET_MEAN, IMAGENET_STD):
             assert str(value) in settings[name]
-    assert (
-        repr(SIDE) in settings["cifar10_mobilenetv2"] and MINILM.sha256["tokenizer.json"] in settings["movie_reviews"]
-    )
+    assert all(repr(SIDE) in settings[name] for name in features)
+    for value in (images_module.COMPONENTS, images_module.COMPONENTS_FROM):
+        assert str(value) in settings["cifar10_mobilenetv2-256"]
+    assert MINILM.sha256["tokenizer.json"] in settings["movie_reviews"]
 
 
 def test_an_unknown_dataset_has_no_hash():
@@ -266,6 +268,43 @@ def test_mobilenet_features_belong_to_the_first_images_of_cifar10(tmp_path, monk
         assert dataset.y_train.tolist() == images.y_train[:24].tolist()
         assert dataset.y_test.tolist() == images.y_test[:8].tolist()
         assert dataset.class_names[6] == "frog" and dataset.sha256 == dataset_sha256(dataset.name)
+
+
+def test_components_are_those_of_a_slow_twin():
+    """By the singular values of the centred features; the sign is that of the largest entry."""
+    rng = np.random.default_rng(0)
+    features = torch.from_numpy(rng.standard_normal((50, 6)) * [1, 5, 2, 4, 3, 0.5] + 7).float()
+    mean, vectors = images_module.principal_components(features, 3)
+    assert vectors.dtype == torch.float64 and vectors.shape == (6, 3)
+    centred = features.double().numpy() - features.double().numpy().mean(axis=0)
+    expected = np.linalg.svd(centred)[2][:3]
+    expected *= np.sign([row[np.abs(row).argmax()] for row in expected])[:, None]
+    np.testing.assert_allclose(vectors.T.numpy(), expected, atol=1e-10)
+    np.testing.assert_allclose(mean.numpy(), features.double().numpy().mean(axis=0), atol=1e-12)
+    assert np.argmax(np.abs(expected), axis=1).tolist() == [1, 3, 4]
+
+
+def test_components_are_fitted_on_images_that_nobody_has(tmp_path, monkeypatch):
+    """They do not change with the features of clients, server and test; and they are kept."""
+    for collection in (CIFAR10, MOBILENET_V2):
+        load_files(collection, cache_folder())
+        (tmp_path / collection.name).symlink_to(cache_folder() / collection.name)
+    begin, end = images_module.COMPONENTS_FROM
+    assert begin >= images_module.FEATURES_TRAIN and end <= 50_000
+    for name, value in {"FEATURES_TRAIN": 24, "FEATURES_TEST": 8, "COMPONENTS_FROM": (24, 64), "COMPONENTS": 5}.items():
+        monkeypatch.setattr(images_module, name, value)
+    whole, few = (load_dataset(name, tmp_path) for name in ("cifar10_mobilenetv2", "cifar10_mobilenetv2-256"))
+    assert few.x_train.shape == (24, 5, 1, 1) and few.x_test.shape == (8, 5, 1, 1) and few.x_test.dtype == torch.float32
+    network, images = load_mobilenet_v2(), images_module.cifar10_images(cache_folder())
+    public = pooled_features(network, trunk_activations(network, images.x_train[24:64]))
+    mean, vectors = images_module.principal_components(public, 5)
+    for part, features in ((few.x_train, whole.x_train), (few.x_test, whole.x_test)):
+        expected = (features.flatten(1).double() - mean) @ vectors
+        assert (part.flatten(1) - expected).abs().max() < 1e-5 and expected.abs().max() > 1
+    assert few.name == "cifar10_mobilenetv2-256" and few.sha256 == dataset_sha256(few.name)
+    assert few.y_train.tolist() == whole.y_train.tolist() and few.y_test.tolist() == whole.y_test.tolist()
+    monkeypatch.setattr(images_module, "principal_components", lambda *_: pytest.fail("fitted again"))
+    assert torch.equal(load_dataset("cifar10_mobilenetv2-256", tmp_path).x_test, few.x_test)
 
 
 @if_cached(CIFAR10)

@@ -169,8 +169,9 @@ def test_imagenet_weights_start_the_network_and_its_last_stage(name, shape, load
     assert len(keys) == 3
 
 
-def test_imagenet_weights_leave_a_classifier_nothing_but_its_fresh_head() -> None:
-    model = build_model("softmax", (1280, 1, 1), 10)
+@pytest.mark.parametrize("features", [1280, 256])
+def test_imagenet_weights_leave_a_classifier_nothing_but_its_fresh_head(features: int) -> None:
+    model = build_model("softmax", (features, 1, 1), 10)
     theta = pretrained(Pretraining("softmax", IMAGENET, epochs=0))
     fresh = with_fresh_head(model, theta, np.random.default_rng(0))
     assert torch.equal(fresh, model.init(np.random.default_rng(0)))

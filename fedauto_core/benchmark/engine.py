@@ -34,6 +34,9 @@ MAX_DIFFERENCE, DOUBLE_TOLERANCE = 1e-4, 1e-10
 REPETITIONS = {
     Case("mlp", "mlp", 500): 15,
     Case("cnn", "cnn", 500): 5,
+    Case("head, 1,280 features, 8 methods", "softmax", 160, features=1280, methods=8): 5,
+    Case("head, 256 features, 8 methods", "softmax", 160, features=256, methods=8): 5,
+    Case("head, 256 features, 1 method", "softmax", 160, features=256): 15,
     Case("vit, LoRA on attention of all layers", "vit", 160, LoRA(4, 8.0, ("layer*.qkv", "layer*.out"))): 3,
     Case("vit, LoRA on attention of the last", "vit", 160, LoRA(4, 8.0, ("layer3.qkv", "layer3.out"))): 3,
 }
@@ -64,9 +67,10 @@ def _worker_updates(case: Case, theta: np.ndarray, batches: np.ndarray, first: i
 
 
 def engine_round(pool: ProcessPoolExecutor, case: Case, theta: Tensor, batches: np.ndarray) -> None:
-    """One round, the clients shared out evenly among the worker processes; the deltas end up in shared memory."""
-    share = math.ceil(CLIENTS / CORES)
-    firsts = range(0, CLIENTS, share)
+    """One round on batches [M, E, B], the clients shared out evenly among the worker processes; the deltas end up in
+    shared memory."""
+    share = math.ceil(CLIENTS / CORES) * case.methods
+    firsts = range(0, len(batches), share)
     jobs = [pool.submit(_worker_updates, case, theta.numpy(), batches[k : k + share], k) for k in firsts]
     for job in jobs:
         job.result()
@@ -105,6 +109,7 @@ def compare(case: Case, pool: ProcessPoolExecutor, x: Tensor, y: Tensor, deltas:
     difference = difference_in_double(case, theta, x[few], y[few], torch.from_numpy(batches[:CORES]))
     if difference > DOUBLE_TOLERANCE:
         raise ArithmeticError(f"{case.label}: engine and plain loop differ by {difference:.0e} in float64")
+    batches = np.repeat(batches, case.methods, axis=0)
     engine_round(pool, case, theta, batches[:, :1])
     seconds = []
     for _ in range(REPETITIONS[case]):
@@ -122,17 +127,27 @@ def compare(case: Case, pool: ProcessPoolExecutor, x: Tensor, y: Tensor, deltas:
     return f"{label:<49} {times}  max|diff| {difference:.0e}"
 
 
+def _raw(case: Case, x: Tensor) -> Tensor:
+    """What all clients hold: the first of the images x, or random features."""
+    n = CLIENTS * case.samples
+    if not case.features:
+        return x[:n]
+    return torch.from_numpy(stream(0, "theory", n).standard_normal((n, *case.input_shape), dtype=np.float32))
+
+
 def print_engine(x: Tensor, y: Tensor) -> None:
     """One line per case; x, y: images and labels, enough for the largest."""
+    raw = {case: _raw(case, x) for case in REPETITIONS}
     inputs, once = {}, {}
     for case in REPETITIONS:
         begin = time.perf_counter()
-        inputs[case] = in_chunks(trained(case).trunk, x[: CLIENTS * case.samples]).share_memory_()
+        inputs[case] = in_chunks(trained(case).trunk, raw[case]).share_memory_()
         once[case] = 1000 * (time.perf_counter() - begin)
-    deltas = {case: torch.empty(CLIENTS, trained(case).model.n_parameters).share_memory_() for case in REPETITIONS}
+    sizes = {case: (CLIENTS * case.methods, trained(case).model.n_parameters) for case in REPETITIONS}
+    deltas = {case: torch.empty(size).share_memory_() for case, size in sizes.items()}
     shared = (inputs, y.clone().share_memory_(), deltas)
     with ProcessPoolExecutor(CORES, get_context("spawn"), _start_worker, shared) as pool:
         for case in REPETITIONS:
             steps = trained(case).n_frozen
             kept = f"  (part of the gain: {steps} frozen step(s) kept, once {once[case]:.0f} ms)" if steps else ""
-            print(compare(case, pool, x, y, deltas[case]) + kept, flush=True)
+            print(compare(case, pool, raw[case], y, deltas[case]) + kept, flush=True)

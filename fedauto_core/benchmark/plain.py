@@ -23,16 +23,26 @@ INPUT_SHAPE, CLASSES = (1, 28, 28), 10
 
 @dataclass(frozen=True)
 class Case:
-    """A model all of whose parameters are trained or, with `lora`, its factors and head; samples: of each client."""
+    """A model all of whose parameters are trained or, with `lora`, its factors and head.
+
+    samples: of each client; features: how many random ones take the place of an image (0: images); methods: how many
+    models each client trains on the same minibatches, as in a comparison.
+    """
 
     label: str
     model: str
     samples: int
     lora: LoRA | None = None
+    features: int = 0
+    methods: int = 1
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        return (self.features, 1, 1) if self.features else INPUT_SHAPE
 
     def base(self) -> tuple[Model, Tensor]:
         """The whole model and its start, which `lora` leaves frozen."""
-        model = build_model(self.model, INPUT_SHAPE, CLASSES)
+        model = build_model(self.model, self.input_shape, CLASSES)
         return model, model.init(stream(0, "initial model"))
 
 
@@ -86,6 +96,10 @@ class LowRankLinear(nn.Module):
         return self.linear(x) + self.scale * self.b(self.a(x))
 
 
+def plain_head(features: int) -> nn.Sequential:
+    return nn.Sequential(nn.Flatten(), nn.Linear(features, CLASSES))
+
+
 def plain_mlp() -> nn.Sequential:
     return nn.Sequential(nn.Flatten(), nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, CLASSES))
 
@@ -111,7 +125,7 @@ PLAIN: dict[str, Callable[[], nn.Sequential]] = {"mlp": plain_mlp, "cnn": plain_
 
 def plain_network(case: Case) -> nn.Sequential:
     """The twin of `case`; what it does not train does not require a gradient."""
-    network = PLAIN[case.model]()
+    network = plain_head(case.features) if case.features else PLAIN[case.model]()
     if case.lora is not None:
         model, theta = case.base()
         network.load_state_dict(plain_state(model, network, theta))

@@ -13,8 +13,11 @@ from fedauto_core.models.mobilenet import (
     cached_activations,
     load_mobilenet_v2,
     pooled_features,
+    trunk_activations,
 )
+from fedauto_core.store.arrays import cached_array
 from fedauto_core.store.files import load_files
+from fedauto_core.store.keys import code_hash
 from fedauto_core.store.published import CIFAR10, FASHION_MNIST
 
 from .dataset import Dataset, as_labels, joint_sha256
@@ -25,6 +28,7 @@ FASHION_CLASSES = (
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 FEATURES_TRAIN, FEATURES_TEST = 15_000, 3_000  # the first n images of CIFAR-10: under a minute on two cores
+COMPONENTS, COMPONENTS_FROM = 256, (15_000, 20_000)  # fitted on these training images, which no participant has
 
 
 class Images(NamedTuple):
@@ -115,6 +119,41 @@ def load_cifar10_mobilenet(name: str, sha256: str, cache: Path) -> Dataset:
     if name == "cifar10_mobilenetv2":
         network = load_mobilenet_v2(cache)
         x_train, x_test = (pooled_features(network, x)[:, :, None, None] for x in (x_train, x_test))
+    return Dataset(name, x_train, as_labels(images.y_train), x_test, as_labels(images.y_test), CIFAR10_CLASSES, sha256)
+
+
+def principal_components(features: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """Mean [D] and first n principal components [D, n] of features [samples, D], in double; the
+    largest entry of each component, by magnitude, is positive."""
+    mean = features.double().mean(dim=0)
+    centred = features.double() - mean
+    _, vectors = torch.linalg.eigh(centred.T @ centred)  # eigenvalues ascend
+    vectors = vectors[:, -n:].flip(1)
+    return mean, vectors * vectors.gather(0, vectors.abs().argmax(dim=0, keepdim=True)).sign()
+
+
+def load_cifar10_components(name: str, sha256: str, cache: Path) -> Dataset:
+    """The features of "cifar10_mobilenetv2" along the COMPONENTS directions in which they vary most, about their mean.
+
+    Mean and directions are fitted, without labels, on public training images that no data set of features holds: no
+    image of a client's, the server's or the test takes part. Neither whitened nor scaled: distances between images stay
+    what they are with all features but for what is left out, and so do suitable step sizes.
+    """
+    public, images = cifar10_images(cache).x_train[slice(*COMPONENTS_FROM)], _first_images(cache)
+
+    def computed() -> np.ndarray:
+        network, whole = load_mobilenet_v2(cache), load_cifar10_mobilenet("cifar10_mobilenetv2", sha256, cache)
+        features = pooled_features(network, trunk_activations(network, public))
+        mean, vectors = principal_components(features, COMPONENTS)
+        parts = (part.flatten(1).double() for x in (whole.x_train, whole.x_test) for part in x.split(1000))
+        return torch.cat([(part - mean) @ vectors for part in parts]).float().numpy()
+
+    code = code_hash([__name__], wording=False)
+    pixels = (part.tobytes() for part in (public, images.x_train, images.x_test))
+    key = joint_sha256(*pixels, code.encode(), torch.__version__.encode())[:24]
+    path = cache / "activations" / f"mobilenet_v2-components-{key}.npy.sha256"
+    x = torch.from_numpy(cached_array(path, computed))[:, :, None, None]
+    x_train, x_test = x.split([len(images.x_train), len(images.x_test)])
     return Dataset(name, x_train, as_labels(images.y_train), x_test, as_labels(images.y_test), CIFAR10_CLASSES, sha256)
 
 

@@ -18,6 +18,8 @@ from fedauto_core.errors import require, require_known, require_number
 from fedauto_core.models.layers import dense
 from fedauto_core.models.model import Model
 
+from .gram import gram_pays, gram_updates
+
 Affine = dict[str, tuple[Tensor, Tensor]]  # parameter name -> (shrink, shift)
 BACKENDS = ("auto", "stacked", "loop")
 CHUNK = {"cpu": 20, "cuda": 256}
@@ -67,6 +69,8 @@ def local_updates(
     size = chunk_size(model, start.device, backend)
     held = model.frozen.union(frozen)
     by_hand = model.dense_chain and size > 1 and not held
+    if by_hand and gram_pays(model, batches):
+        return gram_updates(model, start, x, y, batches, lr, prox, linear, reference)
     sgd, leaves = (_dense_chain_sgd, set()) if by_hand else (_autograd_sgd, model.shapes.keys() - held)
 
     deltas = torch.empty(start.shape, dtype=start.dtype, device=start.device)
@@ -154,11 +158,13 @@ def loss_gradients(model: Model, theta: Tensor, x: Tensor, rows: Tensor | np.nda
 
 
 @torch.no_grad()
-def predict(model: Model, theta: Tensor, x: Tensor, chunk: int = 100) -> Tensor:
-    """Logits [R, n, C] of the models theta [R, P] on the same images x [n, channels, H, W], `chunk` images at a time.
+def predict(model: Model, theta: Tensor, x: Tensor, chunk: int | None = None) -> Tensor:
+    """Logits [R, n, C] of the models theta [R, P] on the same images x [n, channels, H, W], `chunk` images at a time
+    (None: 100, or 500 where dense layers are all there is, since their activations are small).
 
     The images are shared: x is never copied per model.
     """
+    chunk = (500 if model.dense_chain else 100) if chunk is None else chunk
     require_number("chunk", chunk, low=1, strict=False, whole=True, remedy="choose a number of images per step")
     logits = torch.empty(len(theta), len(x), model.n_classes, dtype=theta.dtype, device=theta.device)
     for rows in _chunks(len(theta), chunk_size(model, theta.device, "auto")):

@@ -68,7 +68,8 @@ class Pretraining:
 
     Or, with source = IMAGENET and epochs = 0, published weights, untrained here: "mobilenet_v2" for the dataset
     "cifar10_imagenet", "mobilenet_stage" for "cifar10_mobilenetv2_stage", "softmax" (of which only the fresh
-    head is left) for "cifar10_mobilenetv2". With source = SENTENCE_TRANSFORMERS: "minilm" for "movie_reviews".
+    head is left) for "cifar10_mobilenetv2" and "cifar10_mobilenetv2-256". With source = SENTENCE_TRANSFORMERS: "minilm"
+    for "movie_reviews".
 
     Parameters
     ----------
@@ -179,9 +180,11 @@ def checkpoint_key(description: Pretraining) -> str:
 
 def with_fresh_head(model: Model, theta: Tensor, rng: np.random.Generator) -> Tensor:
     """Copy of theta [P] whose classifier ("head.*") is drawn anew: the start of fine-tuning on another label set, for
-    which the old classifier means nothing even where the number of classes agrees."""
+    which the old classifier means nothing even where the number of classes agrees. Of a model that is a classifier
+    alone nothing is left, so theta may be that of other inputs."""
     fresh = model.unflatten(model.init(rng)[None].to(theta))
-    return model.flatten(model.unflatten(theta[None]) | head_of(fresh))[0]
+    kept = {} if head_of(fresh).keys() == fresh.keys() else model.unflatten(theta[None])
+    return model.flatten(kept | head_of(fresh))[0]
 
 
 def accuracy(model: Model, theta: Tensor, dataset: Dataset) -> float:

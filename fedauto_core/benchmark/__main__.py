@@ -1,4 +1,5 @@
-"""`python -m fedauto_core.benchmark`: the engine against a plain loop, the server's side, and the memory of LoRA."""
+"""`python -m fedauto_core.benchmark`: local work and whole rounds against a plain loop, the memory of LoRA, and
+the server's side; `--peers`: also whole rounds of FedJAX and of Flower's simulation."""
 
 import os
 import sys
@@ -13,6 +14,7 @@ from .costs import measured
 from .engine import BATCH, CLIENTS, CORES, REPETITIONS, print_engine
 from .memory import print_memory
 from .plain import CLASSES
+from .rounds import print_rounds
 
 SERVER_CLIENTS, SERVER_PARAMETERS = 100, 1_000_000
 
@@ -36,6 +38,7 @@ def main() -> None:
     print(f"Fashion-MNIST, {CLIENTS} clients, batch {BATCH}, one epoch; {sides}; {load}")
     used = CLIENTS * max(case.samples for case in REPETITIONS)
     print_engine(dataset.x_train[:used], dataset.y_train[:used])
+    print_rounds()
     print_memory()
     server_side()
 

@@ -1,5 +1,6 @@
-# Each target makes .venv on first use. The stamp is written last, so that a half-finished set-up is done again. It carries
-# Python's version: another PYTHON makes a new .venv; without PYTHON an existing .venv keeps its own.
+# Each target makes .venv (bench PEERS=1: .venv-peers) on first use. The stamp is written last, so that a half-finished
+# set-up is done again. It carries Python's version: another PYTHON makes a new .venv; without PYTHON an existing .venv
+# keeps its own.
 VERSION_OF = $(shell $(1) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v < (3, 15) and print("%d.%d" % v)' 2>/dev/null)
 FOUND = $(if $(call VERSION_OF,$(1)),$(1))
 ifndef PYTHON
@@ -8,6 +9,7 @@ PYTHON := $(or $(call FOUND,.venv/bin/python),$(call FOUND,python3.11),$(call FO
 endif
 VERSION := $(call VERSION_OF,$(PYTHON))
 STAMP := .venv/.installed-$(VERSION)
+PEERS_STAMP := .venv-peers/.installed-$(VERSION)
 PROFILE ?= standard
 ARGS ?=
 
@@ -29,14 +31,15 @@ lint: $(STAMP)
 	.venv/bin/ruff format --check .
 	.venv/bin/nbstripout --keep-id --verify notebooks/*.ipynb
 
-bench: $(STAMP)
-	.venv/bin/python -m fedauto_core.benchmark $(ARGS)
+# With PEERS=1 beside FedJAX and Flower's simulation, in an environment of its own.
+bench: $(if $(PEERS),$(PEERS_STAMP),$(STAMP))
+	$(if $(PEERS),.venv-peers,.venv)/bin/python -m fedauto_core.benchmark $(if $(PEERS),--peers )$(ARGS)
 
 lab: $(STAMP)
 	.venv/bin/jupyter lab --notebook-dir notebooks
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis reports/scratch
+	rm -rf .venv .venv-peers .pytest_cache .ruff_cache .hypothesis reports/scratch
 	find fedauto_core tests notebooks -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
 
 # Pins what pyproject.toml asks for, keeping the pins that fit; ARGS='--upgrade-package numpy' renews one.
@@ -44,9 +47,11 @@ lock:
 	.venv/bin/uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 --only-binary :all: \
 		--all-extras --no-annotate --custom-compile-command 'make lock' --output-file constraints.txt $(ARGS) pyproject.toml
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): INSTALL = -c constraints.txt -e '.[certificates,dev,text]'
+$(PEERS_STAMP): INSTALL = -c constraints.txt -e '.[peers]'
+$(STAMP) $(PEERS_STAMP): pyproject.toml constraints.txt
 	$(if $(VERSION),,$(error No Python 3.11 to 3.14 found$(if $(PYTHON), ($(PYTHON) is none)); name one: make PYTHON=/path/to/python3.12))
-	rm -f .venv/.installed*
-	$(PYTHON) -m venv $(if $(filter $(VERSION),$(call VERSION_OF,.venv/bin/python)),,--clear) .venv
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[certificates,dev,text]'
+	rm -f $(@D)/.installed*
+	$(PYTHON) -m venv $(if $(filter $(VERSION),$(call VERSION_OF,$(@D)/bin/python)),,--clear) $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check $(INSTALL)
 	touch $@

@@ -12,9 +12,14 @@ import torch
 from fedauto_core.benchmark.engine import DOUBLE_TOLERANCE, REPETITIONS, difference_in_double, trained
 from fedauto_core.benchmark.memory import ACTIVATIONS, ADAPTER, averaging_and_start, made_up, peak_growth, simulated
 from fedauto_core.benchmark.plain import plain_network, trainable
+from fedauto_core.benchmark.rounds import engine_rounds, plain_rounds
 from fedauto_core.benchmark.weights import LAM, MAX_DIFFERENCE, plain_weights, problem
+from fedauto_core.engine import Run, Schedule
+from fedauto_core.methods import make_method
 from fedauto_core.methods.weights import FEW, fedauto_weights
 from fedauto_core.models import build_model
+from fedauto_core.network import Scenario, draw_trace
+from fedauto_core.seeding import stream
 
 
 @pytest.mark.parametrize("case", REPETITIONS, ids=lambda case: case.label)
@@ -49,6 +54,20 @@ def test_made_up_inputs_fit_the_adapted_step():
     data = made_up(2, ACTIVATIONS).dataset
     logits = averaging.model.forward(averaging.model.unflatten(start[None]), data.x_test[None])
     assert logits.shape == (1, 10, 10) and len(data.x_train) == 15
+
+
+@pytest.mark.parametrize("with_server", [True, False])
+@pytest.mark.parametrize("shape, name", [((1, 28, 28), "mlp"), ((1, 28, 28), "cnn_small"), ((12, 1, 1), "softmax")])
+def test_whole_rounds_of_both_sides_agree(shape, name, with_server):
+    """Some clients are lost in every round and classes are missing, so that FedAuto's server trains as well."""
+    federation, schedule = made_up(4, shape), Schedule(rounds=4, steps=3, batch=4, evaluate_every=4)
+    model, half = build_model(name, shape, 10), Scenario("half", "bernoulli", (("probability", 0.5),))
+    trace = draw_trace(half, rounds=schedule.rounds, histograms=federation.alpha[1:], seed=1)
+    w0 = model.init(stream(0, "initial model"))
+    runs = [Run(m, make_method(m), federation, trace, w0, 0, 0.05, with_server) for m in ("fedavg", "fedauto")]
+    ours, theirs = engine_rounds(model, runs, schedule), [plain_rounds(model, run, schedule) for run in runs]
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4)
+    assert min(score.distance for score in ours) > 0.01 and abs(ours[0].loss - ours[1].loss) > 1e-3
 
 
 def hold_40_megabytes():

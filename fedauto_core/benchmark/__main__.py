@@ -1,5 +1,7 @@
-"""`python -m fedauto_core.benchmark`: the engine against a plain loop, LoRA's memory, the server's side, weights."""
+"""`python -m fedauto_core.benchmark`: local work and whole rounds against a plain loop, the memory of LoRA, the
+server's side and the weights of many; `--peers`: also whole rounds of FedJAX and of Flower's simulation."""
 
+import argparse
 import os
 import sys
 
@@ -12,7 +14,9 @@ from fedauto_core.methods.registry import METHODS, make_method
 from .costs import measured
 from .engine import BATCH, CLIENTS, CORES, REPETITIONS, print_engine
 from .memory import print_memory
+from .peers import print_peers
 from .plain import CLASSES
+from .rounds import print_rounds
 from .weights import print_weights
 
 SERVER_CLIENTS, SERVER_PARAMETERS = 100, 1_000_000
@@ -29,7 +33,7 @@ def server_side() -> None:
         print(f"{row.label:<20} {1000 * row.seconds:6.0f} ms  {row.ratio:6.2f}x  {plain}")
 
 
-def main() -> None:
+def main(peers: bool) -> None:
     torch.set_num_threads(CORES)
     dataset = load_dataset("fashion_mnist")
     sides = f"engine: {CORES} processes x 1 thread, loop: {CORES} threads"
@@ -37,14 +41,20 @@ def main() -> None:
     print(f"Fashion-MNIST, {CLIENTS} clients, batch {BATCH}, one epoch; {sides}; {load}")
     used = CLIENTS * max(case.samples for case in REPETITIONS)
     print_engine(dataset.x_train[:used], dataset.y_train[:used])
+    print_rounds()
     print_memory()
     server_side()
     print_weights()
+    if peers:
+        print_peers()
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m fedauto_core.benchmark", description=__doc__)
+    parser.add_argument("--peers", action="store_true", help="also FedJAX and Flower's simulation (extra [peers])")
+    arguments = parser.parse_args()
     try:
-        main()
+        main(arguments.peers)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

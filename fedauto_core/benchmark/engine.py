@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.multiprocessing import get_context
 from torch.nn.utils import parameters_to_vector
 
-from fedauto_core.engine.local import in_chunks, keep_freed_memory, local_updates
+from fedauto_core.engine.local import in_chunks, local_updates, prepare_worker
 from fedauto_core.models.adapters import Adapted, LoRA, adapt
 from fedauto_core.models.model import Model
 from fedauto_core.seeding import stream
@@ -54,8 +54,7 @@ _shared: tuple[dict[Case, Tensor], Tensor, dict[Case, Tensor]]  # of a worker: i
 
 def _start_worker(inputs: dict[Case, Tensor], y: Tensor, deltas: dict[Case, Tensor]) -> None:
     global _shared
-    keep_freed_memory()
-    torch.set_num_threads(1)
+    prepare_worker()
     _shared = inputs, y, deltas
 
 

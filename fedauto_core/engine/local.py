@@ -200,6 +200,12 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def prepare_worker() -> None:
+    """Call once in each of several processes that train side by side, one per core."""
+    torch.set_num_threads(1)
+    keep_freed_memory()
+
+
 def keep_freed_memory() -> None:
     """Call once in a process that trains: freed memory stays with the process (glibc would hand every large activation
     back and fault it in again at each step)."""

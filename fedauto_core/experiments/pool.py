@@ -7,9 +7,7 @@ from itertools import repeat
 from multiprocessing import get_context
 from typing import TypeVar
 
-import torch
-
-from fedauto_core.engine.local import keep_freed_memory
+from fedauto_core.engine.local import keep_freed_memory, prepare_worker
 
 Answer = TypeVar("Answer")
 
@@ -17,12 +15,7 @@ Answer = TypeVar("Answer")
 @functools.cache
 def _pool(processes: int) -> ProcessPoolExecutor:
     """Kept for all runs of a notebook: to start a process, import torch and read the data takes seconds."""
-    return ProcessPoolExecutor(processes, get_context("spawn"), _prepare)
-
-
-def _prepare() -> None:
-    torch.set_num_threads(1)
-    keep_freed_memory()
+    return ProcessPoolExecutor(processes, get_context("spawn"), prepare_worker)
 
 
 def map_units(

@@ -119,6 +119,21 @@ def test_a_counterexample_can_be_repeated_from_its_numbers():
     assert worst.instance["gamma"] == scalars.step_size(FIRST, 1, world)
 
 
+@pytest.mark.parametrize("theorem", THEOREMS, ids=lambda theorem: theorem.name)
+def test_an_adversary_sees_the_same_bits_as_the_formulas_in_bulk(theorem):
+    for steps, world in (
+        (1, scalars.World()),
+        (5, scalars.World(common_noise=True)),
+        (3, scalars.World(noise_mean=1.0)),
+    ):
+        worst = scalars.adversary(theorem, steps, 0, world, generations=2)
+        fields = ("curvature", "centre", "share", "beta", "noise")
+        twice = scalars.Scalars(*(np.array([worst.instance[field]] * 2) for field in fields))
+        world = scalars.World(**{name: worst.instance[name] for name in scalars.World.__dataclass_fields__})
+        measured, bound = scalars.sides(twice, theorem, steps, world)
+        assert measured.tolist() == [worst.measured] * 2 and bound.tolist() == [worst.bound] * 2
+
+
 def test_every_check_passes_on_the_code_as_it_is():
     assert {name: check() for name, check in mutation.CHECKS.items()} == dict.fromkeys(mutation.CHECKS, True)
 

@@ -205,6 +205,22 @@ def test_largest_curvature_of_a_known_hessian():
     assert largest_curvature(lambda w: 0.5 * w @ hessian @ w, torch.ones(3, dtype=torch.float64)) == pytest.approx(5)
 
 
+def test_lanczos_stops_at_the_largest_curvature_whatever_its_sign_and_its_neighbours():
+    import torch
+
+    rng = np.random.default_rng(0)
+    for curvatures in (
+        [-3.0, 2.9, *np.linspace(0, 1, 60)],
+        [5.0, 4.99, *rng.normal(size=40)],
+        [1.0, 1.0, 0.5],
+        [0.0] * 4,
+    ):
+        basis = np.linalg.qr(rng.standard_normal((len(curvatures), len(curvatures))))[0]
+        hessian = torch.as_tensor((basis * curvatures) @ basis.T)
+        found = largest_curvature(lambda w, h=hessian: 0.5 * w @ h @ w, torch.ones(len(hessian), dtype=torch.float64))
+        assert found == pytest.approx(max(map(abs, curvatures)), rel=1e-10, abs=1e-12)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_lora_smoothness_bounds_the_curvature_of_a_product(seed):
     """l(W) = |X W - Y|^2 / 2 with factors of rank 2, at random points: the Hessian's norm never exceeds the bound."""

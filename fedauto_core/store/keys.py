@@ -30,12 +30,18 @@ def file_hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+@functools.cache
+def _version(package: str) -> str:
+    """Looked up once in a process: it searches folders for a millisecond, and every unit's key has all packages."""
+    return version(package)
+
+
 def versions(optional: Iterable[str] = ()) -> dict[str, str]:
     """Versions of the packages that can change a number, and of Python; optional: more, "absent" where missing."""
-    found = {"python": platform.python_version()} | {name: version(name) for name in NUMERIC_PACKAGES}
+    found = {"python": platform.python_version()} | {name: _version(name) for name in NUMERIC_PACKAGES}
     for name in optional:
         try:
-            found[name] = version(name)
+            found[name] = _version(name)
         except PackageNotFoundError:
             found[name] = "absent"
     return found

@@ -22,7 +22,7 @@ from .bound.first import FIRST
 from .bound.improved import IMPROVED, THEOREMS
 from .problems.curvature import largest_curvature
 
-CURVATURE_TOLERANCE = 0.02
+CURVATURE_TOLERANCE = 1e-4  # for 32-bit products: the curvature is then right to about 1e-6
 ASKED, PARTICIPANT_IMAGES = 3, 100  # participants whose curvature and noise are measured, and images for the former
 
 

@@ -34,6 +34,7 @@ MAX_DIFFERENCE, DOUBLE_TOLERANCE = 1e-4, 1e-10
 REPETITIONS = {
     Case("mlp", "mlp", 500): 15,
     Case("cnn", "cnn", 500): 5,
+    Case("cnn_small", "cnn_small", 500): 9,
     Case("vit, LoRA on attention of all layers", "vit", 160, LoRA(4, 8.0, ("layer*.qkv", "layer*.out"))): 3,
     Case("vit, LoRA on attention of the last", "vit", 160, LoRA(4, 8.0, ("layer3.qkv", "layer3.out"))): 3,
 }
@@ -59,7 +60,7 @@ def _worker_updates(case: Case, theta: np.ndarray, batches: np.ndarray, first: i
     inputs, y, deltas = _shared
     start = torch.from_numpy(theta).expand(len(batches), -1)
     rows = slice(first, first + len(batches))
-    deltas[case][rows] = local_updates(trained(case).model, start, inputs[case], y, batches, LR, backend="stacked")
+    deltas[case][rows] = local_updates(trained(case).model, start, inputs[case], y, batches, LR)
 
 
 def engine_round(pool: ProcessPoolExecutor, case: Case, theta: Tensor, batches: np.ndarray) -> None:

@@ -276,7 +276,7 @@ def test_bad_input_is_refused() -> None:
         local_updates(model, start, x, y, batches[:, :, :0], 0.1)
     with pytest.raises(InputError, match="give every participant its own row of minibatches"):
         local_updates(model, start, x, y, batches[:1], 0.1)
-    with pytest.raises(InputError, match=r"unknown backend 'vmap'.*auto, loop, stacked"):
+    with pytest.raises(InputError, match=r"unknown backend 'vmap'.*auto, compiled, loop, stacked"):
         local_updates(model, start, x, y, batches, 0.1, backend="vmap")
     with pytest.raises(InputError, match="chunk = 0"):
         predict(model, start, x, chunk=0)

@@ -34,6 +34,7 @@ MAX_DIFFERENCE, DOUBLE_TOLERANCE = 1e-4, 1e-10
 REPETITIONS = {
     Case("mlp", "mlp", 500): 15,
     Case("cnn", "cnn", 500): 5,
+    Case("cnn_small", "cnn_small", 500): 9,
     Case("head, 1,280 features, 8 methods", "softmax", 160, features=1280, methods=8): 5,
     Case("head, 256 features, 8 methods", "softmax", 160, features=256, methods=8): 5,
     Case("head, 256 features, 1 method", "softmax", 160, features=256): 15,
@@ -62,7 +63,7 @@ def _worker_updates(case: Case, theta: np.ndarray, batches: np.ndarray, first: i
     inputs, y, deltas = _shared
     start = torch.from_numpy(theta).expand(len(batches), -1)
     rows = slice(first, first + len(batches))
-    deltas[case][rows] = local_updates(trained(case).model, start, inputs[case], y, batches, LR, backend="stacked")
+    deltas[case][rows] = local_updates(trained(case).model, start, inputs[case], y, batches, LR)
 
 
 def engine_round(pool: ProcessPoolExecutor, case: Case, theta: Tensor, batches: np.ndarray) -> None:

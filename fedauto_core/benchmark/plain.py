@@ -104,13 +104,19 @@ def plain_mlp() -> nn.Sequential:
     return nn.Sequential(nn.Flatten(), nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, CLASSES))
 
 
-def convolution(n_in: int, n_out: int) -> tuple[nn.Module, ...]:
-    norm = nn.GroupNorm(n_out // CHANNELS_PER_GROUP, n_out)
-    return nn.Conv2d(n_in, n_out, 5, bias=False), nn.MaxPool2d(2), norm, nn.ReLU()
+def norm_relu(width: int) -> tuple[nn.Module, nn.Module]:
+    return nn.GroupNorm(width // CHANNELS_PER_GROUP, width), nn.ReLU()
 
 
 def plain_cnn() -> nn.Sequential:
-    return nn.Sequential(*convolution(1, 16), *convolution(16, 32), nn.Flatten(), nn.Linear(512, CLASSES))
+    first, second = (nn.Conv2d(n_in, n_out, 5, bias=False) for n_in, n_out in ((1, 16), (16, 32)))
+    layers = first, nn.MaxPool2d(2), *norm_relu(16), second, nn.MaxPool2d(2), *norm_relu(32)
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(512, CLASSES))
+
+
+def plain_cnn_small() -> nn.Sequential:
+    first, second = (nn.Conv2d(n_in, n_out, 3, stride=2, padding=1, bias=False) for n_in, n_out in ((1, 8), (8, 16)))
+    return nn.Sequential(first, *norm_relu(8), second, *norm_relu(16), nn.Flatten(), nn.Linear(784, CLASSES))
 
 
 def plain_vit() -> nn.Sequential:
@@ -120,7 +126,13 @@ def plain_vit() -> nn.Sequential:
     return nn.Sequential(OrderedDict(first | layers | last))
 
 
-PLAIN: dict[str, Callable[[], nn.Sequential]] = {"mlp": plain_mlp, "cnn": plain_cnn, "vit": plain_vit}
+PLAIN: dict[str, Callable[[], nn.Sequential]] = {
+    "mlp": plain_mlp,
+    "cnn": plain_cnn,
+    "cnn_small": plain_cnn_small,
+    "vit": plain_vit,
+}
+LAST_IMAGE = {"cnn": (4, 4, 32), "cnn_small": (7, 7, 16)}  # before the classifier: rows, columns, channels
 
 
 def plain_network(case: Case) -> nn.Sequential:
@@ -147,8 +159,8 @@ def plain_state(model: Model, network: nn.Module, theta: Tensor) -> dict[str, Te
     parts = model.unflatten(theta[None]).items()
     for (name, part), (key, target) in zip(parts, trainable(network).items(), strict=True):
         value = part[0]
-        if name == "head.weight" and model.name == "cnn":
-            value = value.view(4, 4, 32, -1).permute(2, 0, 1, 3).flatten(0, 2)
+        if name == "head.weight" and model.name in LAST_IMAGE:
+            value = value.view(*LAST_IMAGE[model.name], -1).permute(2, 0, 1, 3).flatten(0, 2)
         value = value.T if value.ndim == 2 and name != "position" else value
         state[key] = value.reshape(target.shape).contiguous()
     return state

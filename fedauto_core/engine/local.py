@@ -1,7 +1,8 @@
 """E plain SGD steps for a whole stack of participants at once, and gradients and predictions of a stack.
 
-Participants may come from many simultaneous runs; row j never sees the other rows. Two backends with the same numbers
-to rounding: "stacked" trains chunks of models together (batched matrix products), "loop" one model after another.
+Participants may come from many simultaneous runs; row j never sees the other rows. Backends with the same numbers to
+rounding: "stacked" trains chunks of models together (batched matrix products), "loop" one model after another,
+"compiled" one sample after another (see `engine/compiled.py`; two models, on the CPU).
 """
 
 import ctypes
@@ -18,10 +19,11 @@ from fedauto_core.errors import require, require_known, require_number
 from fedauto_core.models.layers import dense
 from fedauto_core.models.model import Model
 
+from . import compiled
 from .gram import gram_pays, gram_updates
 
 Affine = dict[str, tuple[Tensor, Tensor]]  # parameter name -> (shrink, shift)
-BACKENDS = ("auto", "stacked", "loop")
+BACKENDS = ("auto", "compiled", "stacked", "loop")
 CHUNK = {"cpu": 20, "cuda": 256}
 LOOP_ON_CPU = ("resnet8", "mobilenet_v2")  # their large activations do not fit the caches ten at a time
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
@@ -50,8 +52,8 @@ def local_updates(
     start: [M, P], may be an expanded view (it is not changed); x: [n, channels, H, W]; y: int64 [n];
     batches: int64 [M, E, B], indices into x; lr, prox: number or [M]; linear, reference: [M, P] or broadcastable to it
     (reference defaults to start); frozen: parameters held at their start, besides the model's own;
-    backend: "auto", "stacked" or "loop", see `chunk_size`.
-    Raises InputError on shapes that do not fit, no step, an empty batch or an unknown backend.
+    backend: "auto" is "compiled" where it serves; for "stacked" and "loop" see `chunk_size`.
+    Raises InputError on shapes that do not fit, no step, an empty batch or a backend that is unknown or does not serve.
     """
     batches = torch.as_tensor(batches, device=x.device)
     require_known("backend", backend, BACKENDS)
@@ -68,6 +70,12 @@ def local_updates(
     reference = start if reference is None else reference.expand_as(start)
     size = chunk_size(model, start.device, backend)
     held = model.frozen.union(frozen)
+    if compiled.fits(model, start, x, held, backend):
+        plain = linear is None and not bool(prox.any())
+        shift = None if plain else _shift(lr[:, None], prox[:, None], reference, linear)
+        deltas = compiled.updates(model, start, x, y, batches, lr, 1 - lr * prox, shift)
+        if deltas is not None:
+            return deltas
     by_hand = model.dense_chain and size > 1 and not held
     if by_hand and gram_pays(model, batches):
         return gram_updates(model, start, x, y, batches, lr, prox, linear, reference)
@@ -81,13 +89,18 @@ def local_updates(
         # One step is w <- w - gamma (grad F + linear + mu (w - reference)) = shrink * w + shift - gamma grad F.
         affine: Affine = {}
         if bool(mu.any()) or linear is not None:
-            pull = mu * reference[rows] - (0.0 if linear is None else linear[rows])
-            for name, shift in model.unflatten(gamma * pull).items():
+            shifts = _shift(gamma, mu, reference[rows], None if linear is None else linear[rows])
+            for name, shift in model.unflatten(shifts).items():
                 if name not in held:
                     affine[name] = (1 - gamma * mu).view(-1, *[1] * (shift.ndim - 1)), shift
         sgd(model, weights, x, y, batches[rows], lr[rows], affine)
         torch.cat([part.detach().flatten(1) for part in weights.values()], dim=1, out=deltas[rows])
     return deltas.sub_(start)
+
+
+def _shift(gamma: Tensor, mu: Tensor, reference: Tensor, linear: Tensor | None) -> Tensor:
+    """What a step adds to the weights besides the gradient and the shrinking: gamma (mu reference - linear)."""
+    return gamma * (mu * reference - (0.0 if linear is None else linear))
 
 
 def _autograd_sgd(
@@ -146,6 +159,10 @@ def loss_gradients(model: Model, theta: Tensor, x: Tensor, rows: Tensor | np.nda
     rows: int64 [M, B], indices into x [n, channels, H, W]; targets: [M, B, C], probabilities of the classes.
     """
     rows = torch.as_tensor(rows, device=x.device)
+    if compiled.fits(model, theta, x, model.frozen, "auto"):
+        gradients = compiled.gradients(model, theta, x, rows, targets)
+        if gradients is not None:
+            return gradients
     gradients = torch.empty_like(theta)
     for part in _chunks(len(theta), chunk_size(model, theta.device)):
         leaves = {name: weight.detach().requires_grad_() for name, weight in model.unflatten(theta[part]).items()}
@@ -166,6 +183,8 @@ def predict(model: Model, theta: Tensor, x: Tensor, chunk: int | None = None) ->
     """
     chunk = (500 if model.dense_chain else 100) if chunk is None else chunk
     require_number("chunk", chunk, low=1, strict=False, whole=True, remedy="choose a number of images per step")
+    if compiled.fits(model, theta, x, model.frozen, "auto") and (done := compiled.predict(model, theta, x)) is not None:
+        return done
     logits = torch.empty(len(theta), len(x), model.n_classes, dtype=theta.dtype, device=theta.device)
     for rows in _chunks(len(theta), chunk_size(model, theta.device, "auto")):
         weights = model.unflatten(theta[rows])
@@ -182,8 +201,8 @@ def in_chunks(function: Callable[[Tensor], Tensor], x: Tensor, chunk: int = 100)
 
 def chunk_size(model: Model, device: torch.device, backend: str = "auto") -> int:
     """Models trained together, all that `backend` decides: "loop" is 1, "stacked" is as many as the memory hierarchy
-    likes (CHUNK on the device's type), and "auto" is "stacked" except for LOOP_ON_CPU on the CPU."""
-    if backend == "loop" or (backend == "auto" and device.type == "cpu" and model.name in LOOP_ON_CPU):
+    likes (CHUNK on the device's type), and the others are "stacked" except for LOOP_ON_CPU on the CPU."""
+    if backend == "loop" or (backend != "stacked" and device.type == "cpu" and model.name in LOOP_ON_CPU):
         return 1
     return CHUNK[device.type]
 

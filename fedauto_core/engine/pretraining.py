@@ -28,10 +28,10 @@ from fedauto_core.models.model import Model, build_model, head_of
 from fedauto_core.seeding import stream
 from fedauto_core.store.arrays import asked_fresh, cached_array
 from fedauto_core.store.files import Collection, cache_folder
-from fedauto_core.store.keys import code_hash
+from fedauto_core.store.keys import code_hash, installed
 from fedauto_core.store.published import MINILM, MOBILENET_V2
 
-from .local import one_thread, predict
+from .local import loss_gradients, one_thread, predict
 
 IMAGENET, SENTENCE_TRANSFORMERS = "imagenet", "sentence-transformers"
 """The `source` of published weights: MobileNetV2, or the part that follows its frozen trunk, see `mobilenet.py`; the
@@ -111,24 +111,18 @@ def pretrain(
     require_number("batch", batch, low=1, high=n, strict=False, whole=True)
     require_number("lr", lr)
     require(0 <= momentum < 1, f"momentum = {momentum}", allowed="numbers in [0, 1)", remedy="use 0.9, or 0 for none")
-    rng = stream(seed, "pretraining")
-    parts = model.unflatten(model.init(rng)[None].to(dataset.x_train.device))
-    weights = {name: part.clone().requires_grad_() for name, part in parts.items()}
-    leaves = list(weights.values())
-    velocity = [torch.zeros_like(leaf) for leaf in leaves]
+    rng, x = stream(seed, "pretraining"), dataset.x_train
+    theta = model.init(rng)[None].to(x.device)
+    velocity = torch.zeros_like(theta)
+    one_hot = F.one_hot(dataset.y_train, model.n_classes).to(x.dtype)
     steps = n // batch
     for epoch in range(epochs):
-        order = torch.from_numpy(rng.permutation(n)).to(dataset.x_train.device)
+        order = torch.from_numpy(rng.permutation(n)).to(x.device)
         for step in range(steps):
-            index = order[step * batch : (step + 1) * batch]
-            logits = model.forward(weights, dataset.x_train[index][None])[0]
-            gradients = torch.autograd.grad(F.cross_entropy(logits, dataset.y_train[index]), leaves)
-            gamma = lr * 0.5 * (1 + math.cos(math.pi * (epoch * steps + step) / (epochs * steps)))
-            with torch.no_grad():
-                torch._foreach_mul_(velocity, momentum)
-                torch._foreach_add_(velocity, gradients)
-                torch._foreach_add_(leaves, velocity, alpha=-gamma)
-    return torch.cat([leaf.detach().flatten() for leaf in leaves])
+            index = order[step * batch : (step + 1) * batch][None]
+            velocity.mul_(momentum).add_(loss_gradients(model, theta, x, index, one_hot[index]))
+            theta.sub_(velocity, alpha=lr * 0.5 * (1 + math.cos(math.pi * (epoch * steps + step) / (epochs * steps))))
+    return theta[0]
 
 
 def pretrained(description: Pretraining, cache: Path | None = None) -> Tensor:
@@ -169,9 +163,9 @@ def _published(description: Pretraining) -> Published:
 
 
 def checkpoint_key(description: Pretraining) -> str:
-    """SHA-256 of all that determines a checkpoint: description, data, the code that trains, and the versions of torch
-    and NumPy. InputError for an unknown source, or published weights of another model."""
-    environment = [torch.__version__, np.__version__]
+    """SHA-256 of all that determines a checkpoint: description, data, the code that trains, and the versions of torch,
+    NumPy and Numba. InputError for an unknown source, or published weights of another model."""
+    environment = [torch.__version__, np.__version__, installed("numba")]
     published = description.source in PUBLISHED
     content = dict(_published(description).files.sha256) if published else dataset_sha256(description.source)
     identity = [asdict(description), content, code_hash([__name__], wording=False), environment]

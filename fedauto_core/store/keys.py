@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = "fedauto_core"
 PACKAGE = Path(__file__).parents[1]
-NUMERIC_PACKAGES = ("torch", "numpy", "scipy", "sympy", "pandas", "scikit-learn", "matplotlib", "seaborn")
+NUMERIC_PACKAGES = ("torch", "numpy", "scipy", "sympy", "pandas", "scikit-learn", "matplotlib", "seaborn", "numba")
 OPTIONAL_PACKAGES = ("pepit", "cvxpy", "clarabel", "transformers", "tokenizers", "safetensors")  # of the extras
 DATA: Mapping[str, str] = {
     "fedauto_core.experiments.tuning": "experiments/tuned/*.csv",
@@ -31,20 +31,18 @@ def file_hash(path: Path) -> str:
 
 
 @functools.cache
-def _version(package: str) -> str:
-    """Looked up once in a process: it searches folders for a millisecond, and every unit's key has all packages."""
-    return version(package)
+def installed(package: str) -> str:
+    """Version of a package, or "absent". Looked up once in a process: it searches folders for a millisecond, and every
+    unit's key has all packages."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "absent"
 
 
 def versions(optional: Iterable[str] = ()) -> dict[str, str]:
-    """Versions of the packages that can change a number, and of Python; optional: more, "absent" where missing."""
-    found = {"python": platform.python_version()} | {name: _version(name) for name in NUMERIC_PACKAGES}
-    for name in optional:
-        try:
-            found[name] = _version(name)
-        except PackageNotFoundError:
-            found[name] = "absent"
-    return found
+    """Versions of Python and of the packages that can change a number; optional: more of them."""
+    return {"python": platform.python_version()} | {name: installed(name) for name in (*NUMERIC_PACKAGES, *optional)}
 
 
 def _source(module: str) -> Path | None:

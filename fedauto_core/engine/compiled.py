@@ -1,0 +1,155 @@
+"""The convolutional networks of `CHAINS` on the CPU by the loops of `kernels`, which Numba compiles at the first use.
+
+The compiled code is kept in the project's cache, by what it was compiled from. Where Numba is missing or fails, every
+function here answers None, says so once in the log, and `engine/local.py` computes the same with torch.
+"""
+
+import functools
+import hashlib
+import logging
+import shutil
+import tempfile
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedauto_core.errors import require
+from fedauto_core.models.model import Model
+from fedauto_core.store.files import cache_folder
+from fedauto_core.store.keys import file_hash
+from fedauto_core.store.writing import locked
+
+from .chains import CHAINS, layout
+
+
+def fits(model: Model, theta: Tensor, x: Tensor, held: Collection[str], backend: str) -> bool:
+    """Whether `backend` means the kernels: "compiled" does, "auto" where there is one.
+
+    Raises InputError where "compiled" asks for what no kernel does.
+    """
+    fitting = (
+        model.name in CHAINS
+        and not held
+        and theta.device.type == x.device.type == "cpu"
+        and theta.dtype == x.dtype
+        and theta.dtype in (torch.float32, torch.float64)
+    )
+    require(
+        fitting or backend != "compiled",
+        f"backend 'compiled' for model {model.name!r} in {theta.dtype} on {theta.device.type}, {len(held)} held",
+        allowed=f"{', '.join(CHAINS)} in float32 or float64 on the CPU, all parameters trained",
+        remedy="choose the backend 'auto'",
+    )
+    return fitting and backend in ("auto", "compiled")
+
+
+def updates(
+    model: Model, start: Tensor, x: Tensor, y: Tensor, batches: Tensor, lr: Tensor, shrink: Tensor, shift: Tensor | None
+) -> Tensor | None:
+    """Deltas [M, P] of E steps w <- shrink_j w + shift_j - lr_j grad F_j(w), as `local.local_updates`.
+
+    lr, shrink: [M]; shift: [M, P] or None for zeros; the rest as there. None where Numba cannot serve.
+    """
+    _require_below("batches", batches, len(x))
+    labels = y[batches]
+    _require_below("labels", labels, model.n_classes)
+    theta = start.clone(memory_format=torch.contiguous_format)
+    done = _call("train", model, theta, x, batches, labels, lr, shrink, theta[:0] if shift is None else shift)
+    return theta.sub_(start) if done else None
+
+
+def gradients(model: Model, theta: Tensor, x: Tensor, rows: Tensor, targets: Tensor) -> Tensor | None:
+    """Gradients [M, P] at theta [M, P] of the mean cross-entropy over x[rows_j] with the targets_j [B, C].
+
+    rows: int64 [M, B]; targets: [M, B, C], of theta's type. None where Numba cannot serve.
+    """
+    shape = (len(theta), rows.shape[1], model.n_classes)
+    require(
+        tuple(targets.shape) == shape and len(rows) == len(theta),
+        f"targets of shape {tuple(targets.shape)} for {tuple(rows.shape)} rows and {len(theta)} models",
+        allowed=f"{shape}",
+        remedy="give every model its rows and every row its target",
+    )
+    _require_below("rows", rows, len(x))
+    out = torch.empty_like(theta, memory_format=torch.contiguous_format)
+    return out if _call("gradients", model, theta, x, rows, targets, out) else None
+
+
+def predict(model: Model, theta: Tensor, x: Tensor) -> Tensor | None:
+    """Logits [R, n, C] of the models theta [R, P] on x [n, channels, H, W]. None where Numba cannot serve."""
+    out = torch.empty(len(theta), len(x), model.n_classes, dtype=theta.dtype)
+    return out if _call("logits", model, theta, x, out) else None
+
+
+def _require_below(name: str, numbers: Tensor, limit: int) -> None:
+    """No kernel checks what it reads."""
+    if numbers.numel():
+        low, high = (int(number) for number in numbers.aminmax())
+        require(
+            low >= 0 and high < limit,
+            f"{name} from {low} to {high}",
+            allowed=f"0 to {limit - 1}",
+            remedy=f"check the {name} against the data",
+        )
+
+
+_entries: dict[tuple[str, str], Callable[..., None] | None] = {}  # name, number type -> compiled; None: cannot be
+
+
+def _call(entry: str, model: Model, theta: Tensor, x: Tensor, *tensors: Tensor) -> bool:
+    """Run an entry of `kernels` on theta [M, P], images and more; False where Numba cannot."""
+    require(
+        theta.shape[1:] == (model.n_parameters,) and x.shape[1:] == model.input_shape,
+        f"theta of shape {tuple(theta.shape)} and images of shape {tuple(x.shape)} for model {model.name!r}",
+        allowed=f"[M, {model.n_parameters}] and [n, {', '.join(map(str, model.input_shape))}]",
+        remedy="pass one flat parameter vector per model, and images of the model's size",
+    )
+    arrays = [tensor.detach().contiguous().numpy() for tensor in (theta, x, *tensors)]
+    arguments = *arrays, *layout(model).arguments(arrays[0].dtype)
+    key = entry, arrays[0].dtype.name
+    if key not in _entries:
+        try:
+            _entries[key] = _compile(entry, arguments)
+        except Exception as error:  # missing, too new, out of memory: whatever it is, torch can serve
+            _entries[key] = None
+            _report(f"{type(error).__name__}: {error}")
+    if (function := _entries[key]) is None:
+        return False
+    function(*arguments)
+    return True
+
+
+@functools.cache
+def _report(reason: str) -> None:
+    """Once per reason."""
+    logging.getLogger(__name__).warning("no compiled kernels, torch computes the same more slowly: %s", reason)
+
+
+def _compile(entry: str, arguments: tuple[Any, ...]) -> Callable[..., None]:
+    """An entry of `kernels` compiled for such arguments by one process, and taken from the cache by the others. A cache
+    that cannot be written is done without; so is a damaged one, which is removed."""
+    import numba  # takes a second, so only who needs it does
+
+    from . import kernels
+
+    function, types = getattr(kernels, entry), tuple(map(numba.typeof, arguments))
+    hashes = [file_hash(Path(__file__).with_name(name)) for name in ("kernels.py", "vectors.py", "chains.py")]
+    key = hashlib.sha256(repr([entry, types, *hashes]).encode()).hexdigest()
+    folder, before = cache_folder() / "kernels" / key[:32], numba.config.CACHE_DIR
+    try:
+        with locked(folder.with_suffix(".lock")):
+            folder.mkdir(exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()  # else Numba would write beside the source
+            numba.config.CACHE_DIR = str(folder)
+            compiled = numba.njit(function, cache=True, error_model="numpy")
+            compiled.compile(types)
+    except Exception:
+        shutil.rmtree(folder, ignore_errors=True)
+        compiled = numba.njit(function, error_model="numpy")
+        compiled.compile(types)
+    finally:
+        numba.config.CACHE_DIR = before
+    return compiled

@@ -1,0 +1,377 @@
+"""The two convolutional networks as loops that Numba compiles: `engine/compiled.py` decides when they are used.
+
+Both are two times (convolution, maximum over 2x2 or not, GroupNorm with 4 channels a group, ReLU), then a linear
+classifier; which of the two is told by the offsets of `chains.Layout`. A few samples at a time run forward and
+backward, so that their activations stay in the caches. Every product is `multiply`, whose left factor is addressed by
+offsets: the patches of a convolution are read where they lie.
+
+One thread, no reordering of sums: the numbers do not depend on what else is computed, and a NaN is found in the result.
+`train`, `gradients` and `logits` are compiled where they are needed; all of theirs follow `chains.Layout` in their last
+four arguments.
+"""
+
+import numpy as np
+from numba import njit
+
+from .chains import LANES
+from .vectors import (
+    add,
+    fill,
+    fma,
+    load,
+    mul,
+    not_inlined,
+    spread,
+    store,
+    sum_of_fours,
+    where_equal,
+    where_larger,
+    where_positive,
+)
+
+EPSILON = 1e-5  # of the norms, as in torch
+inner = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)  # not called from Python
+
+
+@inner
+def part(flat, span, s=0):
+    """The part of sample s."""
+    return flat[span[0] + s * span[1] : span[0] + (s + 1) * span[1]]
+
+
+@inner
+def multiply(a, rows, columns, b, width, c, to_rows, to_columns, accumulate):
+    """c[to_rows[m] + to_columns[n] + lane] (+)= sum over k of a[rows[m] + columns[k]] * b[k, LANES n + lane].
+
+    All are flat; b is [K, width]. The tile is 4 rows by 2 blocks of lanes: 8 sums and what they need fill the 16
+    registers. Where a tile sticks out it computes its last row or block twice. Otherwise no place may occur twice in a
+    tile; between tiles it may.
+    """
+    not_inlined()
+    last, last_block = len(rows) - 1, len(to_columns) - 1
+    for m in range(0, len(rows), 4):
+        m1, m2, m3 = min(m + 1, last), min(m + 2, last), min(m + 3, last)
+        row0, row1, row2, row3 = rows[m], rows[m1], rows[m2], rows[m3]
+        to0, to1, to2, to3 = to_rows[m], to_rows[m1], to_rows[m2], to_rows[m3]
+        for n in range(0, len(to_columns), 2):
+            other = min(n + 1, last_block)
+            left, right = to_columns[n], to_columns[other]
+            s00 = s01 = s10 = s11 = s20 = s21 = s30 = s31 = fill(a.dtype.type(0))
+            if accumulate:
+                s00, s01 = load(c, to0 + left), load(c, to0 + right)
+                s10, s11 = load(c, to1 + left), load(c, to1 + right)
+                s20, s21 = load(c, to2 + left), load(c, to2 + right)
+                s30, s31 = load(c, to3 + left), load(c, to3 + right)
+            at, step = np.uint64(LANES * n), np.uint64(LANES * (other - n))
+            for k in range(len(columns)):
+                b0, b1, column = load(b, at), load(b, at + step), columns[k]
+                at += np.uint64(width)
+                x = spread(a, row0 + column)
+                s00, s01 = fma(x, b0, s00), fma(x, b1, s01)
+                x = spread(a, row1 + column)
+                s10, s11 = fma(x, b0, s10), fma(x, b1, s11)
+                x = spread(a, row2 + column)
+                s20, s21 = fma(x, b0, s20), fma(x, b1, s21)
+                x = spread(a, row3 + column)
+                s30, s31 = fma(x, b0, s30), fma(x, b1, s31)
+            store(c, to0 + left, s00)
+            store(c, to0 + right, s01)
+            store(c, to1 + left, s10)
+            store(c, to1 + right, s11)
+            store(c, to2 + left, s20)
+            store(c, to2 + right, s21)
+            store(c, to3 + left, s30)
+            store(c, to3 + right, s31)
+
+
+@inner
+def pool(out, candidates, lanes, width, normed, chosen):
+    """Maxima of `out` over 2x2 positions into `normed`; `chosen` says which of the candidates they were."""
+    not_inlined()
+    kind, size = out.dtype.type, len(candidates) // 4
+    for q in range(size):
+        for lane in lanes:
+            largest, which = load(out, candidates[q] + lane), fill(kind(0))
+            for c in range(1, 4):
+                x = load(out, candidates[c * size + q] + lane)
+                which = where_larger(x, largest, fill(kind(c)), which)
+                largest = where_larger(x, largest, x, largest)
+            store(normed, np.uint64(q * width) + lane, largest)
+            store(chosen, np.uint64(q * width) + lane, which)
+
+
+@inner
+def pool_backward(grad, candidates, lanes, width, chosen, grad_out):
+    """Every maximum's gradient to the candidate that it was."""
+    not_inlined()
+    kind, size = grad.dtype.type, len(candidates) // 4
+    for q in range(size):
+        for lane in lanes:
+            at = np.uint64(q * width) + lane
+            g, which = load(grad, at), load(chosen, at)
+            for c in range(4):
+                store(grad_out, candidates[c * size + q] + lane, where_equal(which, fill(kind(c)), g))
+
+
+@inner
+def norm_relu(x, deviations, scales, shifts, lanes, places, target):
+    """GroupNorm of x [Q * width] in place; scaled, shifted and through the ReLU to `places` of `target`."""
+    not_inlined()
+    kind = x.dtype.type
+    width, size = np.uint64(len(scales)), np.uint64(len(places) * len(scales))
+    share, zero = kind(1 / (4 * len(places))), fill(kind(0))
+    for lane in lanes:
+        total, at = zero, lane
+        while at < size:
+            total = add(total, load(x, at))
+            at += width
+        minus_mean = mul(sum_of_fours(total), fill(-share))
+        total, at = zero, lane
+        while at < size:
+            centred = add(load(x, at), minus_mean)
+            total = fma(centred, centred, total)
+            at += width
+        store(deviations, lane, mul(sum_of_fours(total), fill(share)))
+        for c in range(lane, lane + np.uint64(LANES)):
+            deviations[c] = 1 / np.sqrt(deviations[c] + kind(EPSILON))
+        inverse, scale, shift = load(deviations, lane), load(scales, lane), load(shifts, lane)
+        at = lane
+        for place in places:
+            normed = mul(add(load(x, at), minus_mean), inverse)
+            store(x, at, normed)
+            y = fma(normed, scale, shift)
+            store(target, place + lane, where_positive(y, y))
+            at += width
+
+
+@inner
+def norm_relu_backward(x, deviations, scales, lanes, places, active, grad, to, grad_scale, grad_shift):
+    """From the gradient with respect to the ReLU's output `active`: that with respect to the norm's input into `to`,
+    those of its scale and shift added.
+
+    With x the normalised input, d its inverse deviation, a the scale, <.> the mean over a group, it is
+    d (a g - <a g> - x <a g x>).
+    """
+    not_inlined()
+    kind, width = x.dtype.type, np.uint64(len(scales))
+    minus_share = fill(kind(-1 / (4 * len(places))))
+    for lane in lanes:
+        sum_g = sum_gx = fill(kind(0))
+        at = lane
+        for place in places:
+            g = where_positive(load(active, place + lane), load(grad, place + lane))
+            sum_g, sum_gx = add(sum_g, g), fma(g, load(x, at), sum_gx)
+            store(to, at, g)
+            at += width
+        store(grad_shift, lane, add(load(grad_shift, lane), sum_g))
+        store(grad_scale, lane, add(load(grad_scale, lane), sum_gx))
+        scale, inverse = load(scales, lane), load(deviations, lane)
+        constant = mul(mul(sum_of_fours(mul(scale, sum_g)), minus_share), inverse)
+        slope = mul(mul(sum_of_fours(mul(scale, sum_gx)), minus_share), inverse)
+        scale = mul(scale, inverse)
+        at = lane
+        for _ in places:
+            store(to, at, fma(scale, load(to, at), fma(slope, load(x, at), constant)))
+            at += width
+
+
+@inner
+def unpack(theta, layers, head, work):
+    """theta [P] into the layouts of the products."""
+    not_inlined()
+    for layer in layers:
+        weight, transposed = part(work, layer.weight), part(work, layer.transposed)
+        scale, shift = part(work, layer.scale), part(work, layer.shift)
+        taps = layer.taps[1]
+        area = taps // layer.channels
+        for o in range(layer.width):
+            scale[o], shift[o] = theta[layer.scale_at + o], theta[layer.shift_at + o]
+            for i in range(layer.channels):
+                for t in range(area):
+                    tap, number = t * layer.channels + i, theta[layer.weight_at + (o * layer.channels + i) * area + t]
+                    weight[tap * layer.width + o] = number
+                    transposed[o * taps + tap] = number
+    weight, transposed, bias = part(work, head.weight), part(work, head.transposed), part(work, head.bias)
+    features = head.features[1]
+    for c in range(head.classes):
+        bias[c] = theta[head.bias_at + c]
+    for f in range(features):
+        for c in range(head.classes):
+            number = theta[head.weight_at + f * head.classes + c]
+            weight[f * head.width + c] = number
+            transposed[c * features + f] = number
+
+
+@inner
+def place_image(pixels, margin, image):
+    """pixels [channels, side, side] into the middle of `image`, channels last."""
+    not_inlined()
+    channels, side, _ = pixels.shape
+    for i in range(channels):
+        for row in range(side):
+            start = ((row + margin) * (side + 2 * margin) + margin) * channels + i
+            for column in range(side):
+                image[start + column * channels] = pixels[i, row, column]
+
+
+@inner
+def layer_forward(layer, s, table, work, target):
+    """Output of a layer for sample s into `target`."""
+    not_inlined()
+    lanes, normed = part(table, layer.lanes), part(work, layer.normed, s)
+    out = part(work, layer.out) if layer.pooled else normed
+    patches = part(work, layer.images, s), part(table, layer.corners), part(table, layer.taps)
+    multiply(*patches, part(work, layer.weight), layer.width, out, part(table, layer.rows), lanes, False)
+    if layer.pooled:
+        pool(out, part(table, layer.candidates), lanes, layer.width, normed, part(work, layer.chosen, s))
+    scale, shift, places = part(work, layer.scale), part(work, layer.shift), part(table, layer.places)
+    norm_relu(normed, part(work, layer.deviations, s), scale, shift, lanes, places, target)
+
+
+@inner
+def layer_backward(layer, s, table, work, active, grad):
+    """Gradients of a layer's parameters, added, and in grad_out that of its convolution's output."""
+    not_inlined()
+    lanes, grad_out = part(table, layer.lanes), part(work, layer.grad_out)
+    to = part(work, layer.grad_normed) if layer.pooled else grad_out
+    normed, deviations = part(work, layer.normed, s), part(work, layer.deviations, s)
+    sums = part(work, layer.grad_scale), part(work, layer.grad_shift)
+    norm_relu_backward(
+        normed, deviations, part(work, layer.scale), lanes, part(table, layer.places), active, grad, to, *sums
+    )
+    if layer.pooled:
+        pool_backward(to, part(table, layer.candidates), lanes, layer.width, part(work, layer.chosen, s), grad_out)
+    patches = part(work, layer.images, s), part(table, layer.taps), part(table, layer.corners)
+    sums = part(work, layer.grad_weight), part(table, layer.tap_rows)
+    multiply(*patches, grad_out, layer.width, *sums, lanes, True)
+
+
+@inner
+def forward(x, samples, layers, head, table, work):
+    """Logits of at most S samples of x [n, channels, side, side]."""
+    not_inlined()
+    first, second = layers
+    for s in range(len(samples)):
+        place_image(x[samples[s]], first.margin, part(work, first.images, s))
+        layer_forward(first, s, table, work, part(work, second.images, s))
+        layer_forward(second, s, table, work, part(work, head.images, s))
+        logits, bias = part(work, head.logits, s), part(work, head.bias)
+        for c in range(head.width):
+            logits[c] = bias[c]
+    images, rows = work[head.images[0] :], part(table, head.sample_rows)[: len(samples)]
+    to = work[head.logits[0] :], part(table, head.class_rows), part(table, head.class_blocks)
+    multiply(images, rows, part(table, head.features), part(work, head.weight), head.width, *to, True)
+
+
+@inner
+def backward(n_samples, layers, head, table, work):
+    """Adds to all grad_* the gradients of the last `forward`, given that with respect to the logits."""
+    not_inlined()
+    first, second = layers
+    logits, rows = work[head.logits[0] :], part(table, head.class_rows)[:n_samples]
+    to = work[head.grad_images[0] :], part(table, head.sample_rows), part(table, head.feature_blocks)
+    classes, features = part(table, head.class_columns), part(table, head.features)
+    multiply(logits, rows, classes, part(work, head.transposed), head.features[1], *to, False)
+    images, rows = work[head.images[0] :], part(table, head.sample_rows)[:n_samples]
+    to = part(work, head.grad_weight), part(table, head.feature_rows), part(table, head.class_blocks)
+    multiply(images, features, rows, logits, head.logits[1], *to, True)
+    for s in range(n_samples):
+        scores, sums = part(work, head.logits, s), part(work, head.grad_bias)
+        for c in range(head.classes):
+            sums[c] += scores[c]
+        layer_backward(second, s, table, work, part(work, head.images, s), part(work, head.grad_images, s))
+        grad_image, taps = part(work, second.grad_image), part(table, second.tap_blocks)
+        grad_image[:] = 0
+        grad_out = part(work, second.grad_out), part(table, second.rows), part(table, second.channel)
+        to = grad_image, part(table, second.corners), taps
+        multiply(*grad_out, part(work, second.transposed), second.taps[1], *to, True)
+        layer_backward(first, s, table, work, part(work, second.images, s), grad_image)
+
+
+@inner
+def loss_gradient(theta, x, samples, targets, layers, head, table, work, gradient):
+    """Gradient [P] at theta [P] of the mean cross-entropy over x[samples] with targets [B, C], into `gradient`."""
+    not_inlined()
+    unpack(theta, layers, head, work)
+    part(work, head.sums)[:] = 0
+    for begin in range(0, len(samples), head.samples):
+        block = samples[begin : begin + head.samples]
+        forward(x, block, layers, head, table, work)
+        for s in range(len(block)):
+            softmax_residual(part(work, head.logits, s), targets[begin + s], len(samples))
+        backward(len(block), layers, head, table, work)
+    pack_gradient(layers, head, work, gradient)
+
+
+@inner
+def softmax_residual(scores, target, size):
+    """Gradient with respect to logits of their cross-entropy with `target`, divided by `size`, in their place."""
+    not_inlined()
+    largest = scores[0]
+    for c in range(len(target)):
+        largest = max(largest, scores[c])
+    total = mass = scores.dtype.type(0)
+    for c in range(len(target)):
+        scores[c] = np.exp(scores[c] - largest)
+        total += scores[c]
+        mass += target[c]
+    for c in range(len(target)):
+        scores[c] = (scores[c] * (mass / total) - target[c]) / size
+    scores[len(target) :] = 0
+
+
+@inner
+def pack_gradient(layers, head, work, gradient):
+    """All grad_* into the layout of theta."""
+    not_inlined()
+    for layer in layers:
+        weight, scale, shift = part(work, layer.grad_weight), part(work, layer.grad_scale), part(work, layer.grad_shift)
+        area = layer.taps[1] // layer.channels
+        for o in range(layer.width):
+            gradient[layer.scale_at + o], gradient[layer.shift_at + o] = scale[o], shift[o]
+            for i in range(layer.channels):
+                for t in range(area):
+                    number = weight[(t * layer.channels + i) * layer.width + o]
+                    gradient[layer.weight_at + (o * layer.channels + i) * area + t] = number
+    weight, bias = part(work, head.grad_weight), part(work, head.grad_bias)
+    for c in range(head.classes):
+        gradient[head.bias_at + c] = bias[c]
+    for f in range(head.features[1]):
+        for c in range(head.classes):
+            gradient[head.weight_at + f * head.classes + c] = weight[f * head.width + c]
+
+
+def train(theta, x, batches, labels, lr, shrink, shift, layers, head, table, work):
+    """E steps w <- shrink w + shift - lr gradient on each row of theta [M, P], in place; shift [M, P] or [0, P]."""
+    gradient = np.empty(theta.shape[1], theta.dtype)
+    targets = np.zeros((batches.shape[2], head.classes), theta.dtype)
+    for m in range(len(theta)):
+        w = theta[m]
+        for e in range(batches.shape[1]):
+            targets[:] = 0
+            for b in range(len(targets)):
+                targets[b, labels[m, e, b]] = 1
+            loss_gradient(w, x, batches[m, e], targets, layers, head, table, work, gradient)
+            if len(shift):
+                for i in range(len(w)):
+                    w[i] = shrink[m] * w[i] + shift[m, i]
+            for i in range(len(w)):
+                w[i] -= lr[m] * gradient[i]
+
+
+def gradients(theta, x, rows, targets, out, layers, head, table, work):
+    """Gradients [M, P] at theta [M, P] of the mean cross-entropy over x[rows[m]] with targets [M, B, C]."""
+    for m in range(len(theta)):
+        loss_gradient(theta[m], x, rows[m], targets[m], layers, head, table, work, out[m])
+
+
+def logits(theta, x, out, layers, head, table, work):
+    """Logits [R, n, C] of the models theta [R, P] on x [n, channels, side, side]."""
+    samples = np.arange(len(x))
+    for m in range(len(theta)):
+        unpack(theta[m], layers, head, work)
+        for begin in range(0, len(x), head.samples):
+            block = samples[begin : begin + head.samples]
+            forward(x, block, layers, head, table, work)
+            for s in range(len(block)):
+                out[m, begin + s] = part(work, head.logits, s)[: head.classes]

@@ -1,0 +1,234 @@
+"""The compiled kernels against the torch path, whose numbers they must give: `engine/local.py` chooses between them."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from fedauto_core.engine import compiled, local_updates, predict
+from fedauto_core.errors import InputError
+from fedauto_core.models import build_model
+
+NETWORKS = {  # model, input shape, classes: odd sides, several channels, classes around a multiple of eight
+    "small, 28": ("cnn_small", (1, 28, 28), 10),
+    "small, digits": ("cnn_small", (1, 8, 8), 2),
+    "small, odd side": ("cnn_small", (3, 13, 13), 8),
+    "small, 100 classes": ("cnn_small", (3, 16, 16), 100),
+    "cnn, 28": ("cnn", (1, 28, 28), 10),
+    "cnn, odd side": ("cnn", (3, 19, 19), 9),
+}
+each_network = pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
+
+
+def task(network, models=3, steps=3, batch=5, dtype=torch.float64, samples=40):
+    """model, start [M, P], x, y, batches; the starts differ and no parameter is at a special value."""
+    name, shape, classes = network
+    rng = np.random.default_rng(0)
+    model = build_model(name, shape, classes)
+    start = torch.stack([model.init(rng) for _ in range(models)]).to(dtype)
+    start += 0.05 * torch.from_numpy(rng.standard_normal(start.shape)).to(dtype)
+    x = torch.from_numpy(rng.standard_normal((samples, *shape))).to(dtype)
+    y = torch.from_numpy(rng.integers(0, classes, samples))
+    return model, start, x, y, torch.from_numpy(rng.integers(0, samples, (models, steps, batch)))
+
+
+@each_network
+@pytest.mark.parametrize("steps, batch", [(4, 5), (1, 1), (2, 33)])  # 33: two full blocks of samples and a bit
+def test_steps_equal_the_torch_path_in_double(network, steps, batch):
+    model, start, x, y, batches = task(network, steps=steps, batch=batch)
+    lr = torch.tensor([0.02, 0.05, 0.1], dtype=torch.float64)
+    expected = local_updates(model, start, x, y, batches, lr, backend="stacked")
+    assert expected.abs().max() > 1e-3
+    assert (local_updates(model, start, x, y, batches, lr, backend="compiled") - expected).abs().max() < 1e-10
+
+
+@each_network
+def test_terms_of_the_objective_equal_the_torch_path(network):
+    model, start, x, y, batches = task(network)
+    rng = np.random.default_rng(1)
+    linear, reference = (0.1 * torch.from_numpy(rng.standard_normal(start.shape)) for _ in range(2))
+    prox = torch.tensor([0.0, 0.3, 0.7], dtype=torch.float64)
+    for terms in ({"linear": linear}, {"prox": prox}, {"linear": linear[:1], "prox": prox, "reference": reference}):
+        ours, torchs = (
+            local_updates(model, start, x, y, batches, 0.05, **terms, backend=backend)
+            for backend in ("compiled", "stacked")
+        )
+        assert (ours - torchs).abs().max() < 1e-10
+
+
+@pytest.mark.parametrize("lr", [0.02, 0.1])
+def test_ten_rounds_in_single_precision_stay_with_the_torch_path(lr):
+    """Of cnn_small: where the other one's maxima are decided by the last bit, any two paths part."""
+    model, start, x, y, _ = task(NETWORKS["small, 28"], dtype=torch.float32)
+    rng = np.random.default_rng(2)
+    weights = {backend: start[0] for backend in ("compiled", "stacked")}
+    for _ in range(10):
+        batches = torch.from_numpy(rng.integers(0, len(x), (3, 5, 16)))
+        for backend, w in weights.items():
+            weights[backend] = w + local_updates(model, w.expand(3, -1), x, y, batches, lr, backend=backend).mean(0)
+    assert (weights["compiled"] - start[0]).abs().max() > 0.1 * lr
+    assert (weights["compiled"] - weights["stacked"]).abs().max() < 1e-5
+
+
+@each_network
+def test_predictions_equal_the_torch_path(network):
+    model, theta, x, *_ = task(network)
+    expected = model.forward(model.unflatten(theta), x.expand(3, *x.shape))
+    assert (predict(model, theta, x) - expected).abs().max() < 1e-10
+    single = predict(model, theta.float(), x.float())
+    assert single.dtype == torch.float32 and (single - expected).abs().max() < 1e-4
+
+
+@each_network
+def test_gradients_for_soft_targets_equal_autograd(network):
+    model, theta, x, _, batches = task(network, batch=18)
+    rows, rng = batches[:, 0], np.random.default_rng(3)
+    targets = torch.from_numpy(rng.dirichlet(np.ones(model.n_classes), (3, 18)))
+    leaf = theta.clone().requires_grad_()
+    logits = model.forward(model.unflatten(leaf), x[rows])
+    F.cross_entropy(logits.flatten(0, 1), targets.flatten(0, 1), reduction="sum").div(18).backward()
+    assert (compiled.gradients(model, theta, x, rows, targets) - leaf.grad).abs().max() < 1e-10
+
+
+@each_network
+def test_a_row_has_the_same_bits_in_any_company(network):
+    model, start, x, y, batches = task(network, dtype=torch.float32)
+    together = local_updates(model, start, x, y, batches, 0.1)
+    assert torch.equal(together, local_updates(model, start, x, y, batches, 0.1))
+    for j in range(3):
+        assert torch.equal(local_updates(model, start[j, None], x, y, batches[j, None], 0.1)[0], together[j])
+        assert torch.equal(predict(model, start[j, None], x)[0], predict(model, start, x)[j])
+
+
+def test_no_rows_give_no_rows():
+    model, start, x, y, batches = task(NETWORKS["small, digits"])
+    assert local_updates(model, start[:0], x, y, batches[:0], 0.1, backend="compiled").shape == (0, start.shape[1])
+    assert predict(model, start[:0], x).shape == (0, 40, 2)
+
+
+@each_network
+@pytest.mark.parametrize("number", [torch.nan, torch.inf])
+def test_what_is_not_finite_is_found_in_the_result(network, number):
+    """As in the torch path: in the weights of one model, in one image of another."""
+    model, start, x, y, batches = task(network)
+    for place in (0, start.shape[1] - 1):
+        broken = start.clone()
+        broken[0, place] = number
+        ours, torchs = (
+            local_updates(model, broken, x, y, batches, 0.1, backend=backend) for backend in ("compiled", "stacked")
+        )
+        assert not ours[0].isfinite().all() and not torchs[0].isfinite().all()
+        assert torch.equal(ours[1:].isfinite(), torchs[1:].isfinite()) and ours[1:].isfinite().all()
+        assert predict(model, broken, x)[0].isfinite().logical_not().any()
+    pixels = x.clone()
+    pixels[7, 0, 4, 4] = number
+    logits = predict(model, start, pixels)
+    assert not logits[:, 7].isfinite().all() and logits[:, :7].isfinite().all() and logits[:, 8:].isfinite().all()
+
+
+def test_an_expanded_start_and_strided_images_are_read_right_and_not_changed():
+    model, start, x, y, batches = task(NETWORKS["small, odd side"])
+    w, images = start[0].clone(), x.contiguous(memory_format=torch.channels_last)
+    ours = local_updates(model, w.expand(3, -1), images, y, batches, 0.1, backend="compiled")
+    assert torch.equal(w, start[0])
+    assert torch.equal(ours, local_updates(model, w.repeat(3, 1), x, y, batches, 0.1, backend="compiled"))
+
+
+def test_bad_input_is_refused():
+    model, start, x, y, batches = task(NETWORKS["small, digits"])
+    with pytest.raises(InputError, match=r"batches from .* to 40.*0 to 39"):
+        local_updates(model, start, x, y, torch.full_like(batches, 40), 0.1)
+    with pytest.raises(InputError, match="labels from -2 to -1"):
+        local_updates(model, start, x, y - 2, batches, 0.1)
+    for theta, images in ((start[:, 1:], x), (start, x[:, :, 1:]), (start, x[0])):
+        with pytest.raises(InputError, match=r"theta of shape .* and images of shape .* for model 'cnn_small'"):
+            predict(model, theta, images)
+    with pytest.raises(InputError, match="targets of shape"):
+        compiled.gradients(model, start, x, batches[:, 0], start[:, :2])
+    with pytest.raises(InputError, match=r"backend 'compiled' for model 'cnn_small'.*1 held.*cnn, cnn_small"):
+        local_updates(model, start, x, y, batches, 0.1, frozen=("head.bias",), backend="compiled")
+    other = build_model("softmax", (1, 8, 8), 2)
+    with pytest.raises(InputError, match=r"model 'softmax'.*cnn, cnn_small"):
+        local_updates(other, start[:, : other.n_parameters], x, y, batches, 0.1, backend="compiled")
+
+
+def test_held_parameters_go_the_torch_path():
+    model, start, x, y, batches = task(NETWORKS["small, digits"])
+    held, torchs = (
+        local_updates(model, start, x, y, batches, 0.1, frozen=("head.bias",), backend=backend)
+        for backend in ("auto", "stacked")
+    )
+    assert torch.equal(held, torchs) and not model.unflatten(held)["head.bias"].any()
+
+
+def test_without_numba_torch_computes_the_same_and_one_line_says_so(monkeypatch, caplog):
+    model, start, x, y, batches = task(NETWORKS["small, digits"])
+    ours, logits = local_updates(model, start, x, y, batches, 0.1), predict(model, start, x)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "numba"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setattr(compiled, "_entries", {})
+    compiled._report.cache_clear()
+    for backend in ("auto", "compiled"):
+        without = local_updates(model, start, x, y, batches, 0.1, backend=backend)
+        assert torch.equal(without, local_updates(model, start, x, y, batches, 0.1, backend="stacked"))
+        assert (without - ours).abs().max() < 1e-10
+        assert (predict(model, start, x) - logits).abs().max() < 1e-10
+    assert compiled.gradients(model, start, x, batches[:, 0], torch.zeros(3, 5, 2, dtype=start.dtype)) is None
+    (line,) = caplog.records
+    assert line.levelname == "WARNING" and "no compiled kernels" in line.message and "numba" in line.message
+
+
+def test_the_core_imports_numba_at_the_first_use_only():
+    code = (
+        "import sys, torch\nfrom fedauto_core.engine import compiled, local, rounds\n"
+        "from fedauto_core.models.model import build_model\n"
+        "model = build_model('softmax', (1, 8, 8), 2)\n"
+        "local.predict(model, torch.zeros(1, model.n_parameters), torch.zeros(3, 1, 8, 8))\n"
+        "print('numba' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False"]
+
+
+@pytest.fixture
+def tiny(monkeypatch, tmp_path):
+    """An entry that compiles at once, and a cache of its own: compile(cache) -> what it computes of [1, 2, 3]."""
+    from fedauto_core.engine import kernels
+
+    def double(numbers):
+        for i in range(len(numbers)):
+            numbers[i] *= 2
+
+    monkeypatch.setattr(kernels, "double", double, raising=False)
+
+    def result():
+        monkeypatch.setenv("FEDAUTO_DATA", str(tmp_path / "cache"))
+        numbers = np.array([1.0, 2.0, 3.0])
+        compiled._compile("double", (numbers,))(numbers)
+        return numbers.tolist()
+
+    return result
+
+
+def test_what_is_compiled_is_kept_in_the_cache_of_the_project(tiny, tmp_path):
+    assert tiny() == [2, 4, 6]
+    (data,) = (tmp_path / "cache" / "kernels").rglob("*.nbc")
+    before = data.stat().st_mtime_ns
+    assert tiny() == [2, 4, 6] and data.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("suffix", ["nbc", "nbi"])
+def test_a_damaged_cache_is_done_without_and_healed(tiny, tmp_path, suffix):
+    tiny()
+    (damaged,) = (tmp_path / "cache" / "kernels").rglob(f"*.{suffix}")
+    damaged.write_bytes(damaged.read_bytes()[:20])
+    assert tiny() == [2, 4, 6] and not damaged.exists()
+    assert tiny() == [2, 4, 6] and damaged.stat().st_size > 20
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(tiny, tmp_path):
+    (tmp_path / "cache").write_text("a file in its place")
+    assert tiny() == [2, 4, 6]

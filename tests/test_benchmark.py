@@ -11,8 +11,9 @@ import torch
 
 from fedauto_core.benchmark.engine import DOUBLE_TOLERANCE, REPETITIONS, difference_in_double, trained
 from fedauto_core.benchmark.memory import ACTIVATIONS, ADAPTER, averaging_and_start, made_up, peak_growth, simulated
+from fedauto_core.benchmark.peers import Peer, peer_line
 from fedauto_core.benchmark.plain import plain_network, trainable
-from fedauto_core.benchmark.rounds import engine_rounds, plain_rounds
+from fedauto_core.benchmark.rounds import Work, engine_rounds, plain_rounds
 from fedauto_core.benchmark.weights import LAM, MAX_DIFFERENCE, plain_weights, problem
 from fedauto_core.engine import Run, Schedule
 from fedauto_core.methods import make_method
@@ -68,6 +69,12 @@ def test_whole_rounds_of_both_sides_agree(shape, name, with_server):
     ours, theirs = engine_rounds(model, runs, schedule), [plain_rounds(model, run, schedule) for run in runs]
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4)
     assert min(score.distance for score in ours) > 0.01 and abs(ours[0].loss - ours[1].loss) > 1e-3
+
+
+def test_a_peer_that_fails_says_so_in_its_line():
+    line = peer_line(Peer("Nobody", "peer_nobody", (0,)), Work("digits", "digits", "softmax", 0.1), 1.0)
+    missing = "No module named 'fedauto_core.benchmark.peer_nobody'"
+    assert line == f"digits     Nobody  did not run: ModuleNotFoundError: {missing}"
 
 
 def hold_40_megabytes():

@@ -168,6 +168,13 @@ def test_other_pins_are_installed_into_the_same_environment(plan, tmp_path, chan
     assert "pip install" in words and "--clear" not in words
 
 
+def test_peers_have_an_environment_of_their_own(plan):
+    words = plan("bench", "PEERS=1").stdout
+    assert ".venv-peers/bin/python -m pip install" in words and "-c constraints.txt -e '.[peers]'" in words
+    assert "\n.venv-peers/bin/python -m fedauto_core.benchmark --peers" in words
+    assert plan("bench").stdout.endswith("\n.venv/bin/python -m fedauto_core.benchmark \n")
+
+
 def test_an_environment_of_an_unsupported_python_is_replaced(plan, tmp_path):
     interpreter(tmp_path / ".venv" / "bin" / "python", "")
     assert "-m venv --clear .venv" in plan(f"PYTHON={interpreter(tmp_path / 'other', '3.11')}").stdout

@@ -11,7 +11,7 @@ from fedauto_core.store import keys
 MODULES = sorted(
     ".".join((keys.ROOT, *path.relative_to(keys.PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
     for path in keys.PACKAGE.rglob("*.py")
-    if path.name != "__main__.py"
+    if path.name != "__main__.py" and not path.name.startswith("peer_")  # these have an environment of their own
 )
 LOAD_ALL = """
 import importlib, json, sys

@@ -1,15 +1,15 @@
 """The same whole rounds by other simulators of federated learning: FedJAX and Flower (`make bench PEERS=1`).
 
 FedAvg with everybody heard, as all of them can run it, from the same start on the same minibatches, every round
-evaluated; the accuracy beside the time shows that it is the same work. Time is per round and seed, on all cores: the
-engine, the loop and FedJAX run all seeds at once, a process for each; Flower, whose simulation takes all cores by
-itself, runs one seed after the other. The peers' first round is left out: FedJAX compiles in it, Flower starts its
+evaluated; the accuracy beside the time, seed by seed, shows that it is the same work. Time is per round and seed, on
+all cores: the engine, the loop and FedJAX run all seeds at once, a process for each; Flower, whose simulation takes all
+cores by itself, runs the first alone. The peers' first round is left out: FedJAX compiles in it, Flower starts its
 workers. For the others it is all rounds, as they come.
 """
 
 import importlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from multiprocessing import TimeoutError, get_context
 from typing import NamedTuple
@@ -21,15 +21,15 @@ from .rounds import SCHEDULE, SEEDS, WORKS, Work, both_sides, workers
 
 
 class Peer(NamedTuple):
-    """`federated_rounds` of `module` gives seconds and test accuracy of every round; at_once: seeds at a time."""
+    """`federated_rounds` of `module` gives seconds and test accuracy of every round; seeds: run at once."""
 
     label: str
     module: str
-    at_once: int
+    seeds: tuple[int, ...]
 
 
-PEERS = (Peer("FedJAX", "peer_fedjax", len(SEEDS)), Peer("Flower", "peer_flower", 1))
-LIMIT_S = 600.0  # for all seeds of an experiment
+PEERS = (Peer("FedJAX", "peer_fedjax", SEEDS), Peer("Flower", "peer_flower", SEEDS[:1]))
+LIMIT_S = 600.0  # for one experiment
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
 
@@ -50,33 +50,38 @@ def _one_seed(module: str, work: Work, seed: int) -> list[tuple[float, float]]:
         raise RuntimeError(f"{type(first).__name__}: {first}") from None
 
 
-def measured_peer(peer: Peer, work: Work) -> tuple[float, float]:
-    """Seconds per round and seed (median), and the mean test accuracy at the end. Whatever of the peer is still running
-    then, or after LIMIT_S, is ended."""
-    with get_context("spawn").Pool(peer.at_once, maxtasksperchild=1) as pool:
-        jobs = pool.starmap_async(_one_seed, [(peer.module, work, seed) for seed in SEEDS], chunksize=1)
+def measured_peer(peer: Peer, work: Work) -> tuple[float, list[float]]:
+    """Seconds per round and seed (median), and the test accuracy of each seed at the end. Whatever of the peer is still
+    running then, or after LIMIT_S, is ended."""
+    with get_context("spawn").Pool(len(peer.seeds)) as pool:
+        jobs = pool.starmap_async(_one_seed, [(peer.module, work, seed) for seed in peer.seeds], chunksize=1)
         seconds, accuracy = np.array(jobs.get(LIMIT_S)).transpose(2, 0, 1)
-    return float(np.median(seconds[:, 1:])) / peer.at_once, float(accuracy[:, -1].mean())
+    return float(np.median(seconds[:, 1:])) / len(peer.seeds), accuracy[:, -1].tolist()
 
 
-def lines(work: Work, peers: tuple[Peer, ...] = PEERS) -> Iterator[str]:
-    """One per simulator; a peer that fails has its reason in its line."""
+def _line(work: Work, label: str, seconds: float, engine: float, accuracy: Iterable[float]) -> str:
+    times = f"{1000 * seconds:7.1f} ms  {seconds / engine:5.2f}x"
+    return f"{work.label:<10} {label:<7} {times}  accuracy {', '.join(f'{value:.4f}' for value in accuracy)}"
+
+
+def peer_line(peer: Peer, work: Work, engine: float) -> str:
+    """Result line of a peer beside the engine's seconds; if it fails, with the reason."""
+    try:
+        seconds, accuracy = measured_peer(peer, work)
+    except (RuntimeError, TimeoutError) as error:
+        reason = str(error).partition("\n")[0] or f"no result in {LIMIT_S:.0f} s"
+        return f"{work.label:<10} {peer.label:<7} did not run: {reason}"
+    return _line(work, peer.label, seconds, engine, accuracy)
+
+
+def lines(work: Work) -> Iterator[str]:
+    """One per simulator, the engine first."""
     with workers([work]) as pool:
         seconds, scores = both_sides(work, pool)
     per_round = {side: taken / work.schedule.rounds / len(SEEDS) for side, taken in seconds.items()}
-    accuracy = {side: np.mean([score.accuracy for score in found]) for side, found in scores.items()}
-
-    def line(label: str, seconds: float, accuracy: float) -> str:
-        times = f"{1000 * seconds:7.1f} ms  {seconds / per_round['engine']:5.2f}x"
-        return f"{work.label:<10} {label:<7} {times}  accuracy {accuracy:.4f}"
-
-    yield from (line(side, per_round[side], accuracy[side]) for side in per_round)
-    for peer in peers:
-        try:
-            yield line(peer.label, *measured_peer(peer, work))
-        except (RuntimeError, TimeoutError) as error:
-            reason = str(error).partition("\n")[0] or f"no result in {LIMIT_S:.0f} s"
-            yield f"{work.label:<10} {peer.label:<7} did not run: {reason}"
+    engine = per_round["engine"]
+    yield from (_line(work, side, per_round[side], engine, (s.accuracy for s in scores[side])) for side in per_round)
+    yield from (peer_line(peer, work, engine) for peer in PEERS)
 
 
 def print_peers() -> None:

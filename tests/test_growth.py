@@ -16,9 +16,7 @@ def test_the_same_number_arrives_in_every_round_and_everyone_in_turn():
 def test_exponents_are_those_of_power_laws_with_intervals_where_there_are_enough_points():
     sizes = np.array([1, 10, 100, 1000])
     noise = np.array([1.0, 1.1, 1.1, 1.0])
-    frame = pd.DataFrame(
-        {"method": "fedavg", "varied": "N", "size": sizes, "seconds": 3 * sizes**0.5 * noise, "megabytes": 7.0 * sizes}
-    )
+    frame = pd.DataFrame({"varied": "N", "size": sizes, "seconds": 3 * sizes**0.5 * noise, "megabytes": 7.0 * sizes})
     seconds, memory = growth.exponents(frame).to_dict("records")
     assert seconds["exponent"] == pytest.approx(0.5) and seconds["low"] < 0.5 < seconds["high"] < 0.6
     assert [memory[name] for name in ("exponent", "low", "high")] == pytest.approx([1, 1, 1], abs=1e-6)
@@ -27,6 +25,6 @@ def test_exponents_are_those_of_power_laws_with_intervals_where_there_are_enough
 
 def test_a_point_counts_what_the_run_takes():
     small, large = ({**growth.BASE, "N": 12, "T": 1, "side": side} for side in (8, 32))
-    first, second = (growth.point("fedauto", sizes, 1) for sizes in (small, large))
+    first, second = (growth.point(sizes, 1) for sizes in (small, large))
     assert first["P"] == 128 * 65 + 129 * 10 and second["P"] == 128 * 1025 + 129 * 10
     assert first["seconds"] > 0 and second["megabytes"] > 12 * 4 * second["P"] / 1e6 * 0.8  # 11 updates at least

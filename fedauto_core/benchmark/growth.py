@@ -1,4 +1,4 @@
-"""How seconds and memory of a simulated run grow with each size of the problem, all others fixed.
+"""How seconds and memory of a simulated run of FedAuto grow with each size of the problem, all others fixed.
 
 Expected is a cost that follows the updates that arrive and nothing else: exponent 1 in arrivals A, rounds T and, where
 the model is large, parameters P; 0 in the number of clients N at a fixed number of arrivals. Every point has a process
@@ -7,7 +7,7 @@ of its own, see `memory`.
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
@@ -40,14 +40,14 @@ def rotating_trace(rounds: int, clients: int, arrivals: int) -> Trace:
     return make_trace(arrived, Cause.TIMETABLE, share, share[0])
 
 
-def point(method: str, sizes: Mapping[str, int], repetitions: int) -> dict[str, float]:
+def point(sizes: Mapping[str, int], repetitions: int) -> dict[str, float]:
     """P, seconds (median over `repetitions`) and megabytes (peak over what the data take) of one run."""
     torch.set_num_threads(1)
     federation = made_up(sizes["N"], (1, sizes["side"], sizes["side"]), sizes["C"])
     model = build_model("mlp", (1, sizes["side"], sizes["side"]), sizes["C"])
     trace = rotating_trace(sizes["T"], sizes["N"], sizes["A"])
     w0 = model.init(stream(0, "initial model"))
-    run = Run(method, make_method(method), federation, trace, w0, 0, 0.01, True)
+    run = Run("fedauto", make_method("fedauto"), federation, trace, w0, 0, 0.01, True)
     schedule = Schedule(rounds=sizes["T"], evaluate_every=sizes["T"])
 
     taken = []
@@ -59,29 +59,28 @@ def point(method: str, sizes: Mapping[str, int], repetitions: int) -> dict[str, 
     return {"P": model.n_parameters, "seconds": float(np.median(taken)), "megabytes": memory / MB}
 
 
-def measured(methods: Sequence[str], points: int, repetitions: int = 5) -> pd.DataFrame:
-    """`point` for every method and `points` values over the range of each size: columns method, varied (N, A, P, C or
-    T) and size (its value; the side varies P), then what `point` gives."""
+def measured(points: int, repetitions: int = 5) -> pd.DataFrame:
+    """`point` at `points` values over the range of each size: columns varied (N, A, P, C or T) and size (its value; the
+    side varies P), then what `point` gives."""
     rows = []
     with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
         for name, ends in RANGES.items():
             for value in np.geomspace(*ends, points).round().astype(int).tolist():
-                for method in methods:
-                    found = pool.submit(point, method, {**BASE, name: value}, repetitions).result()
-                    varied, size = ("P", found["P"]) if name == "side" else (name, value)
-                    rows.append({"method": method, "varied": varied, "size": size} | found)
+                found = pool.submit(point, {**BASE, name: value}, repetitions).result()
+                varied, size = ("P", found["P"]) if name == "side" else (name, value)
+                rows.append({"varied": varied, "size": size} | found)
     return pd.DataFrame(rows)
 
 
 def exponents(points: pd.DataFrame) -> pd.DataFrame:
-    """Slope of log cost on log size, with its 95 % t-interval over the points, by method, size and cost ("seconds",
+    """Slope of log cost on log size, with its 95 % t-interval over the points, by size and cost ("seconds",
     "megabytes"); NaN intervals where two points leave nothing to judge by."""
     rows = []
-    for (varied, method), group in points.groupby(["varied", "method"], sort=False):
+    for varied, group in points.groupby("varied", sort=False):
         for cost in ("seconds", "megabytes"):
             fit = stats.linregress(np.log(group["size"]), np.log(group[cost]))
             half = fit.stderr * stats.t.ppf(0.975, len(group) - 2) if len(group) > 2 else np.nan
             low, high = fit.slope - half, fit.slope + half
             found = {"exponent": fit.slope, "low": low, "high": high}
-            rows.append({"varied": varied, "method": method, "cost": cost} | found)
+            rows.append({"varied": varied, "cost": cost} | found)
     return pd.DataFrame(rows)

@@ -169,3 +169,14 @@ def not_inlined(typing):
         return context.get_dummy_value()
 
     return types.none(), generate
+
+
+@intrinsic
+def barrier(typing):
+    """No load moves across: at the end of a loop's body it keeps what later passes need out of the registers."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        builder.asm(ir.FunctionType(ir.VoidType(), []), "", "~{memory}", [], side_effect=True)
+        return context.get_dummy_value()
+
+    return types.none(), generate

@@ -123,16 +123,23 @@ def norm_relu(x, deviations, scales, shifts, lanes, places, target):
     width, size = np.uint64(len(scales)), np.uint64(len(places) * len(scales))
     share, zero = kind(1 / (4 * len(places))), fill(kind(0))
     for lane in lanes:
-        total, at = zero, lane
-        while at < size:
-            total = add(total, load(x, at))
-            at += width
-        minus_mean = mul(sum_of_fours(total), fill(-share))
-        total, at = zero, lane
-        while at < size:
-            centred = add(load(x, at), minus_mean)
-            total = fma(centred, centred, total)
-            at += width
+        # Two sums each, because the next addition to a sum waits for the last.
+        even, odd, at = zero, zero, lane
+        while at + width < size:
+            even, odd = add(even, load(x, at)), add(odd, load(x, at + width))
+            at += width + width
+        if at < size:
+            even = add(even, load(x, at))
+        minus_mean = mul(sum_of_fours(add(even, odd)), fill(-share))
+        even, odd, at = zero, zero, lane
+        while at + width < size:
+            one, other = add(load(x, at), minus_mean), add(load(x, at + width), minus_mean)
+            even, odd = fma(one, one, even), fma(other, other, odd)
+            at += width + width
+        if at < size:
+            one = add(load(x, at), minus_mean)
+            even = fma(one, one, even)
+        total = add(even, odd)
         store(deviations, lane, mul(sum_of_fours(total), fill(share)))
         for c in range(lane, lane + np.uint64(LANES)):
             deviations[c] = 1 / np.sqrt(deviations[c] + kind(EPSILON))

@@ -16,6 +16,7 @@ from numba import njit
 from .chains import LANES
 from .vectors import (
     add,
+    barrier,
     fill,
     fma,
     load,
@@ -74,6 +75,7 @@ def multiply(a, rows, columns, b, width, c, to_rows, to_columns, accumulate):
                 s20, s21 = fma(x, b0, s20), fma(x, b1, s21)
                 x = spread(a, row3 + column)
                 s30, s31 = fma(x, b0, s30), fma(x, b1, s31)
+                barrier()
             store(c, to0 + left, s00)
             store(c, to0 + right, s01)
             store(c, to1 + left, s10)
@@ -121,16 +123,23 @@ def norm_relu(x, deviations, scales, shifts, lanes, places, target):
     width, size = np.uint64(len(scales)), np.uint64(len(places) * len(scales))
     share, zero = kind(1 / (4 * len(places))), fill(kind(0))
     for lane in lanes:
-        total, at = zero, lane
-        while at < size:
-            total = add(total, load(x, at))
-            at += width
-        minus_mean = mul(sum_of_fours(total), fill(-share))
-        total, at = zero, lane
-        while at < size:
-            centred = add(load(x, at), minus_mean)
-            total = fma(centred, centred, total)
-            at += width
+        # Two sums each, because the next addition to a sum waits for the last.
+        even, odd, at = zero, zero, lane
+        while at + width < size:
+            even, odd = add(even, load(x, at)), add(odd, load(x, at + width))
+            at += width + width
+        if at < size:
+            even = add(even, load(x, at))
+        minus_mean = mul(sum_of_fours(add(even, odd)), fill(-share))
+        even, odd, at = zero, zero, lane
+        while at + width < size:
+            one, other = add(load(x, at), minus_mean), add(load(x, at + width), minus_mean)
+            even, odd = fma(one, one, even), fma(other, other, odd)
+            at += width + width
+        if at < size:
+            one = add(load(x, at), minus_mean)
+            even = fma(one, one, even)
+        total = add(even, odd)
         store(deviations, lane, mul(sum_of_fours(total), fill(share)))
         for c in range(lane, lane + np.uint64(LANES)):
             deviations[c] = 1 / np.sqrt(deviations[c] + kind(EPSILON))
@@ -176,30 +185,53 @@ def norm_relu_backward(x, deviations, scales, lanes, places, active, grad, to, g
 
 
 @inner
+def copy(source, start, step, target, to, stride, count):
+    """target[to + stride i] = source[start + step i] for i < count; without a sign, as Numba checks for negatives."""
+    at, step, to, stride = np.uint64(start), np.uint64(step), np.uint64(to), np.uint64(stride)
+    for _ in range(count):
+        target[to] = source[at]
+        at += step
+        to += stride
+
+
+@inner
 def unpack(theta, layers, head, work):
     """theta [P] into the layouts of the products."""
     not_inlined()
     for layer in layers:
+        copy(theta, layer.scale_at, 1, part(work, layer.scale), 0, 1, layer.width)
+        copy(theta, layer.shift_at, 1, part(work, layer.shift), 0, 1, layer.width)
         weight, transposed = part(work, layer.weight), part(work, layer.transposed)
-        scale, shift = part(work, layer.scale), part(work, layer.shift)
-        taps = layer.taps[1]
-        area = taps // layer.channels
+        area, start = layer.taps[1] // layer.channels, layer.weight_at
         for o in range(layer.width):
-            scale[o], shift[o] = theta[layer.scale_at + o], theta[layer.shift_at + o]
             for i in range(layer.channels):
-                for t in range(area):
-                    tap, number = t * layer.channels + i, theta[layer.weight_at + (o * layer.channels + i) * area + t]
-                    weight[tap * layer.width + o] = number
-                    transposed[o * taps + tap] = number
-    weight, transposed, bias = part(work, head.weight), part(work, head.transposed), part(work, head.bias)
-    features = head.features[1]
-    for c in range(head.classes):
-        bias[c] = theta[head.bias_at + c]
+                copy(theta, start, 1, weight, i * layer.width + o, layer.channels * layer.width, area)
+                copy(theta, start, 1, transposed, o * layer.taps[1] + i, layer.channels, area)
+                start += area
+    copy(theta, head.bias_at, 1, part(work, head.bias), 0, 1, head.classes)
+    weight, transposed, features = part(work, head.weight), part(work, head.transposed), head.features[1]
     for f in range(features):
-        for c in range(head.classes):
-            number = theta[head.weight_at + f * head.classes + c]
-            weight[f * head.width + c] = number
-            transposed[c * features + f] = number
+        copy(theta, head.weight_at + f * head.classes, 1, weight, f * head.width, 1, head.classes)
+    for c in range(head.classes):
+        copy(theta, head.weight_at + c, head.classes, transposed, c * features, 1, features)
+
+
+@inner
+def pack_gradient(layers, head, work, gradient):
+    """All grad_* into the layout of theta."""
+    not_inlined()
+    for layer in layers:
+        copy(part(work, layer.grad_scale), 0, 1, gradient, layer.scale_at, 1, layer.width)
+        copy(part(work, layer.grad_shift), 0, 1, gradient, layer.shift_at, 1, layer.width)
+        weight, area, to = part(work, layer.grad_weight), layer.taps[1] // layer.channels, layer.weight_at
+        for o in range(layer.width):
+            for i in range(layer.channels):
+                copy(weight, i * layer.width + o, layer.channels * layer.width, gradient, to, 1, area)
+                to += area
+    copy(part(work, head.grad_bias), 0, 1, gradient, head.bias_at, 1, head.classes)
+    weight = part(work, head.grad_weight)
+    for f in range(head.features[1]):
+        copy(weight, f * head.width, 1, gradient, head.weight_at + f * head.classes, 1, head.classes)
 
 
 @inner
@@ -210,8 +242,7 @@ def place_image(pixels, margin, image):
     for i in range(channels):
         for row in range(side):
             start = ((row + margin) * (side + 2 * margin) + margin) * channels + i
-            for column in range(side):
-                image[start + column * channels] = pixels[i, row, column]
+            copy(pixels[i, row], 0, 1, image, start, channels, side)
 
 
 @inner
@@ -318,27 +349,6 @@ def softmax_residual(scores, target, size):
     for c in range(len(target)):
         scores[c] = (scores[c] * (mass / total) - target[c]) / size
     scores[len(target) :] = 0
-
-
-@inner
-def pack_gradient(layers, head, work, gradient):
-    """All grad_* into the layout of theta."""
-    not_inlined()
-    for layer in layers:
-        weight, scale, shift = part(work, layer.grad_weight), part(work, layer.grad_scale), part(work, layer.grad_shift)
-        area = layer.taps[1] // layer.channels
-        for o in range(layer.width):
-            gradient[layer.scale_at + o], gradient[layer.shift_at + o] = scale[o], shift[o]
-            for i in range(layer.channels):
-                for t in range(area):
-                    number = weight[(t * layer.channels + i) * layer.width + o]
-                    gradient[layer.weight_at + (o * layer.channels + i) * area + t] = number
-    weight, bias = part(work, head.grad_weight), part(work, head.grad_bias)
-    for c in range(head.classes):
-        gradient[head.bias_at + c] = bias[c]
-    for f in range(head.features[1]):
-        for c in range(head.classes):
-            gradient[head.weight_at + f * head.classes + c] = weight[f * head.width + c]
 
 
 def train(theta, x, batches, labels, lr, shrink, shift, layers, head, table, work):

@@ -16,8 +16,8 @@ from flwr.simulation import run_simulation
 from torch.nn.utils import parameters_to_vector
 
 from .engine import CORES
-from .plain import plain_round, plain_state
-from .rounds import TWINS, Work, minibatches, plain_evaluation, prepared
+from .plain import TWINS, plain_round, plain_state
+from .rounds import Work, minibatches, plain_evaluation, prepared
 
 
 def client_app(work: Work, seed: int) -> ClientApp:

@@ -7,6 +7,7 @@ is shared, and every step passes through all of it.
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 
 import torch
 import torch.nn.functional as F
@@ -96,50 +97,67 @@ class LowRankLinear(nn.Module):
         return self.linear(x) + self.scale * self.b(self.a(x))
 
 
-def plain_head(features: int) -> nn.Sequential:
-    return nn.Sequential(nn.Flatten(), nn.Linear(features, CLASSES))
+class ChannelsLast(nn.Module):
+    """Activations [B, channels, H, W] -> [B, H * W * channels]: the order in which the models' classifiers read them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.permute(0, 2, 3, 1).flatten(1)
 
 
-def plain_mlp() -> nn.Sequential:
-    return nn.Sequential(nn.Flatten(), nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, CLASSES))
+def plain_head(model: Model) -> nn.Sequential:
+    return nn.Sequential(nn.Flatten(), nn.Linear(prod(model.input_shape), model.n_classes))
+
+
+def plain_mlp(model: Model) -> nn.Sequential:
+    hidden = nn.Linear(prod(model.input_shape), 128)
+    return nn.Sequential(nn.Flatten(), hidden, nn.ReLU(), nn.Linear(128, model.n_classes))
 
 
 def norm_relu(width: int) -> tuple[nn.Module, nn.Module]:
     return nn.GroupNorm(width // CHANNELS_PER_GROUP, width), nn.ReLU()
 
 
-def plain_cnn() -> nn.Sequential:
-    first, second = (nn.Conv2d(n_in, n_out, 5, bias=False) for n_in, n_out in ((1, 16), (16, 32)))
+def plain_cnn(model: Model) -> nn.Sequential:
+    channels, side, _ = model.input_shape
+    first, second = (nn.Conv2d(n_in, n_out, 5, bias=False) for n_in, n_out in ((channels, 16), (16, 32)))
     layers = first, nn.MaxPool2d(2), *norm_relu(16), second, nn.MaxPool2d(2), *norm_relu(32)
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(512, CLASSES))
+    return nn.Sequential(*layers, ChannelsLast(), nn.Linear((((side - 4) // 2 - 4) // 2) ** 2 * 32, model.n_classes))
 
 
-def plain_cnn_small() -> nn.Sequential:
-    first, second = (nn.Conv2d(n_in, n_out, 3, stride=2, padding=1, bias=False) for n_in, n_out in ((1, 8), (8, 16)))
-    return nn.Sequential(first, *norm_relu(8), second, *norm_relu(16), nn.Flatten(), nn.Linear(784, CLASSES))
+def plain_cnn_small(model: Model) -> nn.Sequential:
+    channels, side, _ = model.input_shape
+    convolutions = ((channels, 8), (8, 16))
+    first, second = (nn.Conv2d(n_in, n_out, 3, stride=2, padding=1, bias=False) for n_in, n_out in convolutions)
+    layers = first, *norm_relu(8), second, *norm_relu(16)
+    return nn.Sequential(*layers, ChannelsLast(), nn.Linear(((side + 3) // 4) ** 2 * 16, model.n_classes))
 
 
-def plain_vit() -> nn.Sequential:
+def plain_vit(model: Model) -> nn.Sequential:
+    channels, side, _ = model.input_shape
     layers = {f"layer{i}": Layer() for i in range(VIT_LAYERS)}
-    first = {"patches": Patches(), "embed": nn.Linear(7 * 7, VIT_WIDTH), "position": Positions()}
-    last = {"norm": nn.LayerNorm(VIT_WIDTH), "mean": TokenMean(), "head": nn.Linear(VIT_WIDTH, CLASSES)}
+    first = {
+        "patches": Patches(),
+        "embed": nn.Linear(channels * (side // VIT_GRID) ** 2, VIT_WIDTH),
+        "position": Positions(),
+    }
+    last = {"norm": nn.LayerNorm(VIT_WIDTH), "mean": TokenMean(), "head": nn.Linear(VIT_WIDTH, model.n_classes)}
     return nn.Sequential(OrderedDict(first | layers | last))
 
 
-PLAIN: dict[str, Callable[[], nn.Sequential]] = {
+TWINS: dict[str, Callable[[Model], nn.Sequential]] = {
+    "softmax": plain_head,
     "mlp": plain_mlp,
     "cnn": plain_cnn,
     "cnn_small": plain_cnn_small,
     "vit": plain_vit,
 }
-LAST_IMAGE = {"cnn": (4, 4, 32), "cnn_small": (7, 7, 16)}  # before the classifier: rows, columns, channels
 
 
 def plain_network(case: Case) -> nn.Sequential:
     """The twin of `case`; what it does not train does not require a gradient."""
-    network = plain_head(case.features) if case.features else PLAIN[case.model]()
+    model, theta = case.base()
+    network = TWINS[case.model](model)
     if case.lora is not None:
-        model, theta = case.base()
         network.load_state_dict(plain_state(model, network, theta))
         network.requires_grad_(False)
         for layer in adapted_layers(model, case.lora):
@@ -153,14 +171,11 @@ def trainable(network: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def plain_state(model: Model, network: nn.Module, theta: Tensor) -> dict[str, Tensor]:
-    """theta [P] as what the plain twin trains: it stores a dense layer as [n_out, n_in] and, in the classifier behind a
-    convolution, orders its inputs by channel first."""
+    """theta [P] as what the plain twin trains: it stores a dense layer as [n_out, n_in]."""
     state = {}
     parts = model.unflatten(theta[None]).items()
     for (name, part), (key, target) in zip(parts, trainable(network).items(), strict=True):
         value = part[0]
-        if name == "head.weight" and model.name in LAST_IMAGE:
-            value = value.view(*LAST_IMAGE[model.name], -1).permute(2, 0, 1, 3).flatten(0, 2)
         value = value.T if value.ndim == 2 and name != "position" else value
         state[key] = value.reshape(target.shape).contiguous()
     return state

@@ -7,7 +7,7 @@ one participant after another, and passes the test images through it in turn; wh
 
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -28,13 +28,12 @@ from fedauto_core.engine.rounds import simulate
 from fedauto_core.engine.spec import Run, Schedule
 from fedauto_core.methods.base import Arrivals, Context
 from fedauto_core.methods.registry import make_method
-from fedauto_core.models.architectures import CHANNELS_PER_GROUP
 from fedauto_core.models.model import Model, build_model
 from fedauto_core.network import draw_trace, scenario
 from fedauto_core.seeding import stream
 
 from .engine import BATCH, CLIENTS, CORES
-from .plain import plain_mlp, plain_round, plain_state, trainable
+from .plain import TWINS, plain_round, plain_state, trainable
 
 SPEC = FederationSpec(CLIENTS, 500, 300, "classes", classes_per_client=2)
 SCHEDULE = Schedule(rounds=10, batch=BATCH, test=(0, 2000))
@@ -60,35 +59,8 @@ class Work:
 WORKS = (
     Work("mlp", "fashion_mnist", "mlp", 0.1),
     Work("cnn_small", "fashion_mnist", "cnn_small", 0.1),
-    Work("head", "cifar10_mobilenetv2", "softmax", 0.3),
+    Work("head", "cifar10_mobilenetv2-256", "softmax", 0.3),
 )
-
-
-class ChannelsLast(nn.Module):
-    """Activations [B, channels, H, W] -> [B, H * W * channels]."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.permute(0, 2, 3, 1).flatten(1)
-
-
-def plain_cnn_small(model: Model) -> nn.Sequential:
-    channels, side, _ = model.input_shape
-    layers: list[nn.Module] = []
-    for n_in, n_out in ((channels, 8), (8, 16)):
-        norm = nn.GroupNorm(n_out // CHANNELS_PER_GROUP, n_out)
-        layers += [nn.Conv2d(n_in, n_out, 3, stride=2, padding=1, bias=False), norm, nn.ReLU()]
-    return nn.Sequential(*layers, ChannelsLast(), nn.Linear(((side + 3) // 4) ** 2 * 16, model.n_classes))
-
-
-def plain_softmax(model: Model) -> nn.Sequential:
-    return nn.Sequential(nn.Flatten(), nn.Linear(int(np.prod(model.input_shape)), model.n_classes))
-
-
-TWINS: dict[str, Callable[[Model], nn.Sequential]] = {
-    "mlp": lambda model: plain_mlp(),
-    "cnn_small": plain_cnn_small,
-    "softmax": plain_softmax,
-}
 
 
 @functools.cache

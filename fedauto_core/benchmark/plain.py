@@ -98,7 +98,7 @@ class LowRankLinear(nn.Module):
 
 
 class ChannelsLast(nn.Module):
-    """Activations [B, channels, H, W] -> [B, H * W * channels]: the order in which the models' classifiers read them."""
+    """Activations [B, channels, H, W] -> [B, H * W * channels], as the models' classifiers read them."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.permute(0, 2, 3, 1).flatten(1)

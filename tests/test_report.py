@@ -32,7 +32,7 @@ def leave(out, job, verdicts=(), products=(), **changed):
     page.mkdir(parents=True)
     folder.write_json(page / "verdicts.json", list(verdicts))
     folder.write_json(page / "products.json", list(products))
-    manifest = plan.inputs_of(job, 1, out) | {"seconds": 12.3, "peak_mib": 345} | changed
+    manifest = plan.inputs_of(job, out) | {"seconds": 12.3, "peak_mib": 345} | changed
     folder.write_json(page / "manifest.json", manifest | {"files": folder.file_hashes(page)})
 
 

@@ -136,6 +136,11 @@ def test_a_folder_without_notebooks_or_profiles_is_refused_with_the_remedy(tmp_p
         sources.read_notebooks(tmp_path)
 
 
+def test_notebooks_that_share_all_cores_come_first(folder):
+    write_profile(folder, "10_main: {minutes: 1, parallel: true}\n20_other: {minutes: 5}\n")
+    assert [job.name for job in plan.read_profile("tiny", folder)] == ["10_main", "20_other"]
+
+
 def test_profile_is_ordered_longest_first_and_the_review_last(folder):
     jobs = plan.read_profile("tiny", folder)
     assert [job.name for job in jobs] == ["20_other", "10_main", "30_review"]

@@ -120,7 +120,8 @@ def read_profile(profile: str, notebooks_dir: Path = NOTEBOOKS) -> list[Job]:
             allowed="an order without circles",
             remedy="remove one `after`",
         ) from None
-    return sorted(jobs, key=lambda job: (job.reads_all, -job.minutes, job.name))
+    # Those that share all cores run alone, so they come first: the others then fill the cores side by side.
+    return sorted(jobs, key=lambda job: (job.reads_all, not job.parallel, -job.minutes, job.name))
 
 
 def _require_parameter(key: str, notebooks: Sequence[Notebook], where: str) -> None:

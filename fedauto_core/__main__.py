@@ -56,6 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from fedauto_core.methods.registry import METHODS, make_method, method_card  # they take seconds to import
 
             print(markdown_table(method_card({name: make_method(name) for name in METHODS})), end="")
+        sys.stdout.flush()
+        return 0
+    except BrokenPipeError:  # the reader has seen enough (`... list | head`); what is still buffered has nowhere to go
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

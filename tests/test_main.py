@@ -138,3 +138,9 @@ def test_an_installed_package_brings_its_notebooks_and_reports_into_the_current_
     assert "\n30_review\n    show_open: bool" in output("list")
     assert output("report", "--dry-run").endswith(f"into {here / 'reports' / 'smoke'}\n")
     assert "(default: reports/PROFILE)" in " ".join(output("report", "--help").split())
+
+
+def test_a_reader_who_has_seen_enough_is_no_error():
+    command = f"'{sys.executable}' -m fedauto_core list | head -1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], cwd=PACKAGE.parent, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "00_start_here\n", "")

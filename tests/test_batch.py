@@ -113,7 +113,7 @@ def test_notebooks_that_share_all_cores_leave_none_to_others(folder, monkeypatch
     executor = use_executor(monkeypatch, Slow())
     monkeypatch.setattr(batch, "wait", executor.finish)
     report(folder, jobs=2)
-    assert executor.busy == [2, 1, 2]  # each ran alone: on both, then on 1 (2 more did not fit), then on both
+    assert executor.busy == [2, 2, 1]  # each that shares them ran alone, then the other
 
 
 def test_a_parallel_notebook_gets_a_process_for_each_cpu_or_as_many_as_asked_for(folder, executor, monkeypatch):

@@ -58,7 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(markdown_table(method_card({name: make_method(name) for name in METHODS})), end="")
         sys.stdout.flush()
         return 0
-    except BrokenPipeError:  # the reader has seen enough (`... list | head`); what is still buffered has nowhere to go
+    except BrokenPipeError:
+        if command == "report":  # which was cut short by it
+            raise
+        # The reader has seen enough (`... list | head`); what is still buffered has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except InputError as error:

@@ -144,3 +144,12 @@ def test_a_reader_who_has_seen_enough_is_no_error():
     command = f"'{sys.executable}' -m fedauto_core list | head -1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], cwd=PACKAGE.parent, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "00_start_here\n", "")
+
+
+def test_a_report_cut_short_by_its_reader_is_no_success(monkeypatch):
+    def cut(*_, **__):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(command, "run_report", cut)
+    with pytest.raises(BrokenPipeError):
+        command.main(["report"])

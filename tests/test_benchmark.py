@@ -45,9 +45,8 @@ def test_the_weights_agree_with_the_programme_written_out_for_nnls():
     data = problem(100)
     ours, theirs = fedauto_weights(*data, LAM), plain_weights(*data)
     assert len(ours) > FEW and np.abs(ours - theirs).max() < MAX_DIFFERENCE
-    assert (
-        np.abs(ours - data[1] / data[1].sum()).max() > 1e-4
-    )  # half of the clients do not match the target as they are
+    # Half of the clients do not match the target as they are.
+    assert np.abs(ours - data[1] / data[1].sum()).max() > 1e-4
 
 
 def test_made_up_inputs_fit_the_adapted_step():

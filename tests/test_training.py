@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fedauto_core.benchmark.plain import TWINS
 from fedauto_core.engine import local_updates, predict
 from fedauto_core.engine.local import loss_gradients
 from fedauto_core.errors import InputError
@@ -20,13 +21,6 @@ from fedauto_core.models.mobilenet import MobileNetV2
 BACKENDS = ("stacked", "loop")
 
 IMAGE_MODELS = [name for name, entry in ARCHITECTURES.items() if not entry.text]  # tests/test_minilm.py has the other
-
-
-class ChannelsLast(nn.Module):
-    """[B, C, H, W] -> flat, ordered as the models' classifiers expect it: pixels first, channels last."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.permute(0, 2, 3, 1).flatten(1)
 
 
 def conv_norm(n_in: int, n_out: int, k: int, **geometry: int) -> list[nn.Module]:
@@ -55,35 +49,6 @@ class PlainResNet(nn.Module):
         for body, skip in zip(self.bodies, self.skips, strict=True):
             x = torch.relu(body(x) + skip(x))
         return self.head(x.mean(dim=(2, 3)))
-
-
-class PlainBlock(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm1, self.qkv, self.out = nn.LayerNorm(64), nn.Linear(64, 192), nn.Linear(64, 64)
-        self.norm2, self.up, self.down = nn.LayerNorm(64), nn.Linear(64, 128), nn.Linear(128, 64)
-
-    def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (z.unflatten(-1, (4, 16)).transpose(1, 2) for z in self.qkv(self.norm1(x)).chunk(3, dim=-1))
-        x = x + self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
-        return x + self.down(torch.relu(self.up(self.norm2(x))))
-
-
-class PlainViT(nn.Module):
-    def __init__(self, side: int) -> None:
-        super().__init__()
-        self.patch = side // 4
-        self.embed, self.position = nn.Linear(self.patch**2, 64), nn.Parameter(torch.zeros(16, 64))
-        self.blocks = nn.Sequential(*(PlainBlock() for _ in range(4)))
-        self.norm, self.head = nn.LayerNorm(64), nn.Linear(64, 10)
-
-    def in_order(self) -> list[nn.Parameter]:
-        rest = [p for part in (self.blocks, self.norm, self.head) for p in part.parameters()]
-        return [*self.embed.parameters(), self.position, *rest]
-
-    def forward(self, x: Tensor) -> Tensor:
-        patches = F.unfold(x, self.patch, stride=self.patch).mT
-        return self.head(self.norm(self.blocks(self.embed(patches) + self.position)).mean(dim=1))
 
 
 class PlainStage(nn.Module):
@@ -116,36 +81,20 @@ class PlainMobileNet(nn.Module):
         return self.head(self.features(images).mean(dim=(2, 3)) / 5.0)
 
 
-def plain_cnn(side: int) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for n_in, n_out in ((1, 16), (16, 32)):
-        convolution, norm = conv_norm(n_in, n_out, 5)
-        layers += [convolution, nn.MaxPool2d(2), norm, nn.ReLU()]
-    final = ((side - 4) // 2 - 4) // 2
-    return nn.Sequential(*layers, ChannelsLast(), nn.Linear(32 * final**2, 10))
-
-
-def plain_cnn_small(side: int) -> nn.Sequential:
-    first, second = (conv_norm(n_in, n_out, 3, stride=2, padding=1) for n_in, n_out in ((1, 8), (8, 16)))
-    return nn.Sequential(*first, nn.ReLU(), *second, nn.ReLU(), ChannelsLast(), nn.Linear(side**2, 10))
-
-
-PLAIN: dict[str, Callable[[int], nn.Module]] = {
-    "softmax": lambda side: nn.Sequential(nn.Flatten(), nn.Linear(side**2, 10)),
-    "mlp": lambda side: nn.Sequential(nn.Flatten(), nn.Linear(side**2, 128), nn.ReLU(), nn.Linear(128, 10)),
-    "cnn": plain_cnn,
-    "cnn_small": plain_cnn_small,
-    "resnet8": lambda side: PlainResNet(1),
-    "resnet20": lambda side: PlainResNet(3),
-    "vit": PlainViT,
-    "mobilenet_stage": lambda side: PlainStage(),
-    "mobilenet_v2": lambda side: PlainMobileNet(),
-}
+def plain_network(model: Model) -> nn.Module:
+    """The benchmark's twin, or one of those that only this test needs."""
+    others = {
+        "resnet8": partial(PlainResNet, 1),
+        "resnet20": partial(PlainResNet, 3),
+        "mobilenet_stage": PlainStage,
+        "mobilenet_v2": PlainMobileNet,
+    }
+    return TWINS[model.name](model) if model.name in TWINS else others[model.name]()
 
 
 def plain_end(model: Model, theta: Tensor, x: Tensor, y: Tensor, batches: Tensor, lr: float) -> Tensor:
     """Flat weights of the torch.nn twin after torch.optim.SGD over batches [E, B]."""
-    network = PLAIN[model.name](model.input_shape[1]).to(theta.dtype)
+    network = plain_network(model).to(theta.dtype)
     parameters = network.in_order() if hasattr(network, "in_order") else list(network.parameters())
     dense = [name.endswith(".weight") and len(shape) == 2 for name, shape in model.shapes.items()]
     with torch.no_grad():

@@ -39,7 +39,7 @@ def everybody(work: Work) -> Work:
     return replace(work, network="F0", methods=("fedavg",), with_server=False, schedule=schedule)
 
 
-def _one_seed(module: str, work: Work, seed: int) -> list[tuple[float, float]]:
+def _peer_rounds(module: str, work: Work, seed: int) -> list[tuple[float, float]]:
     os.environ |= QUIET
     try:
         return importlib.import_module(f".{module}", __package__).federated_rounds(work, seed)
@@ -54,7 +54,7 @@ def measured_peer(peer: Peer, work: Work) -> tuple[float, list[float]]:
     """Seconds per round and seed (median), and the test accuracy of each seed at the end. Whatever of the peer is still
     running then, or after LIMIT_S, is ended."""
     with get_context("spawn").Pool(len(peer.seeds)) as pool:
-        jobs = pool.starmap_async(_one_seed, [(peer.module, work, seed) for seed in peer.seeds], chunksize=1)
+        jobs = pool.starmap_async(_peer_rounds, [(peer.module, work, seed) for seed in peer.seeds], chunksize=1)
         seconds, accuracy = np.array(jobs.get(LIMIT_S)).transpose(2, 0, 1)
     return float(np.median(seconds[:, 1:])) / len(peer.seeds), accuracy[:, -1].tolist()
 

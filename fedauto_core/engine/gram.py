@@ -25,8 +25,9 @@ def gram_pays(model: Model, batches: Tensor) -> bool:
     """Whether `gram_updates` is for this model, and faster than plain steps on batches [M, E, B]."""
     if model.dense_chain != ("head",):
         return False
+    models, steps, batch = batches.shape
     distinct = len({row.tobytes() for row in batches.cpu().numpy()})
-    return distinct * batches[0].numel() <= WORTH * model.n_classes * len(batches)
+    return distinct * steps * batch <= WORTH * model.n_classes * models
 
 
 def gram_updates(

@@ -21,7 +21,7 @@ from fedauto_core.models.layers import dense
 from fedauto_core.models.model import Model
 
 from . import compiled
-from .gram import gram_pays, gram_updates
+from .gram import gram_pays, gram_updates, head_gradients
 
 Affine = dict[str, tuple[Tensor, Tensor]]  # parameter name -> (shrink, shift)
 BACKENDS = ("auto", "compiled", "stacked", "loop")
@@ -164,6 +164,8 @@ def loss_gradients(model: Model, theta: Tensor, x: Tensor, rows: Tensor | np.nda
         gradients = compiled.gradients(model, theta, x, rows, targets)
         if gradients is not None:
             return gradients
+    if model.dense_chain == ("head",):
+        return head_gradients(model, theta, x, rows, targets)
     gradients = torch.empty_like(theta)
     for part in _chunks(len(theta), chunk_size(model, theta.device)):
         leaves = {name: weight.detach().requires_grad_() for name, weight in model.unflatten(theta[part]).items()}

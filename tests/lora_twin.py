@@ -17,7 +17,7 @@ from fedauto_core.engine import Run, Schedule, aggregation, initial_vector, lora
 from fedauto_core.engine.averaging import Factor
 from fedauto_core.engine.lane import Lane
 from fedauto_core.engine.rounds import Task, uploads
-from fedauto_core.methods import Arrivals, Method
+from fedauto_core.methods import Method
 from fedauto_core.models import LoRA, adapt, build_model
 from fedauto_core.network import Scenario, draw_trace
 from fedauto_core.seeding import stream
@@ -78,8 +78,8 @@ class World:
         draws = self.stream("minibatches", r).random((lane.run.federation.n_clients + 2, STEPS, BATCH))
         draws[:] = draws[0] if common else draws
         task = Task(lane, lane.heard(r), lane.steps(SCHEDULE, r, lane.heard(r)))
-        (deltas,) = uploads(lane.averaging, r, [task], {SEED: draws})
-        return lane.step(Arrivals(r, task.ids, deltas, task.steps))
+        (arrivals,) = uploads(lane.averaging, r, [task], {SEED: draws})
+        return lane.step(arrivals)
 
 
 def product(averaging: Factor, v: Tensor, layer: str = "hidden") -> Tensor:

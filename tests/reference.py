@@ -64,27 +64,28 @@ def weights_by_slsqp(alpha, counts, target, lam):
 class Reference(MemoryRules, ControlRules, PublicRules):
     """Runs one method by name over one federation and trace; `final()` is w after the last round.
 
-    least_steps: clients take between this many and all steps in a round (0: always all), as `Schedule` has it.
+    least_steps: clients take between this many and all steps in a round (0: always all), as `Schedule` has it; lrs:
+    step size of every round (None: always lr).
     """
 
-    def __init__(self, model, federation, trace, w0, seed, lr, with_server, steps, batch, least_steps=0):
-        self.model, self.federation, self.trace, self.seed, self.lr = model, federation, trace, seed, lr
+    def __init__(self, model, federation, trace, w0, seed, lr, with_server, steps, batch, least_steps=0, lrs=None):
+        self.model, self.federation, self.trace, self.seed = model, federation, trace, seed
+        self.lr, self.first_lr, self.lrs = lr, lr, lrs
         self.with_server, self.steps, self.batch, self.w0 = with_server, steps, batch, w0
         self.x, self.y = federation.dataset.x_train, federation.dataset.y_train
         self.n, self.least_steps = federation.n_clients, least_steps
 
     def taken(self, r, j):
         """SGD steps that participant j takes in round r."""
-        if j == 0 or j > self.n or not self.least_steps:
+        if j == 0 or not self.least_steps:
             return self.steps
         rng = stream(self.seed, "local work", r)
         return int(rng.integers(self.least_steps, self.steps, self.n + 1, endpoint=True)[j])
 
     def train(self, r, j, w, **kwargs):
-        draws = stream(self.seed, "minibatches", r).random((self.n + 2, self.steps, self.batch))[j]
+        draws = stream(self.seed, "minibatches", r).random((self.n + 1, self.steps, self.batch))[j]
         draws = draws[: self.taken(r, j)]
-        shard = self.federation.shards[j] if j <= self.n else np.concatenate(self.federation.shards)
-        return local_sgd(self.model, w, self.x, self.y, draw(draws, shard), self.lr, **kwargs)
+        return local_sgd(self.model, w, self.x, self.y, draw(draws, self.federation.shards[j]), self.lr, **kwargs)
 
     def compensate(self, r, w, missing):
         server = self.federation.shards[0]
@@ -140,7 +141,11 @@ class Reference(MemoryRules, ControlRules, PublicRules):
         return self.train(r, 0, w)
 
     def centralised(self, r, w):
-        return self.train(r, self.n + 1, w)
+        draws = stream(self.seed, "minibatches", r).random((self.n + 1, self.steps, self.batch))
+        everything = np.concatenate(self.federation.shards)
+        who = range(0 if self.with_server else 1, self.n + 1)
+        batches = [torch.cat([draw(draws[j, step], everything) for j in who]) for step in range(self.steps)]
+        return local_sgd(self.model, w, self.x, self.y, batches, self.lr)
 
     def fedauto(self, r, w):
         ids = self.arrived(r)
@@ -178,5 +183,6 @@ class Reference(MemoryRules, ControlRules, PublicRules):
     def final(self, name, rounds):
         w = self.w0
         for r in range(rounds):
+            self.lr = self.lrs[r] if self.lrs else self.lr
             w = getattr(self, name)(r, w)
         return w

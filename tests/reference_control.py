@@ -34,10 +34,11 @@ class ControlRules:
         models = {j: self.train(r, j, w, linear=-self.own_g[j], prox=alpha) for j in self.arrived(r)}
         if not models:
             return w
+        fallen = self.lr / self.first_lr
         for j, model in models.items():
-            self.own_g[j] = self.own_g[j] - alpha * (model - w)
-            self.h = self.h - alpha / len(self.everyone()) * (model - w)
-        return sum(models.values()) / len(models) - self.h / alpha
+            self.own_g[j] = self.own_g[j] - alpha * (model - w) / fallen
+            self.h = self.h - alpha / len(self.everyone()) * (model - w) / fallen
+        return sum(models.values()) / len(models) - fallen * self.h / alpha
 
     def fednova(self, r, w):
         ids = self.arrived(r)
@@ -54,21 +55,23 @@ class ControlRules:
             self.m = torch.zeros_like(w)
         if not self.arrived(r):
             return w
-        self.m = 0.9 * self.m + (self.fedavg(r, w) - w)
-        return w + self.m
+        fallen = self.lr / self.first_lr
+        self.m = 0.9 * self.m + (self.fedavg(r, w) - w) / fallen
+        return w + fallen * self.m
 
     def fedadam(self, r, w, yogi=False):
         if r == 0:
             self.m, self.v = torch.zeros_like(w), torch.full_like(w, 1e-6)
         if not self.arrived(r):
             return w
-        update = self.fedavg(r, w) - w
+        fallen = self.lr / self.first_lr
+        update = (self.fedavg(r, w) - w) / fallen
         self.m = 0.9 * self.m + 0.1 * update
         if yogi:
             self.v = self.v - 0.01 * update**2 * torch.sign(self.v - update**2)
         else:
             self.v = 0.99 * self.v + 0.01 * update**2
-        return w + 0.01 * self.m / (torch.sqrt(self.v) + 1e-3)
+        return w + fallen * 0.01 * self.m / (torch.sqrt(self.v) + 1e-3)
 
     def fedyogi(self, r, w):
         return self.fedadam(r, w, yogi=True)

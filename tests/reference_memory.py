@@ -37,10 +37,10 @@ class MemoryRules:
         p = self.potential()
         if r == 0:
             self.table = {}
-        self.table.update(self.deltas(r, w))
+        self.table.update({j: delta / self.lr for j, delta in self.deltas(r, w).items()})
         if wait and len(self.table) < len(p):
             return w
-        return w + sum((p[j] * delta for j, delta in self.table.items()), torch.zeros_like(w))
+        return w + sum((p[j] * self.lr * update for j, update in self.table.items()), torch.zeros_like(w))
 
     def fedvarp(self, r, w):
         p = self.potential()
@@ -49,9 +49,9 @@ class MemoryRules:
         deltas = self.deltas(r, w)
         if not deltas:
             return w
-        arrived = sum(p[j] for j in deltas)
-        v = sum(p[j] * self.stored[j] for j in p) + sum(p[j] / arrived * (deltas[j] - self.stored[j]) for j in deltas)
-        self.stored.update(deltas)
+        arrived, old = sum(p[j] for j in deltas), {j: self.lr * update for j, update in self.stored.items()}
+        v = sum(p[j] * old[j] for j in p) + sum(p[j] / arrived * (deltas[j] - old[j]) for j in deltas)
+        self.stored.update({j: delta / self.lr for j, delta in deltas.items()})
         return w + v
 
     def fl_fdms(self, r, w):

@@ -101,7 +101,7 @@ class PublicRules:
             mistrust = F.kl_div(F.log_softmax(self.scores(leaf, rows), dim=1), ensemble[rows], reduction="batchmean")
             return torch.autograd.grad(mistrust, [leaf])
 
-        return adam([student], gradients_of, 0.0003, 10, 0.9, 3e-5)[0].detach()
+        return adam([student], gradients_of, 0.0003 * self.lr / self.first_lr, 10, 0.9, 3e-5)[0].detach()
 
     def feddu(self, r, w):
         labels, shards = self.y.numpy(), self.federation.shards

@@ -33,11 +33,11 @@ def world():
     return federation, model, model.init(stream(SEED, "initial model"))
 
 
-def lane(world, method, scenario=HALF, with_server=True, seed=SEED):
+def lane(world, method, scenario=HALF, with_server=True, seed=SEED, schedule=SCHEDULE):
     federation, model, w0 = world
     trace = draw_trace(scenario, rounds=ROUNDS, histograms=federation.alpha[1:], seed=seed)
     run = Run(method.name, method, federation, trace, w0, SEED, 0.1, with_server)
-    return Lane(Averaging(model), run, SCHEDULE)
+    return Lane(Averaging(model), run, schedule)
 
 
 def advance(world, runner, rounds=ROUNDS, schedule=SCHEDULE):
@@ -47,7 +47,7 @@ def advance(world, runner, rounds=ROUNDS, schedule=SCHEDULE):
         draws = {SEED: stream(SEED, "minibatches", r).random((federation.n_clients + 2, 2, 8))}
         ids = runner.heard(r)
         task = Task(runner, ids, runner.steps(schedule, r, ids))
-        runner.step(Arrivals(r, ids, uploads(Averaging(model), 0, [task], draws)[0], task.steps))
+        runner.step(uploads(Averaging(model), r, [task], draws)[0])
     return runner.w
 
 
@@ -58,6 +58,18 @@ def test_fast_path_equals_the_slow_twin(world, name, with_server):
     federation, model, w0 = world
     slow = Reference(model, federation, runner.run.trace, w0, SEED, 0.1, with_server, 2, 8).final(name, ROUNDS)
     torch.testing.assert_close(advance(world, runner), slow, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_so_it_does_while_the_step_size_falls(world, name):
+    federation, model, w0 = world
+    schedule = replace(SCHEDULE, decay=0.6)
+    lrs = [0.1 * schedule.rate(r) for r in range(ROUNDS)]
+    runner = lane(world, make_method(name), schedule=schedule)
+    slow = Reference(model, federation, runner.run.trace, w0, SEED, 0.1, True, 2, 8, lrs=lrs).final(name, ROUNDS)
+    w = advance(world, runner)
+    torch.testing.assert_close(w, slow, atol=1e-5, rtol=0)
+    assert not torch.allclose(w, advance(world, lane(world, make_method(name))), atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +143,7 @@ def test_echo_factors_sum_to_the_rounds_passed(world):
     for r in range(ROUNDS):
         ids = runner.heard(r)
         echoes[ids] += r - runner.state.memory["tau"][ids]
-        runner.step(Arrivals(r, ids, torch.zeros(len(ids), len(runner.w)), runner.steps(SCHEDULE, r, ids)))
+        runner.step(Arrivals(r, ids, torch.zeros(len(ids), len(runner.w)), runner.steps(SCHEDULE, r, ids), 0.1))
     tau = runner.state.memory["tau"]
     assert (tau >= 0).any() and np.array_equal(echoes, tau + 1)
 
@@ -288,9 +300,8 @@ def test_inverse_probability_weights_are_unbiased():
     total = torch.zeros(4)
     for _ in range(4000):
         ids = np.concatenate([[0], 1 + np.flatnonzero(rng.random(3) < q[0])])
-        total += method.aggregate(state, torch.zeros(4), Arrivals(0, ids, torch.eye(4)[ids], np.ones(len(ids))), None)[
-            0
-        ]
+        arrivals = Arrivals(0, ids, torch.eye(4)[ids], np.ones(len(ids)), 0.1)
+        total += method.aggregate(state, torch.zeros(4), arrivals, None)[0]
     p = context.counts / context.counts.sum()
     error = np.sqrt(p**2 * np.concatenate([[0], (1 - q[0]) / q[0]]) / 4000)
     assert (np.abs(total.numpy() / 4000 - p) <= 4 * error + 1e-5).all()  # float32 sums

@@ -48,7 +48,7 @@ def descend(method, heard, steps, lr=0.1, with_server=True, a=A):
         for step in range(max(steps)):
             gradient = a[ids] * (y - U[ids]) + linear + work.prox * (y - w)
             y = torch.where(torch.from_numpy(step < steps[ids])[:, None], y - lr * gradient, y)
-        w, state = method.aggregate(state, w, Arrivals(r, ids, y - work.start, steps[ids]), None)
+        w, state = method.aggregate(state, w, Arrivals(r, ids, y - work.start, steps[ids], lr), None)
     return w, state
 
 
@@ -66,7 +66,7 @@ def random_rounds(method, with_server, rounds=30):
         ids = participants(HEARD[r] & (r % 7 != 3), with_server)
         deltas = torch.from_numpy(rng.normal(size=(len(ids), 7))).float()
         before, kept = state, {name: value.clone() for name, value in state.memory.items()}
-        w, state = method.aggregate(state, w, Arrivals(r, ids, deltas, rng.integers(1, 6, len(ids))), None)
+        w, state = method.aggregate(state, w, Arrivals(r, ids, deltas, rng.integers(1, 6, len(ids)), 0.1), None)
         assert all(torch.equal(kept[name], value) for name, value in before.memory.items())  # states are immutable
         yield ids, before, state
 
@@ -153,7 +153,8 @@ def two_rounds(method, updates=((1.0, 0.0), (0.5, 2.0))):
     state = method.init(context(n_parameters=2))
     w = state.context.w0
     for r, update in enumerate(updates):
-        w, state = method.aggregate(state, w, Arrivals(r, np.array([3]), torch.tensor([update]), np.ones(1)), None)
+        arrivals = Arrivals(r, np.array([3]), torch.tensor([update]), np.ones(1), 0.1)
+        w, state = method.aggregate(state, w, arrivals, None)
     return w.tolist()
 
 

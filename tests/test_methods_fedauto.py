@@ -189,7 +189,7 @@ def begin(method, with_server=True):
 
 def play(method, w, ids):
     ids = np.array(ids, dtype=np.int64)
-    arrivals = Arrivals(0, ids, (U[ids] - w) / 4, np.full(len(ids), STEPS))
+    arrivals = Arrivals(0, ids, (U[ids] - w) / 4, np.full(len(ids), STEPS), 0.1)
     return method.aggregate(begin(method), w, arrivals, PublicData())
 
 

@@ -28,7 +28,7 @@ def start(method, counts=COUNTS, with_server=False):
 def step(method, state, w, r, ids, deltas=None, u=U):
     ids = np.array(ids, dtype=np.int64)
     deltas = (u[ids] - w) / 4 if deltas is None else torch.tensor(deltas).float()[:, None].expand(-1, SHAPE[1])
-    return method.aggregate(state, w, Arrivals(r, ids, deltas, np.ones(len(ids), dtype=int)), None)
+    return method.aggregate(state, w, Arrivals(r, ids, deltas, np.ones(len(ids), dtype=int), 0.1), None)
 
 
 def participants(heard, with_server):
@@ -58,6 +58,8 @@ def weights(method, script, counts=(1, 1, 1)):
 
 
 class Toy(MemoryRules):
+    lr = 0.1
+
     def __init__(self, with_server):
         self.with_server = with_server
 
@@ -210,16 +212,16 @@ def test_fl_fdms_by_hand():
     method = make_method("fl_fdms")
     state, w = start(method, [5, 1, 1, 2])
     deltas = torch.tensor([[1.0, 0, 0], [0, 1, 0], [1, 1, 0]])
-    _, state = method.aggregate(state, w, Arrivals(0, np.array([1, 2, 3]), deltas, np.ones(3)), None)
+    _, state = method.aggregate(state, w, Arrivals(0, np.array([1, 2, 3]), deltas, np.ones(3), 0.1), None)
     near = (1 + np.sqrt(0.5)) / 2
     expected = [[1, 0.5, near], [0.5, 1, near], [near, near, 1]]
     np.testing.assert_allclose(state.memory["similarity"][1:, 1:], expected, atol=1e-6)
-    w, state = method.aggregate(state, w, Arrivals(1, np.array([2, 3]), deltas[[0, 2]], np.ones(2)), None)
+    w, state = method.aggregate(state, w, Arrivals(1, np.array([2, 3]), deltas[[0, 2]], np.ones(2), 0.1), None)
     # Client 1's friend among the arrived is 3: 1/4 (1, 0) + (1/4 + 1/2) (1, 1).
     torch.testing.assert_close(w, torch.tensor([1.0, 0.75, 0]))
     changed = state.memory["similarity"]
     assert changed[1, 3] == pytest.approx(near) and changed[2, 3] == pytest.approx(near)  # 2 and 3 are as before
-    _, state = method.aggregate(state, w, Arrivals(2, np.array([1, 2]), 0 * deltas[:2], np.ones(2)), None)
+    _, state = method.aggregate(state, w, Arrivals(2, np.array([1, 2]), 0 * deltas[:2], np.ones(2), 0.1), None)
     assert state.memory["similarity"][1, 2] == pytest.approx(0.5) and state.memory["met"][1, 2] == 2
 
 

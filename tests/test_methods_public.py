@@ -33,7 +33,7 @@ def toy(counts, alpha, **changes):
 
 def arrived(ids, deltas=None, round=0):
     deltas = torch.eye(P)[: len(ids)] if deltas is None else deltas
-    return Arrivals(round, np.array(ids, dtype=int), deltas, np.full(len(ids), 2))
+    return Arrivals(round, np.array(ids, dtype=int), deltas, np.full(len(ids), 2), 0.1)
 
 
 def outcome(method, context, arrivals, server=None):

@@ -91,7 +91,7 @@ def measured(methods: Mapping[str, Method], n: int, p: int, c: int, repetitions:
             begin = time.perf_counter()
             w + combine(mean, deltas)
             middle = time.perf_counter()
-            w, state = method.aggregate(state, w, Arrivals(round, ids, deltas, np.full(n + 1, 5)), server)
+            w, state = method.aggregate(state, w, Arrivals(round, ids, deltas, np.full(n + 1, 5), context.lr), server)
             taken.append((time.perf_counter() - middle, middle - begin))
         own, plain = np.median(taken[1:], axis=0).tolist()  # the first round warms up
         times = {"seconds": own, "plain_seconds": plain, "ratio": own / plain}

@@ -144,7 +144,8 @@ def plain_rounds(model: Model, run: Run, schedule: Schedule) -> Score:
         ends = plain_round(network, as_state(network, w), dataset.x_train, dataset.y_train, batches, run.lr)
         deltas = torch.stack([end - w for end in ends]) if ends else w.new_empty((0, len(w)))
         server.round = r
-        w, state = run.method.aggregate(state, w, Arrivals(r, ids, deltas, np.full(len(ids), schedule.steps)), server)
+        arrivals = Arrivals(r, ids, deltas, np.full(len(ids), schedule.steps), run.lr)
+        w, state = run.method.aggregate(state, w, arrivals, server)
         if schedule.evaluates(r):
             scores = plain_evaluation(network, w, dataset, schedule)
     return Score(*scores, float((w - start).norm()))

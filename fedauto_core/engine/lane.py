@@ -19,14 +19,16 @@ class Lane:
     """A run in progress: current model, method state, and the round in which it diverged (0: none)."""
 
     def __init__(self, averaging: Averaging, run: Run, schedule: Schedule) -> None:
-        self.averaging, self.run, self.w, self.diverged = averaging, run, run.w0, 0
+        self.averaging, self.run, self.schedule = averaging, run, schedule
+        self.w, self.diverged = run.w0, 0
         self.limit = FARTHEST * (1 + self.distance(torch.zeros_like(run.w0)))
-        self.server_work = schedule.steps * schedule.batch  # as a participant, per round
+        work = run.method.participation == "server" or (run.with_server and run.method.participation != "pooled")
+        self.server_work = work * schedule.steps * schedule.batch  # as a participant, per round
         self.server = PublicData(averaging, run, schedule)
         federation, oracle = run.federation, run.method.needs_network_knowledge
         if run.method.public_share:
             federation = share_public(federation, run.method.public_share, run.seed)
-        self.shards = [*federation.shards, np.concatenate(run.federation.shards)]
+        self.shards, self.pooled = federation.shards, np.concatenate(run.federation.shards)
         alpha = reported(federation, run.epsilon, run.seed)
         self.state: State = run.method.init(
             Context(
@@ -52,10 +54,18 @@ class Lane:
         clients = 1 + (np.arange(run.federation.n_clients) if ideal else np.flatnonzero(run.trace.arrived[round]))
         return np.concatenate([[0], clients]) if run.with_server else clients
 
+    def lr(self, round: int) -> float:
+        """Step size gamma_r of this round."""
+        return self.run.lr * self.schedule.rate(round)
+
     def batches(self, ids: np.ndarray, draws: np.ndarray) -> np.ndarray:
-        """Indices [K, E, B] into the training data: uniform with replacement from each participant's shard."""
-        rows = [len(self.shards) - 1] if self.run.method.participation == "pooled" else ids
-        return np.stack([self.shards[j][(draws[j] * len(self.shards[j])).astype(np.int64)] for j in rows])
+        """Indices [K, E, B] into the training data, uniform with replacement from each participant's shard. One learner
+        on all data draws from all of them what everybody together draws in the ideal network, [1, E, (N + 1) B]."""
+        if self.run.method.participation == "pooled":
+            everyone = draws[0 if self.run.with_server else 1 : len(self.shards)]
+            draws = np.concatenate(everyone, axis=1)[None]
+            return self.pooled[(draws * len(self.pooled)).astype(np.int64)]
+        return np.stack([self.shards[j][(draws[j] * len(self.shards[j])).astype(np.int64)] for j in ids])
 
     def steps(self, schedule: Schedule, round: int, ids: np.ndarray) -> np.ndarray:
         """SGD steps that each of `ids` takes in this round, [K]; the server and one learner on all data take E."""
@@ -69,8 +79,7 @@ class Lane:
         """Aggregate; a step that is not finite or leads far off is refused and the run stands still from then on."""
         round, ids = arrivals.round, arrivals.ids
         self.server.start_round(round)
-        if 0 in ids and self.run.method.participation != "pooled":
-            self.server.samples += self.server_work
+        self.server.samples += self.server_work
         w, state = self.run.method.aggregate(self.state, self.w, arrivals, self.server)
         if self.distance(w) <= self.limit:  # false for nan as well
             log = self._log(state, arrivals)

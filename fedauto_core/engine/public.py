@@ -24,8 +24,8 @@ from .spec import Run, Schedule
 class PublicData:
     """The server's public data, and nobody else's, and what it can do with them (the `Server` of the contract).
 
-    shard: indices [n_0] into the training data; samples: gradient samples since the start of the round; trained: what
-    the first training of the round returned.
+    shard: indices [n_0] into the training data; lr: step size of the round; samples: gradient samples since its start;
+    trained: what its first training returned.
     """
 
     def __init__(self, averaging: Averaging, run: Run, schedule: Schedule) -> None:
@@ -33,11 +33,12 @@ class PublicData:
         self.labels = self.dataset.y_train[self.shard]
         self.classes = self.labels.cpu().numpy()
         self.counts_per_class = np.bincount(self.classes, minlength=self.dataset.n_classes)
-        self.averaging, self.lr, self.batch, self.seed = averaging, run.lr, schedule.batch, run.seed
+        self.averaging, self.run, self.schedule = averaging, run, schedule
         self.start_round(0)
 
     def start_round(self, round: int) -> None:
         self.round, self.calls, self.samples = round, 0, 0
+        self.lr = self.run.lr * self.schedule.rate(round)
         self.trained: Tensor | None = None
 
     @property
@@ -61,7 +62,7 @@ class PublicData:
     def _draws(self, steps: int, pool: int) -> np.ndarray:
         """Positions [steps, B] in a pool of samples, keyed by round and call: every method that asks the same question
         gets the same minibatches."""
-        draws = _uniform(self.seed, self.round, self.calls, steps, self.batch)
+        draws = _uniform(self.run.seed, self.round, self.calls, steps, self.schedule.batch)
         self.calls, self.samples = self.calls + 1, self.samples + draws.size
         return (draws * pool).astype(np.int64)
 

@@ -1,12 +1,14 @@
 """The round loop: broadcast, local work, network, aggregate, evaluate -> `History`.
 
 Many runs (methods x seeds x scenarios) go through the rounds in lockstep, so that one stack holds the local models of
-all of them. A lost upload is never trained: no method's state may depend on it, so leaving it out is exact.
+all of them. A lost upload is never trained: no method's state may depend on it, so leaving it out is exact. An upload
+that is not finite counts as lost.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -60,13 +62,12 @@ class LocalProblems:
     """What M participants minimise, one row each: F_j(w) + <linear_j, w> + prox_j / 2 ||w - reference_j||^2.
 
     start: [M, P]; terms: lr and prox [M] and, where anyone has such a term, linear and reference [M, P];
-    batches: int64 [M, E, B], indices into the training data; steps: [M], how many of the E each takes.
+    batches: for each its minibatches, int64 [steps, size], indices into the training data.
     """
 
     start: Tensor
     terms: Mapping[str, Tensor]
-    batches: np.ndarray
-    steps: np.ndarray
+    batches: Sequence[np.ndarray]
 
 
 def _identity(w: Tensor) -> object:
@@ -89,26 +90,25 @@ def _problems(
     """
     row_of: list[int] = []
     rows: dict[object, int] = {}
-    starts, linears, references, batches, steps = [], [], [], [], []
+    starts, linears, references, batches = [], [], [], []
     numbers: dict[str, list[float]] = {"lr": [], "prox": []}
     for task in tasks:
-        lane = task.lane
+        lane, lr = task.lane, task.lane.lr(round)
         part = lane.run.method.local_work(lane.state, lane.w, task.ids)
         drawn = lane.batches(task.ids, draws[lane.run.seed])
         shared = part.linear is None and not part.prox and part.start.stride(0) == 0
         model = _identity(part.start[0]) if shared else None
         mine = []
         for k, count in enumerate(task.steps):
-            problem = (model, lane.run.lr, drawn[k, :count].tobytes()) if shared else len(row_of)
+            problem = (model, lr, drawn[k, :count].tobytes()) if shared else len(row_of)
             if problem not in rows:
                 mine.append(k)
             row_of.append(rows.setdefault(problem, len(rows)))
         starts.append(part.start[: len(mine)])  # all rows of `mine` are rows of one model, or they are all rows
         linears.append(part.linear)
         references.append(lane.w.expand(len(mine), -1))
-        batches.append(drawn[mine])
-        steps.append(task.steps[mine])
-        numbers["lr"] += [lane.run.lr] * len(mine)
+        batches += [drawn[k, : task.steps[k]] for k in mine]
+        numbers["lr"] += [lr] * len(mine)
         numbers["prox"] += [part.prox] * len(mine)
     start = torch.cat([averaging.local_start(one, round) for one in starts if len(one)])
     terms = {name: start.new_tensor(values) for name, values in numbers.items()}
@@ -117,31 +117,47 @@ def _problems(
         terms["linear"] = torch.cat([torch.zeros_like(one) if linear is None else linear for linear, one in pairs])
     if any(numbers["prox"]):
         terms["reference"] = averaging.local_start(torch.cat(references), round)
-    return LocalProblems(start, terms, np.concatenate(batches), np.concatenate(steps)), np.array(row_of)
+    return LocalProblems(start, terms, batches), np.array(row_of)
 
 
-def uploads(averaging: Averaging, round: int, block: Sequence[Task], draws: Draws) -> list[Tensor]:
-    """What the server gets, deltas [K, P] for each task of the block, all trained together."""
+def uploads(averaging: Averaging, round: int, block: Sequence[Task], draws: Draws) -> list[Arrivals]:
+    """What the server gets for each task of the block, all trained together."""
     busy = [task for task in block if len(task.ids)]
-    nothing = block[0].lane.w.new_empty((0, block[0].lane.w.numel()))
     if not busy:
-        return [nothing] * len(block)
+        return _arrivals(round, block, block[0].lane.w.new_empty((0, block[0].lane.w.numel())), np.zeros(0, bool))
     # 1. Broadcast: each participant gets its run's model, and what its method would have it minimise.
     local, row_of = _problems(averaging, round, busy, draws)
-    # 2. Local work: E steps, or as many as a deadline allows; one stack for each number of steps.
+    # 2. Local work: E steps, or as many as a deadline allows; one stack for each number of steps and minibatch size.
     dataset, held = busy[0].lane.run.federation.dataset, averaging.held(round)
     deltas = torch.empty_like(local.start)
-    for count in np.unique(local.steps):
-        rows = np.flatnonzero(local.steps == count) if (local.steps != count).any() else slice(None)
+    shapes: dict[tuple[int, ...], list[int]] = {}
+    for row, batches in enumerate(local.batches):
+        shapes.setdefault(batches.shape, []).append(row)
+    for together in shapes.values():
+        rows = together if len(shapes) > 1 else slice(None)
         terms = {name: term[rows] for name, term in local.terms.items()}
-        data = dataset.x_train, dataset.y_train, local.batches[rows, :count]
+        data = dataset.x_train, dataset.y_train, np.stack([local.batches[row] for row in together])
         deltas[rows] = local_updates(averaging.model, local.start[rows], *data, **terms, frozen=held)
     # 3. Network: that they are heard is settled (`Lane.heard`); they send what the method averages.
     sent = averaging.as_upload(local.start, deltas)
+    #    One that is not finite (nor is its sum) is lost, as if the trace had said so.
+    sound = sent.sum(dim=1).isfinite().cpu().numpy()[row_of]
     if len(sent) < len(row_of):
         sent = sent[row_of]
-    rows = iter(sent.split([len(task.ids) for task in busy]))
-    return [next(rows) if len(task.ids) else nothing for task in block]
+    return _arrivals(round, block, sent, sound)
+
+
+def _arrivals(round: int, block: Sequence[Task], sent: Tensor, sound: np.ndarray) -> list[Arrivals]:
+    """The uploads sent [M, P] of all tasks, one behind the other, as each task's own: those that are `sound` [M]."""
+    arrivals, begin = [], 0
+    for task in block:
+        mine = slice(begin, begin + len(task.ids))
+        kept, deltas = sound[mine], sent[mine]
+        if not kept.all():
+            deltas = deltas[torch.from_numpy(kept)]
+        arrivals.append(Arrivals(round, task.ids[kept], deltas, task.steps[kept], task.lane.lr(round)))
+        begin = mine.stop
+    return arrivals
 
 
 def _evaluate(averaging: Averaging, lanes: Sequence[Lane], schedule: Schedule) -> list[dict[str, float]]:
@@ -229,12 +245,12 @@ def simulate(averaging: Model | Averaging, runs: Sequence[Run], schedule: Schedu
         draws = {seed: stream(seed, "minibatches", r).random(shape) for seed in seeds}
         for block in _blocks(lanes, schedule, r):
             # 1. Broadcast, 2. local work, 3. network: `uploads`, of those who will be heard.
-            deltas = uploads(averaging, r, block, draws)
-            arrivals = [Arrivals(r, task.ids, part, task.steps) for task, part in zip(block, deltas, strict=True)]
+            arrivals = uploads(averaging, r, block, draws)
             # 4. Aggregate: each method steps to its next model, unless that is a sign of divergence.
             steps = [partial(task.lane.step, arrived) for task, arrived in zip(block, arrivals, strict=True)]
-            for task, log in zip(block, in_lockstep(steps), strict=True):
-                rounds.append({"run": position[id(task.lane)], "round": r + 1} | log)
+            for task, arrived, log in zip(block, arrivals, in_lockstep(steps), strict=True):
+                lost = {"nonfinite": float(len(task.ids) - len(arrived.ids))}
+                rounds.append({"run": position[id(task.lane)], "round": r + 1} | lost | log)
         # 5. Evaluate the models of all runs on the test images.
         if schedule.evaluates(r):
             scores = _evaluate(averaging, lanes, schedule)
@@ -242,4 +258,9 @@ def simulate(averaging: Model | Averaging, runs: Sequence[Run], schedule: Schedu
                 {"run": index, "round": r + 1, **score, "distance": lane.distance(lane.w), "diverged": lane.diverged}
                 for index, (lane, score) in enumerate(zip(lanes, scores, strict=True))
             ]
-    return History(pd.DataFrame(curves), pd.DataFrame(rounds))
+    history = History(pd.DataFrame(curves), pd.DataFrame(rounds))
+    lost = history.rounds.groupby("run")["nonfinite"].sum()
+    if lost.any():
+        told = ", ".join(f"{runs[index].label!r} {count:.0f}" for index, count in lost[lost > 0].items())
+        logging.getLogger(__name__).warning("uploads that were not finite were left out, by run: %s", told)
+    return history

@@ -1,6 +1,7 @@
 """What is simulated (`Run`, `Schedule`), and what comes out (`History`)."""
 
 from dataclasses import dataclass
+from math import cos, pi
 
 import pandas as pd
 from torch import Tensor
@@ -22,7 +23,7 @@ class Run:
     federation, trace : whose data, and who is heard in which round
     w0 : start [P] of the vectors that the method averages (`engine.averaging`)
     seed : of the minibatches and of all that the method draws
-    lr : local step size
+    lr : local step size gamma, before it falls (`Schedule.decay`)
     with_server : whether the server takes part with its public data
     epsilon : privacy of the label histograms that clients report (`data.federation.reported`); inf: exact
     """
@@ -40,7 +41,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long, and with which minibatches.
+    """How long, with which minibatches, and how the step size falls.
 
     Parameters
     ----------
@@ -51,6 +52,8 @@ class Schedule:
     test : first and one past the last test image that is used (None: all); tuning and results use different ones
     least_steps : clients take between this many and E steps, drawn anew in every round (a deadline cuts slow ones
         short); 0: always E
+    decay : share of the rounds, the last ones, in which the step sizes of clients and server fall, in [0, 1];
+        0: they are constant
 
     Raises
     ------
@@ -63,12 +66,21 @@ class Schedule:
     evaluate_every: int = 5
     test: tuple[int, int] | None = None
     least_steps: int = 0
+    decay: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("rounds", "steps", "batch", "evaluate_every"):
             require_number(name, getattr(self, name), low=1, strict=False, whole=True)
         remedy = f"use 1..{self.steps} (the local steps E), or 0 for always E"
         require_number("least_steps", self.least_steps, high=self.steps, strict=False, whole=True, remedy=remedy)
+        require_number("decay", self.decay, high=1, strict=False)
+
+    def rate(self, round: int) -> float:
+        """gamma_r / gamma of round r (0-based): 1, and in the last rounds half a cosine (Loshchilov and Hutter 2017)
+        that would reach 0 in the round after the last."""
+        falling = self.decay * self.rounds
+        passed = max(0.0, round - (self.rounds - falling))
+        return 0.5 * (1 + cos(pi * passed / falling)) if passed else 1.0
 
     def evaluates(self, round: int) -> bool:
         """Every `evaluate_every` rounds, and in each of the last 10 %, over which final values are averaged."""
@@ -81,7 +93,8 @@ class History:
 
     curves: one row per run and evaluation (round counted from 1; accuracy, worst_class, loss; distance: ||w_r - w_0||;
     diverged: the round whose step was refused, or 0; the run then stands still at its last sound model).
-    rounds: one row per run and round (arrived clients, server_samples: gradient samples at the server, method's log).
+    rounds: one row per run and round (arrived clients, nonfinite: updates left out as they were not finite,
+    server_samples: gradient samples at the server, method's log).
     """
 
     curves: pd.DataFrame

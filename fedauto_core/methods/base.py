@@ -26,7 +26,7 @@ class Context:
 
     counts: samples n_j, shape [N+1]; alpha: label histograms, shape [N+1, C], rows sum to one;
     target: alpha_g = sum_j (n_j/n) alpha_j over the server and the clients, shape [C];
-    steps: local SGD steps E; lr: client step size gamma; with_server: the server's own update is an arrival;
+    steps: local SGD steps E; lr: step size gamma of round 1; with_server: the server's own update is an arrival;
     w0: pre-trained start, shape [P]; seed: of the run, for methods that draw at random (`fedauto_core.seeding`).
     success_probability: q[T, N] of each round, long_run_probability: [N]; given to oracles only, else None.
     """
@@ -52,13 +52,15 @@ class Arrivals:
     """What arrived in round `round` (0-based).
 
     ids: participants [K], ascending, 0 = server; deltas: [K, P], rows w_j^E - start_j;
-    steps: SGD steps each of them took, [K] (E, or fewer where a deadline cut them short).
+    steps: SGD steps each of them took, [K] (E, or fewer where a deadline cut them short); lr: their size gamma_r, which
+    falls towards the end of a run where the schedule says so.
     """
 
     round: int
     ids: np.ndarray
     deltas: Tensor
     steps: np.ndarray
+    lr: float
 
 
 class Server(Protocol):
@@ -68,7 +70,8 @@ class Server(Protocol):
     counts_per_class: np.ndarray  # public samples of each class, shape [C]
 
     def train(self, w: Tensor, steps: int, classes: Sequence[int] | None = None) -> Tensor:
-        """Delta [P] after `steps` SGD steps from w [P] on the public samples (of `classes` only, if given)."""
+        """Delta [P] after `steps` SGD steps from w [P] on the public samples (of `classes` only, if given), of the size
+        that participants take in this round."""
 
     def gradient(self, w: Tensor, targets: Tensor | None = None) -> Tensor:
         """Gradient [P] at w [P] of the mean cross-entropy of the next public minibatch, against its labels or against
@@ -182,6 +185,12 @@ def data_weights(context: Context) -> np.ndarray:
     if not context.with_server:
         counts[0] = 0.0
     return counts / counts.sum()
+
+
+def lr_factor(state: State, arrivals: Arrivals) -> float:
+    """gamma_r / gamma_1, what is left of the first round's step size. What a method adds to the model besides updates
+    of this round (stored updates, momentum, a step of fixed length) must fall with it as they do."""
+    return arrivals.lr / state.context.lr
 
 
 def weighted_step(state: State, w: Tensor, arrivals: Arrivals, beta: np.ndarray) -> tuple[Tensor, State]:

@@ -24,7 +24,8 @@ class ServerOnly(Method):
 
 @dataclass(frozen=True)
 class Centralised(ServerOnly):
-    """E steps per round on the pooled data of server and clients: same number of gradient steps, no federation."""
+    """E steps per round on the pooled data of server and clients, each on as many samples as all of them draw together
+    in a step of the ideal network: the same gradient samples and steps, no drift."""
 
     name = "centralised"
     family = "bound"
@@ -32,4 +33,4 @@ class Centralised(ServerOnly):
     participation = "pooled"
 
     def aggregate(self, state: State, w: Tensor, arrivals: Arrivals, server: Server) -> tuple[Tensor, State]:
-        return w + arrivals.deltas[0], state.next(log={})
+        return w + arrivals.deltas.sum(dim=0), state.next(log={})  # of one update, or none that is finite

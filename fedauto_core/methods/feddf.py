@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from .adam import Adam
-from .base import Arrivals, Method, Server, State, weighted_step
+from .base import Arrivals, Method, Server, State, lr_factor, weighted_step
 from .checks import check_integer, check_positive
 
 # The student starts near the ensemble: with Adam's 1e-8, entries whose gradient is rounding noise take full steps.
@@ -27,7 +27,7 @@ EPSILON = 3e-5
 class FedDF(Method):
     """Student: w + sum_k (n_k / n_A) Delta_k; it minimises the cross-entropy with softmax(mean_k logits(w + Delta_k)).
 
-    distill_lr: Adam's rate. server_steps: its steps per round.
+    distill_lr: Adam's rate in the first round; it falls with the clients' step size. server_steps: its steps per round.
     """
 
     name = "feddf"
@@ -51,7 +51,7 @@ class FedDF(Method):
         targets = server.logits(w + arrivals.deltas).mean(dim=0).softmax(dim=-1)
         # min_w mean_x KL(t(x) || softmax f(w; x)): the cross-entropy with soft labels has the same gradient.
         student = average.clone()
-        adam = Adam(student, self.distill_lr, epsilon=EPSILON)
+        adam = Adam(student, self.distill_lr * lr_factor(state, arrivals), epsilon=EPSILON)
         for _ in range(self.server_steps):
             adam.step(server.gradient(student, targets))
         return student, state.noted({"distilled": float((student - average).norm())})

@@ -3,8 +3,10 @@
 Acar, Zhao, Matas, Mattina, Whatmough, Saligrama, ICLR 2021, Algorithm 1. Assumes uniform sampling; knows nothing of the
 network. Memory: h at the server, g_k at every participant; no extra traffic.
 Differs from the paper in: the local problem is solved by a few SGD steps, not to its minimum; g_k changes only when
-the upload arrived (a lost upload is not an inactive client). Differs from the official code in: alpha is the same for
-all (there it is divided by the relative amount of data); no clipping and no weight decay, as in the paper's text (h can
+the upload arrived (a lost upload is not an inactive client); where the step size falls, so does the step -h / alpha, and
+g_k and h learn from w_k - w per unit of it (else the model would still drift by an old h / alpha when nobody's steps
+can correct it). Differs from the official code in: alpha is the same for all (there it is divided by the relative
+amount of data); no clipping and no weight decay, as in the paper's text (h can
 outgrow the models when few arrive; such runs are reported as diverged); the cloud model w is evaluated, as in the
 paper's algorithm (there: mean of the local models).
 """
@@ -15,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .base import Arrivals, Context, Cost, LocalWork, Method, Server, State, combine, mixture_log
+from .base import Arrivals, Context, Cost, LocalWork, Method, Server, State, combine, lr_factor, mixture_log
 from .checks import check_positive
 
 
@@ -48,13 +50,13 @@ class FedDyn(Method):
         ids, context = arrivals.ids, state.context
         if not len(ids):
             return w, state.next(log={})
-        # g_k <- g_k - alpha (w_k - w)
-        rows = torch.as_tensor(ids, device=w.device)
-        g = state.memory["g"].index_add(0, rows, arrivals.deltas, alpha=-self.alpha)
-        # h <- h - alpha/N sum_{k in S} (w_k - w), with N everyone who could be heard: h = mean_k g_k
+        # g_k <- g_k - alpha gamma_1 / gamma_r (w_k - w)
+        rate, rows = lr_factor(state, arrivals), torch.as_tensor(ids, device=w.device)
+        g = state.memory["g"].index_add(0, rows, arrivals.deltas, alpha=-self.alpha / rate)
+        # h <- h - alpha/N gamma_1 / gamma_r sum_{k in S} (w_k - w), with N everyone who could be heard: h = mean_k g_k
         beta = np.full(len(ids), 1 / len(ids))
         mean = combine(beta, arrivals.deltas)
-        h = state.memory["h"] - self.alpha * len(ids) / (context.n_clients + context.with_server) * mean
-        # w <- mean_{k in S} w_k - h / alpha
+        h = state.memory["h"] - self.alpha / rate * len(ids) / (context.n_clients + context.with_server) * mean
+        # w <- mean_{k in S} w_k - gamma_r / gamma_1 h / alpha
         log = mixture_log(beta, context.alpha[ids], context.target)
-        return w + mean - h / self.alpha, state.next(log=log, weights=beta, h=h, g=g)
+        return w + mean - rate * h / self.alpha, state.next(log=log, weights=beta, h=h, g=g)

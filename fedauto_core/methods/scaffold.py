@@ -40,8 +40,8 @@ class Scaffold(StepLength):
         ids, context, c = arrivals.ids, state.context, state.memory["c"]
         if not len(ids):
             return w, state.next(log={})
-        # c_k^+ - c_k = (w - y_k) / (tau_k gamma) - c
-        scale = torch.as_tensor(-1 / (arrivals.steps * context.lr), dtype=w.dtype, device=w.device)
+        # c_k^+ - c_k = (w - y_k) / (tau_k gamma_r) - c
+        scale = torch.as_tensor(-1 / (arrivals.steps * arrivals.lr), dtype=w.dtype, device=w.device)
         change = (arrivals.deltas * scale[:, None]).sub_(c)
         c_own = state.memory["c_own"].index_add(0, torch.as_tensor(ids, device=w.device), change)
         # c += |S|/N mean_{k in S} (c_k^+ - c_k), with N everyone who could be heard

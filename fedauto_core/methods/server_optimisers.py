@@ -4,8 +4,9 @@ Hsu, Qi, Brown, arXiv 1909.06335, 2019 (FedAvgM); Reddi, Charles, Zaheer, Garret
 2021, Algorithm 2 (FedAdam, FedYogi). Assume uniform sampling; know nothing of the network. Memory: one (FedAvgM) or two
 models at the server; no extra traffic.
 Differ from the papers in: the network decides who takes part; a round in which nobody arrives is no round (no step, no
-decay), because its mean is not zero but unknown. Like the papers and unlike many codes: no bias correction, and v
-starts at tau^2.
+decay), because its mean is not zero but unknown; where the clients' step size falls, means are remembered per unit of
+it and the server's step falls with it: Adam's length does not depend on the update's and would not fall by itself.
+Like the papers and unlike many codes: no bias correction, and v starts at tau^2.
 """
 
 from collections.abc import Mapping
@@ -15,14 +16,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .base import Arrivals, Context, Cost, Server, State, combine, mixture_log
+from .base import Arrivals, Context, Cost, Server, State, combine, lr_factor, mixture_log
 from .checks import check_number, check_positive
 from .step_length import StepLength
 
 
 @dataclass(frozen=True)
 class _ServerOptimiser(StepLength):
-    """w += step(D) with D = sum_{k in S} n_k / n_A Delta_k, the mean update of the arrived, shape [P]."""
+    """w += step(D) with D = sum_{k in S} n_k / n_A Delta_k, the mean update of the arrived, shape [P]; with a step size
+    that falls, w += gamma_r / gamma_1 step(D gamma_1 / gamma_r)."""
 
     assumes = "uniform sampling"
     decays: ClassVar[tuple[str, ...]]
@@ -42,9 +44,10 @@ class _ServerOptimiser(StepLength):
             return w, state.next(log={})
         counts = state.context.counts[arrivals.ids]
         beta = counts / counts.sum()
-        step, memory = self.step(state.memory, combine(beta, arrivals.deltas))
+        rate = lr_factor(state, arrivals)
+        step, memory = self.step(state.memory, combine(beta, arrivals.deltas) / rate)
         log = mixture_log(beta, state.context.alpha[arrivals.ids], state.context.target)
-        return w + step, state.next(log=log, weights=beta, **memory)
+        return w + rate * step, state.next(log=log, weights=beta, **memory)
 
 
 @dataclass(frozen=True)

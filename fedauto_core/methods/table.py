@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .base import Arrivals, Context, State, mixture_log
+from .base import Arrivals, Context, State, lr_factor, mixture_log
 
 
 def empty_table(context: Context) -> dict[str, Any]:
@@ -15,11 +15,13 @@ def empty_table(context: Context) -> dict[str, Any]:
 
 
 def stored(state: State, arrivals: Arrivals) -> dict[str, Any]:
-    """The table with the rows of those who arrived replaced; the others' stay as they are."""
+    """The table with the rows of those who arrived replaced by Delta_k gamma_1 / gamma_r, so that all rows are updates
+    of one step size, the first; the others' stay as they are."""
     rows = torch.from_numpy(arrivals.ids).to(arrivals.deltas.device)
     last = state.memory["last"].copy()
     last[arrivals.ids] = arrivals.round
-    return {"updates": state.memory["updates"].index_copy(0, rows, arrivals.deltas), "last": last}
+    updates = arrivals.deltas / lr_factor(state, arrivals)
+    return {"updates": state.memory["updates"].index_copy(0, rows, updates), "last": last}
 
 
 def table_log(state: State, beta: np.ndarray, last: np.ndarray) -> dict[str, float]:

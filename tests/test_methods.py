@@ -1,6 +1,7 @@
 """Every method: against the slow twin, degenerate identities, zero and one arrival, and what it may know."""
 
 from dataclasses import fields, replace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from fedauto_core.engine import Averaging, Run, Schedule
 from fedauto_core.engine.lane import Lane
 from fedauto_core.engine.rounds import Task, uploads
 from fedauto_core.methods import METHODS, Arrivals, Context, make_method, method_card
+from fedauto_core.methods.base import Contest, Method
 from fedauto_core.models import build_model
 from fedauto_core.network import Scenario, draw_trace
 from fedauto_core.seeding import stream
@@ -277,6 +279,14 @@ def test_every_method_states_its_own_family():
     assert all("family" in vars(cls) for cls in METHODS.values())
     card = method_card({name: make_method(name) for name in METHODS})
     assert card.columns[1] == "family" and card["family"].nunique() == 9
+
+
+def test_every_method_states_its_own_contest():
+    """One of the known, inherited by nobody; the bounds are rivals of no one."""
+    assert all(vars(cls)["contest"] in get_args(Contest) for cls in METHODS.values())
+    assert not hasattr(Method, "contest")
+    assert {name for name, cls in METHODS.items() if cls.contest == "bound"} == {"fedavg_ideal", "centralised"}
+    assert [name for name, cls in METHODS.items() if cls.contest == "ours"] == ["fedauto"]
 
 
 def test_inverse_probability_weights_are_unbiased():

@@ -16,6 +16,7 @@ import numpy as np
 from torch import Tensor, as_tensor
 
 Participation = Literal["network", "ideal", "server", "pooled"]
+Contest = Literal["aggregation", "optimiser", "public data", "bound", "ours"]
 Knob = tuple[str, tuple[Any, ...]]  # the hyper-parameter that is tuned beside the client step size, and its values
 SERVER_LR: Knob = ("server_lr", (0.3, 1.0, 3.0))
 
@@ -135,6 +136,9 @@ class Method:
     source: ClassVar[str]
     family: ClassVar[str]
     """What the method relies on, for tables."""
+    contest: ClassVar[Contest]
+    """Whom it is judged among: failure-robust "aggregation", an "optimiser" for heterogeneity, another use of the
+    server's "public data", a "bound", or "ours" (FedAuto and what is built on it). Every class states it."""
     needs_network_knowledge: ClassVar[bool] = False
     uses_label_histograms: ClassVar[bool] = False
     public_data: ClassVar[str] = "as a participant"  # how the server's data enter where the server takes part

@@ -28,6 +28,7 @@ class FedAWE(StepLength):
     name = "fedawe"
     source = "Xiang et al. 2024"
     family = "estimated rates"
+    contest = "aggregation"
     cost = Cost(clients="(N + 1) * (P + 1)")
     assumes = "independent arrivals, q >= delta > 0"
     clip_norm: float | None = 0.5

@@ -64,6 +64,7 @@ class FedCoteLike(Method):
     name = "fedcote_like"
     source = "after Wang et al. 2025 (FedCote)"
     family = "knows the network"
+    contest = "aggregation"
     assumes = "independent arrivals, stationary q"
     needs_network_knowledge = True
     uses_label_histograms = True

@@ -33,6 +33,7 @@ class FedDF(Method):
     name = "feddf"
     source = "Lin et al. 2020"
     family = "public data again"
+    contest = "public data"
     public_data = "as a participant; unlabelled, for distillation"
     knob = ("distill_lr", (0.0001, 0.0003, 0.001))
     distill_lr: float = 0.0003

@@ -52,6 +52,7 @@ class FedDU(FedAvg):
     name = "feddu"
     source = "Zhang et al. 2022"
     family = "public data again"
+    contest = "public data"
     assumes = "uniform sampling"
     uses_label_histograms = True
     public_data = "as a participant; scaled SGD after the average"

@@ -32,6 +32,7 @@ class FedLAW(Method):
     name = "fedlaw"
     source = "Li et al. 2023"
     family = "public data again"
+    contest = "public data"
     public_data = "as a participant; labelled, to learn the weights"
     knob = ("weight_lr", (0.03, 0.1, 0.3))
     weight_lr: float = 0.1

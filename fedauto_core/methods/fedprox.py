@@ -22,6 +22,7 @@ class FedProx(FedAvg):
     name = "fedprox"
     source = "Li et al. 2020"
     family = "plain"
+    contest = "optimiser"
     assumes = "uniform sampling"
     knob = ("mu", (0.01, 0.1, 1.0))
     mu: float = 0.1

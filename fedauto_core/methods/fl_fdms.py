@@ -35,6 +35,7 @@ class FLFDMS(StepLength):
     name = "fl_fdms"
     source = "Wang & Xu 2022"
     family = "stored updates"
+    contest = "aggregation"
     cost = Cost(server="2 * (N + 1)**2")
     assumes = "a similar client arrives"
 

@@ -24,6 +24,7 @@ class KnownProbability(Method):
     name = "known_probability"
     source = "inverse-probability weights"
     family = "knows the network"
+    contest = "aggregation"
     assumes = "independent arrivals, q > 0"
     needs_network_knowledge = True
     knob = SERVER_LR
@@ -61,6 +62,7 @@ class TFAggregationLike(KnownProbability):
     name = "tf_aggregation_like"
     source = "after Salehi & Hossain 2021"
     family = "knows the network"
+    contest = "aggregation"
 
     def success(self, state: State, round: int) -> np.ndarray:
         return state.context.long_run_probability

@@ -74,6 +74,7 @@ def method_card(methods: Mapping[str, Method]) -> pd.DataFrame:
         {
             "label": label,
             "family": method.family,
+            "contest": method.contest,
             "source": method.source,
             "network knowledge": "yes" if method.needs_network_knowledge else "no",
             "label histograms": "yes" if method.uses_label_histograms else "no",

@@ -21,6 +21,7 @@ class ServerFinetuning(FedAvg):
     name = "server_finetuning"
     source = "baseline of Li et al. 2023"
     family = "public data again"
+    contest = "public data"
     assumes = "nothing"
     public_data = "as a participant; SGD after the average"
     knob = ("server_steps", (5, 20, 80))

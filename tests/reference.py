@@ -125,7 +125,7 @@ class Reference(MemoryRules, ControlRules, PublicRules):
         return w + sum((p[j] * (self.train(r, j, w) - w) for j in self.arrived(r)), torch.zeros_like(w))
 
     def known_probability(self, r, w):
-        p, q = self.potential(), [1.0, *self.trace.success_probability[r]]
+        p, q = self.potential(), [1.0, *self.trace.marginal_probability[r]]
         return w + sum(
             (p[j] / max(q[j], 0.01) * (self.train(r, j, w) - w) for j in self.arrived(r)), torch.zeros_like(w)
         )

@@ -150,8 +150,8 @@ def test_fedawe_commits_only_what_arrived(world):
 def test_only_oracles_receive_network_knowledge(world):
     for name in METHODS:
         context = lane(world, make_method(name)).state.context
-        knows = context.success_probability is not None or context.long_run_probability is not None
-        assert knows == METHODS[name].needs_network_knowledge
+        told = (context.success_probability, context.long_run_probability, context.marginal_probability)
+        assert [part is not None for part in told] == [METHODS[name].needs_network_knowledge] * 3
 
 
 @pytest.mark.parametrize("name", list(METHODS))
@@ -162,6 +162,7 @@ def test_only_oracles_notice_wrong_probabilities(world, name):
         told.trace,
         success_probability=np.full_like(told.trace.success_probability, 0.123),
         long_run_probability=np.full_like(told.trace.long_run_probability, 0.321),
+        marginal_probability=np.full_like(told.trace.marginal_probability, 0.213),
     )
     runners = [Lane(Averaging(world[1]), replace(told, trace=trace), SCHEDULE) for trace in (told.trace, wrong)]
     same = torch.equal(*(advance(world, runner) for runner in runners))
@@ -248,6 +249,7 @@ def test_weights_refuse_bad_input(change, message):
         ("fedprox", {"mu": -0.1}, "fedprox: mu = -0.1.*fields of fedprox: server_lr, mu"),
         ("known_probability", {"q_floor": 0.0}, "q_floor"),
         ("known_probability", {"normalise": "both"}, "normalise"),
+        ("known_probability", {"probability": "true"}, "probability"),
         ("fedawe", {"clip_norm": -1.0}, "clip_norm = -1.0.*None or.*fields of fedawe: server_lr, clip_norm"),
         ("fedavg_all", {"server_lr": 0.0}, "server_lr"),
         ("server_finetuning", {"server_steps": 0}, "server_steps = 0.*integers >= 1"),
@@ -292,7 +294,8 @@ def test_every_method_states_its_own_contest():
 def test_inverse_probability_weights_are_unbiased():
     """The mean over many arrival draws of sum_j beta_j Delta_j is sum_j p_j Delta_j."""
     q = np.array([[0.9, 0.5, 0.2]])
-    context = Context(np.array([5, 10, 10, 20]), np.eye(4), np.full(4, 0.25), 1, 0.1, True, torch.zeros(4), 0, q)
+    w0 = torch.zeros(4)
+    context = Context(np.array([5, 10, 10, 20]), np.eye(4), np.full(4, 0.25), 1, 0.1, True, w0, marginal_probability=q)
     method, rng = make_method("known_probability"), np.random.default_rng(0)
     state = method.init(context)
     total = torch.zeros(4)

@@ -40,6 +40,7 @@ class Lane:
                 seed=run.seed,
                 success_probability=run.trace.success_probability if oracle else None,
                 long_run_probability=run.trace.long_run_probability if oracle else None,
+                marginal_probability=run.trace.marginal_probability if oracle else None,
             )
         )
 

@@ -29,7 +29,8 @@ class Context:
     target: alpha_g = sum_j (n_j/n) alpha_j over the server and the clients, shape [C];
     steps: local SGD steps E; lr: client step size gamma; with_server: the server's own update is an arrival;
     w0: pre-trained start, shape [P]; seed: of the run, for methods that draw at random (`fedauto_core.seeding`).
-    success_probability: q[T, N] of each round, long_run_probability: [N]; given to oracles only, else None.
+    success_probability: q[T, N] of each round given the past, long_run_probability: [N], marginal_probability: [T, N],
+    of each round whatever the past; given to oracles only, else None.
     """
 
     counts: np.ndarray
@@ -42,6 +43,7 @@ class Context:
     seed: int = 0
     success_probability: np.ndarray | None = None
     long_run_probability: np.ndarray | None = None
+    marginal_probability: np.ndarray | None = None
 
     @property
     def n_clients(self) -> int:

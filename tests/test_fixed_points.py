@@ -34,7 +34,7 @@ def trace(process):
 
 
 def late(process, name, lr=0.025, rounds=ROUNDS, **hyper):
-    """w after each round of the second half, [rounds / 2]."""
+    """The judged model after each round of the second half, [rounds / 2]."""
     drawn, method = trace(process), make_method(name, **hyper)
     u, w, path = torch.from_numpy(np.concatenate([[0.0], U])).float()[:, None], torch.zeros(1), []
     told = (drawn.success_probability, drawn.long_run_probability, drawn.marginal_probability)
@@ -45,7 +45,7 @@ def late(process, name, lr=0.025, rounds=ROUNDS, **hyper):
         ids = 1 + np.flatnonzero(heard)
         deltas = (1 - (1 - lr) ** STEPS) * (u[ids] - method.local_work(state, w, ids).start)
         w, state = method.aggregate(state, w, Arrivals(r, ids, deltas, np.full(len(ids), STEPS)), None)
-        path.append(float(w[0]))
+        path.append(float(method.judged(state, w)[0]))
     return np.array(path[rounds // 2 :])
 
 

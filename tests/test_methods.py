@@ -126,6 +126,36 @@ def test_work_of_one_participant_does_not_depend_on_the_others(world, name):
     assert some.linear is None or torch.equal(everyone.linear[[2, 5]], some.linear)
 
 
+@pytest.mark.parametrize("with_server", [True, False])
+def test_fedawe_is_judged_by_the_mean_of_all_models(world, with_server):
+    federation, model, w0 = world
+    runner = lane(world, make_method("fedawe"), with_server=with_server)
+    broadcast = advance(world, runner)
+    slow = Reference(model, federation, runner.run.trace, w0, SEED, 0.1, with_server, 2, 8)
+    slow.final("fedawe", ROUNDS)
+    torch.testing.assert_close(runner.judged(), slow.mean_of_all(), atol=1e-5, rtol=0)
+    assert float((runner.judged() - broadcast).norm()) > 0.01
+    assert make_method("fedawe", judge="broadcast").judged(runner.state, broadcast) is broadcast
+
+
+def test_every_other_method_is_judged_by_the_model_it_broadcasts(world):
+    for name in METHODS:
+        runner = lane(world, make_method(name))
+        advance(world, runner, rounds=2)
+        assert (runner.judged() is runner.w) == (name != "fedawe")
+
+
+def test_the_clip_is_relative_to_the_updates():
+    """One client returns after 20 rounds: its echo is 20 lengths of its update, whatever that length is."""
+    context = Context(np.array([1, 1]), np.eye(2), np.full(2, 0.5), 1, 0.1, False, torch.zeros(4))
+    for clip, moved in ((None, 20.0), (5.0, 5.0), (50.0, 20.0)):
+        for length in (1e-3, 10.0):
+            method = make_method("fedawe", clip_norm=clip)
+            arrivals = Arrivals(19, np.array([1]), torch.tensor([[length, 0, 0, 0]]), np.ones(1))
+            w, _ = method.aggregate(method.init(context), context.w0, arrivals, None)
+            assert float(w[0]) == pytest.approx(moved * length)
+
+
 def test_echo_factors_sum_to_the_rounds_passed(world):
     """Xiang et al. 2024, Proposition 1: the echoes of a client up to its last arrival in round R - 1 add up to R."""
     runner = lane(world, make_method("fedawe"))

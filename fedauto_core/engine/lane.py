@@ -81,6 +81,10 @@ class Lane:
         heard = {"arrived": float(np.count_nonzero(ids)), "server_samples": float(self.server.samples)}
         return heard | state.log | log
 
+    def judged(self) -> Tensor:
+        """The current model [P] as its method would have it evaluated."""
+        return self.run.method.judged(self.state, self.w)
+
     def _log(self, state: State, arrivals: Arrivals) -> dict[str, float]:
         """What the averaging says of the step, given the weights of all that was averaged in it; and, as
         "plain_...", of the step that weights n_j / n_A would have made of the same uploads."""

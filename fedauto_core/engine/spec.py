@@ -79,7 +79,8 @@ class Schedule:
 class History:
     """Tidy frames keyed by `run` (position in the list of runs).
 
-    curves: one row per run and evaluation (round counted from 1; accuracy, worst_class, loss; distance: ||w_r - w_0||;
+    curves: one row per run and evaluation (round counted from 1; accuracy, worst_class, loss; distance from w_0,
+    all of the model that the method has judged;
     diverged: the round whose step was refused, or 0; the run then stands still at its last sound model).
     rounds: one row per run and round (arrived clients, server_samples: gradient samples at the server, method's log).
     """

@@ -162,6 +162,10 @@ class Method:
     def aggregate(self, state: State, w: Tensor, arrivals: Arrivals, server: Server) -> tuple[Tensor, State]:
         raise NotImplementedError
 
+    def judged(self, state: State, w: Tensor) -> Tensor:
+        """The model [P] that is evaluated after a round: the one to be broadcast next."""
+        return w
+
 
 def combine(beta: np.ndarray, deltas: Tensor) -> Tensor:
     """sum_k beta_k Delta_k, shape [P]: one product of weights [1, K] and deltas [K, P]."""

@@ -126,7 +126,7 @@ class Reference(MemoryRules, ControlRules, PublicRules):
         return w + sum((p[j] * (self.train(r, j, w) - w) for j in self.arrived(r)), torch.zeros_like(w))
 
     def known_probability(self, r, w):
-        p, q = self.potential(), [1.0, *self.trace.success_probability[r]]
+        p, q = self.potential(), [1.0, *self.trace.marginal_probability[r]]
         return w + sum(
             (p[j] / max(q[j], 0.01) * (self.train(r, j, w) - w) for j in self.arrived(r)), torch.zeros_like(w)
         )
@@ -172,13 +172,19 @@ class Reference(MemoryRules, ControlRules, PublicRules):
         ids = self.arrived(r)
         if not ids:
             return w
-        increments = [(r - self.tau[j]) * (self.train(r, j, self.own[j]) - self.own[j]) for j in ids]
-        increment = sum(increments) / len(ids)
-        increment = increment * min(1.0, 0.5 / float(increment.norm()))
+        deltas = [self.train(r, j, self.own[j]) - self.own[j] for j in ids]
+        increment = sum((r - self.tau[j]) * delta for j, delta in zip(ids, deltas, strict=True)) / len(ids)
+        longest = 5 * sum(float(delta.norm()) for delta in deltas) / len(ids)
+        increment = increment * min(1.0, longest / float(increment.norm()))
         w = sum(self.own[j] for j in ids) / len(ids) + increment
         for j in ids:
             self.own[j], self.tau[j] = w, r
         return w
+
+    def mean_of_all(self):
+        """Of the models that everybody holds, the server too where it takes part."""
+        everyone = range(0 if self.with_server else 1, self.n + 1)
+        return sum(self.own[j] for j in everyone) / len(everyone)
 
     def final(self, name, rounds):
         w = self.w0

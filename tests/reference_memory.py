@@ -61,7 +61,7 @@ class MemoryRules:
         deltas = self.deltas(r, w)
         total, weight = torch.zeros_like(w), 0.0
         for i in p:
-            friends = {j: sum(past) / len(past) for j in deltas if (past := self.alike[i, j])}
+            friends = {j: sum(past) / len(past) for j in deltas if j > 0 and (past := self.alike[i, j])}
             if i in deltas or friends:
                 total += p[i] * deltas[i if i in deltas else max(friends, key=friends.get)]
                 weight += p[i]

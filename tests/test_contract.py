@@ -66,7 +66,9 @@ def test_a_method_needs_nothing_that_the_contract_does_not_list(name):
 
 
 def test_the_list_is_the_contract():
-    known = "counts alpha target steps lr with_server w0 seed success_probability long_run_probability"
+    known = (
+        "counts alpha target steps lr with_server w0 seed success_probability long_run_probability marginal_probability"
+    )
     assert listed("init", "context") == set(known.split())
     assert listed("aggregate", "arrivals") == {"round", "ids", "deltas", "steps", "lr"}
     assert listed("aggregate", "server") == {"labels", "counts_per_class", "train", "gradient", "logits"}

@@ -242,7 +242,7 @@ def test_data_code_and_versions_are_in_the_key(monkeypatch):
     assert len(keys) == 4
 
 
-@pytest.mark.parametrize("part", ["arrived", "success_probability", "long_run_probability"])
+@pytest.mark.parametrize("part", ["arrived", "success_probability", "long_run_probability", "marginal_probability"])
 def test_what_the_network_did_is_in_the_key(part, monkeypatch):
     """Its code is not: a run meets the network through the trace."""
     before, real = content_key(PLAN), unit.draw_trace

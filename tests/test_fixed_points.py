@@ -47,10 +47,12 @@ class Pulling:
 
 
 def late(process, name, lr=0.025, rounds=ROUNDS, decay=0.0, counts=COUNTS, **hyper):
-    """w after each round of the second half, [rounds / 2]."""
-    drawn, method, schedule, server = trace(process), make_method(name, **hyper), Schedule(rounds, decay=decay), Pulling()
+    """The judged model after each round of the second half, [rounds / 2]."""
+    drawn, method, server = trace(process), make_method(name, **hyper), Pulling()
+    schedule = Schedule(rounds, decay=decay)
     u, w, path = torch.from_numpy(np.concatenate([[0.0], U])).float()[:, None], torch.zeros(1), []
-    oracle = (drawn.success_probability, drawn.long_run_probability) if method.needs_network_knowledge else (None, None)
+    told = (drawn.success_probability, drawn.long_run_probability, drawn.marginal_probability)
+    oracle = told if method.needs_network_knowledge else (None, None, None)
     alpha = np.eye(N + 1)
     state = method.init(Context(counts, alpha, alpha.mean(axis=0), STEPS, lr, False, w, 0, *oracle))
     for r, heard in enumerate(drawn.arrived[:rounds]):
@@ -59,7 +61,7 @@ def late(process, name, lr=0.025, rounds=ROUNDS, decay=0.0, counts=COUNTS, **hyp
         optima = u[ids] if work.linear is None else u[ids] - work.linear
         deltas = (1 - (1 - server.lr) ** STEPS) * (optima - work.start)
         w, state = method.aggregate(state, w, Arrivals(r, ids, deltas, np.full(len(ids), STEPS), server.lr), server)
-        path.append(float(w[0]))
+        path.append(float(method.judged(state, w)[0]))
     return np.array(path[rounds // 2 :])
 
 
@@ -99,7 +101,17 @@ def test_plain_averaging_rests_at_the_mean_of_those_who_are_heard(process, name,
 )
 def test_inverse_probabilities_known_or_estimated_find_the_optimum(process, name, hyper):
     mean, error = mean_and_error(late(process, name, **hyper))
-    assert abs(mean - OPTIMUM) <= 4 * error and error < 0.03
+    assert abs(mean - OPTIMUM) <= 4 * error and error < 0.04  # plain averaging: 0.3 off
+
+
+@pytest.mark.parametrize("process", ["markov", "long outages"])
+def test_conditional_probabilities_lead_towards_plain_averaging(process):
+    """Self-normalised both are biased; the conditional ones, near one for most of those who are heard, the more so."""
+    rest = {
+        which: late(process, "known_probability", normalise="self", probability=which).mean() - OPTIMUM
+        for which in ("marginal", "conditional")
+    }
+    assert 0 < rest["marginal"] < rest["conditional"] - 0.02
 
 
 @each_process

@@ -1,6 +1,7 @@
 """Every method: against the slow twin, degenerate identities, zero and one arrival, and what it may know."""
 
 from dataclasses import fields, replace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from fedauto_core.engine import Averaging, Run, Schedule
 from fedauto_core.engine.lane import Lane
 from fedauto_core.engine.rounds import Task, uploads
 from fedauto_core.methods import METHODS, Arrivals, Context, make_method, method_card
+from fedauto_core.methods.base import Contest, Method
 from fedauto_core.models import build_model
 from fedauto_core.network import Scenario, draw_trace
 from fedauto_core.seeding import stream
@@ -136,6 +138,36 @@ def test_work_of_one_participant_does_not_depend_on_the_others(world, name):
     assert some.linear is None or torch.equal(everyone.linear[[2, 5]], some.linear)
 
 
+@pytest.mark.parametrize("with_server", [True, False])
+def test_fedawe_is_judged_by_the_mean_of_all_models(world, with_server):
+    federation, model, w0 = world
+    runner = lane(world, make_method("fedawe"), with_server=with_server)
+    broadcast = advance(world, runner)
+    slow = Reference(model, federation, runner.run.trace, w0, SEED, 0.1, with_server, 2, 8)
+    slow.final("fedawe", ROUNDS)
+    torch.testing.assert_close(runner.judged(), slow.mean_of_all(), atol=1e-5, rtol=0)
+    assert float((runner.judged() - broadcast).norm()) > 0.01
+    assert make_method("fedawe", judge="broadcast").judged(runner.state, broadcast) is broadcast
+
+
+def test_every_other_method_is_judged_by_the_model_it_broadcasts(world):
+    for name in METHODS:
+        runner = lane(world, make_method(name))
+        advance(world, runner, rounds=2)
+        assert (runner.judged() is runner.w) == (name != "fedawe")
+
+
+def test_the_clip_is_relative_to_the_updates():
+    """One client returns after 20 rounds: its echo is 20 lengths of its update, whatever that length is."""
+    context = Context(np.array([1, 1]), np.eye(2), np.full(2, 0.5), 1, 0.1, False, torch.zeros(4))
+    for clip, moved in ((None, 20.0), (5.0, 5.0), (50.0, 20.0)):
+        for length in (1e-3, 10.0):
+            method = make_method("fedawe", clip_norm=clip)
+            arrivals = Arrivals(19, np.array([1]), torch.tensor([[length, 0, 0, 0]]), np.ones(1))
+            w, _ = method.aggregate(method.init(context), context.w0, arrivals, None)
+            assert float(w[0]) == pytest.approx(moved * length)
+
+
 def test_echo_factors_sum_to_the_rounds_passed(world):
     """Xiang et al. 2024, Proposition 1: the echoes of a client up to its last arrival in round R - 1 add up to R."""
     runner = lane(world, make_method("fedawe"))
@@ -160,8 +192,8 @@ def test_fedawe_commits_only_what_arrived(world):
 def test_only_oracles_receive_network_knowledge(world):
     for name in METHODS:
         context = lane(world, make_method(name)).state.context
-        knows = context.success_probability is not None or context.long_run_probability is not None
-        assert knows == METHODS[name].needs_network_knowledge
+        told = (context.success_probability, context.long_run_probability, context.marginal_probability)
+        assert [part is not None for part in told] == [METHODS[name].needs_network_knowledge] * 3
 
 
 @pytest.mark.parametrize("name", list(METHODS))
@@ -172,6 +204,7 @@ def test_only_oracles_notice_wrong_probabilities(world, name):
         told.trace,
         success_probability=np.full_like(told.trace.success_probability, 0.123),
         long_run_probability=np.full_like(told.trace.long_run_probability, 0.321),
+        marginal_probability=np.full_like(told.trace.marginal_probability, 0.213),
     )
     runners = [Lane(Averaging(world[1]), replace(told, trace=trace), SCHEDULE) for trace in (told.trace, wrong)]
     same = torch.equal(*(advance(world, runner) for runner in runners))
@@ -258,6 +291,7 @@ def test_weights_refuse_bad_input(change, message):
         ("fedprox", {"mu": -0.1}, "fedprox: mu = -0.1.*fields of fedprox: server_lr, mu"),
         ("known_probability", {"q_floor": 0.0}, "q_floor"),
         ("known_probability", {"normalise": "both"}, "normalise"),
+        ("known_probability", {"probability": "true"}, "probability"),
         ("fedawe", {"clip_norm": -1.0}, "clip_norm = -1.0.*None or.*fields of fedawe: server_lr, clip_norm"),
         ("fedavg_all", {"server_lr": 0.0}, "server_lr"),
         ("server_finetuning", {"server_steps": 0}, "server_steps = 0.*integers >= 1"),
@@ -291,10 +325,19 @@ def test_every_method_states_its_own_family():
     assert card.columns[1] == "family" and card["family"].nunique() == 9
 
 
+def test_every_method_states_its_own_contest():
+    """One of the known, inherited by nobody; the bounds are rivals of no one."""
+    assert all(vars(cls)["contest"] in get_args(Contest) for cls in METHODS.values())
+    assert not hasattr(Method, "contest")
+    assert {name for name, cls in METHODS.items() if cls.contest == "bound"} == {"fedavg_ideal", "centralised"}
+    assert [name for name, cls in METHODS.items() if cls.contest == "ours"] == ["fedauto"]
+
+
 def test_inverse_probability_weights_are_unbiased():
     """The mean over many arrival draws of sum_j beta_j Delta_j is sum_j p_j Delta_j."""
     q = np.array([[0.9, 0.5, 0.2]])
-    context = Context(np.array([5, 10, 10, 20]), np.eye(4), np.full(4, 0.25), 1, 0.1, True, torch.zeros(4), 0, q)
+    w0 = torch.zeros(4)
+    context = Context(np.array([5, 10, 10, 20]), np.eye(4), np.full(4, 0.25), 1, 0.1, True, w0, marginal_probability=q)
     method, rng = make_method("known_probability"), np.random.default_rng(0)
     state = method.init(context)
     total = torch.zeros(4)

@@ -12,7 +12,7 @@ from fedauto_core.data import FederationSpec, build_federation, load_dataset, sh
 from fedauto_core.engine import Averaging, Run, Schedule, local_updates
 from fedauto_core.engine.lane import Lane
 from fedauto_core.engine.public import PublicData
-from fedauto_core.methods import Arrivals, Context, make_method
+from fedauto_core.methods import METHODS, Arrivals, Context, make_method
 from fedauto_core.methods.adam import Adam
 from fedauto_core.methods.fedcote_like import selection_probabilities
 from fedauto_core.methods.feddisco import disco_weights
@@ -302,6 +302,36 @@ def test_fedcote_drops_whom_it_did_not_select():
     assert (np.abs(kept / 500 - r) <= 4 * np.sqrt(r * (1 - r) / 500)).all()
 
 
+class Counting:
+    """A server that counts its minibatches."""
+
+    labels = torch.tensor([0, 1])
+
+    def __init__(self):
+        self.taken = 0
+
+    def train(self, w, steps, classes=None):
+        self.taken += steps
+        return torch.zeros(P)
+
+    def gradient(self, w, targets=None):
+        self.taken += 1
+        return torch.zeros(P)
+
+    def logits(self, w):
+        return torch.tensor([[1.0, 0.0], [1.0, 0.0]]).expand(*w.shape[:-1], -1, -1)
+
+
+@pytest.mark.parametrize(("name", "default"), [("fedlaw", 10), ("feddf", 10), ("feddu", 2)])
+def test_the_budget_is_ours_or_the_papers_own(name, default):
+    """FedDU's default are the E = 2 steps of everybody."""
+    context = toy([10, 30, 30], [[0.5, 0.5], [1, 0], [0, 1]])
+    for hyper, expected in (({}, default), ({"server_steps": METHODS[name].own_steps}, METHODS[name].own_steps)):
+        server = Counting()
+        outcome(make_method(name, **hyper), context, arrived([0, 1]), server)
+        assert server.taken == expected
+
+
 @pytest.mark.parametrize(
     ("name", "hyper"),
     [
@@ -310,6 +340,7 @@ def test_fedcote_drops_whom_it_did_not_select():
         ("feddf", {"distill_lr": float("nan")}),
         ("feddf", {"server_steps": 0}),
         ("feddu", {"scale": 0.0}),
+        ("feddu", {"server_steps": -1}),
         ("feddu", {"decay": 1.1}),
         ("feddu", {"server_lr": -1.0}),
         ("data_sharing", {"public_share": 0.0}),

@@ -53,6 +53,7 @@ def test_long_run_rates_are_the_stated_ones(process):
     q = drawn.long_run_probability
     sigma = np.sqrt(q * (1 - q) / ROUNDS * (1 + memory) / (1 - memory))
     assert (np.abs(drawn.arrived.mean(axis=0) - drawn.long_run_probability) <= 4 * sigma).all()
+    np.testing.assert_allclose(drawn.marginal_probability.mean(axis=0), q)
     pooled = abs((drawn.arrived.mean(axis=0) - drawn.long_run_probability).sum())
     assert pooled <= 3 * np.sqrt((sigma**2).sum())
 
@@ -81,6 +82,7 @@ def test_every_trace_starts_in_the_stationary_law():
         drawn = trace(process, rounds=1, histograms=many, **CASES[process][0])
         q = drawn.long_run_probability[0]
         np.testing.assert_allclose(drawn.success_probability[0], q)
+        np.testing.assert_allclose(drawn.marginal_probability, q)
         assert abs(drawn.arrived.mean() - q) <= 3 * np.sqrt(q * (1 - q) / 20_000)
 
 

@@ -124,6 +124,9 @@ def test_a_product_starts_with_its_first_part_and_names_who_lost_it():
     assert (both.cause[alone.arrived & ~both.arrived] == Cause.LONG).all()
     assert (both.success_probability <= alone.success_probability).all()
     np.testing.assert_allclose(both.long_run_probability, 0.6 * 2 / 3)
+    np.testing.assert_allclose(both.marginal_probability, 0.6 * 2 / 3)
+    sine = trace("modulated", rounds=40, shape="sine", q_min=0.05, q_max=0.9)
+    assert (sine.marginal_probability == sine.success_probability).all()
     assert trace("product", 3, parts=(first,)).sha256 == alone.sha256
 
 

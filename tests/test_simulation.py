@@ -83,6 +83,15 @@ def test_evaluation_against_a_direct_computation(make_run):
     assert curves["loss"].item() == pytest.approx(float(functional.cross_entropy(logits, data.y_test)), abs=1e-4)
 
 
+def test_what_the_method_has_judged_is_evaluated(make_run):
+    """FedAWE takes the same path whichever of its models is judged."""
+    model, make = make_run
+    mean, broadcast = (simulate(model, [make("fedawe", judge=judge)], SCHEDULE) for judge in ("mean", "broadcast"))
+    pd.testing.assert_frame_equal(mean.rounds, broadcast.rounds)
+    for column in ("loss", "distance"):
+        assert (mean.curves[column] != broadcast.curves[column]).all()
+
+
 def _first_round(trace):
     return replace(
         trace, arrived=trace.arrived[:1], cause=trace.cause[:1], success_probability=trace.success_probability[:1]

@@ -72,7 +72,8 @@ def _context(n: int, p: int, c: int) -> Context:
     alpha[1:, 0] = 0.0  # no client holds class 0, so that FedAuto has something to compensate
     alpha /= alpha.sum(axis=1, keepdims=True)
     half = np.full((8, n), 0.5)
-    return Context(counts, alpha, counts @ alpha / counts.sum(), 5, 0.1, True, torch.zeros(p), 0, half, half[0])
+    target = counts @ alpha / counts.sum()
+    return Context(counts, alpha, target, 5, 0.1, True, torch.zeros(p), 0, half, half[0], half)
 
 
 def measured(methods: Mapping[str, Method], n: int, p: int, c: int, repetitions: int = 5) -> pd.DataFrame:

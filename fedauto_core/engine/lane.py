@@ -42,6 +42,7 @@ class Lane:
                 seed=run.seed,
                 success_probability=run.trace.success_probability if oracle else None,
                 long_run_probability=run.trace.long_run_probability if oracle else None,
+                marginal_probability=run.trace.marginal_probability if oracle else None,
             )
         )
 
@@ -88,6 +89,10 @@ class Lane:
             self.diverged, log = round + 1, {}
         heard = {"arrived": float(np.count_nonzero(ids)), "server_samples": float(self.server.samples)}
         return heard | state.log | log
+
+    def judged(self) -> Tensor:
+        """The current model [P] as its method would have it evaluated."""
+        return self.run.method.judged(self.state, self.w)
 
     def _log(self, state: State, arrivals: Arrivals) -> dict[str, float]:
         """What the averaging says of the step, given the weights of all that was averaged in it; and, as

@@ -161,13 +161,14 @@ def _arrivals(round: int, block: Sequence[Task], sent: Tensor, sound: np.ndarray
 
 
 def _evaluate(averaging: Averaging, lanes: Sequence[Lane], schedule: Schedule) -> list[dict[str, float]]:
-    """Accuracy, recall of the worst class and cross-entropy of every run's current model."""
+    """Accuracy, recall of the worst class, cross-entropy and distance from the start of every run's judged model."""
     dataset = lanes[0].run.federation.dataset
     used = slice(*(schedule.test or (None,)))
     x, y = dataset.x_test[used], dataset.y_test[used]
     one_hot = functional.one_hot(y, dataset.n_classes).to(x.dtype)
-    identities = [_identity(lane.w) for lane in lanes]
-    models = dict(zip(identities, (lane.w for lane in lanes), strict=True))
+    judged = [lane.judged() for lane in lanes]
+    identities = [_identity(w) for w in judged]
+    models = dict(zip(identities, judged, strict=True))
     distinct, rows = list(models.values()), []
     for chunk in range(0, len(distinct), 16):  # bounds the memory of the scores
         theta = averaging.readable(torch.stack(distinct[chunk : chunk + 16]))
@@ -178,7 +179,8 @@ def _evaluate(averaging: Averaging, lanes: Sequence[Lane], schedule: Schedule) -
         scores = torch.stack((right.mean(dim=1), recall.min(dim=1).values, loss), dim=1)
         rows += [dict(zip(("accuracy", "worst_class", "loss"), score, strict=True)) for score in scores.tolist()]
     scores_of = dict(zip(models, rows, strict=True))
-    return [scores_of[identity] for identity in identities]
+    distances = [lane.distance(w) for lane, w in zip(lanes, judged, strict=True)]
+    return [scores_of[i] | {"distance": distance} for i, distance in zip(identities, distances, strict=True)]
 
 
 def _check(model: Model, runs: Sequence[Run], schedule: Schedule) -> None:
@@ -255,7 +257,7 @@ def simulate(averaging: Model | Averaging, runs: Sequence[Run], schedule: Schedu
         if schedule.evaluates(r):
             scores = _evaluate(averaging, lanes, schedule)
             curves += [
-                {"run": index, "round": r + 1, **score, "distance": lane.distance(lane.w), "diverged": lane.diverged}
+                {"run": index, "round": r + 1, **score, "diverged": lane.diverged}
                 for index, (lane, score) in enumerate(zip(lanes, scores, strict=True))
             ]
     history = History(pd.DataFrame(curves), pd.DataFrame(rounds))

@@ -83,15 +83,19 @@ class Schedule:
         return 0.5 * (1 + cos(pi * passed / falling)) if passed else 1.0
 
     def evaluates(self, round: int) -> bool:
-        """Every `evaluate_every` rounds, and in each of the last 10 %, over which final values are averaged."""
-        return (round + 1) % self.evaluate_every == 0 or round + 1 > 0.9 * self.rounds
+        """Every `evaluate_every` rounds, and some ten times in the last 10 %, over which final values are averaged."""
+        left = self.rounds - (round + 1)
+        return (round + 1) % self.evaluate_every == 0 or (
+            round + 1 > 0.9 * self.rounds and left % max(1, self.rounds // 100) == 0
+        )
 
 
 @dataclass(frozen=True)
 class History:
     """Tidy frames keyed by `run` (position in the list of runs).
 
-    curves: one row per run and evaluation (round counted from 1; accuracy, worst_class, loss; distance: ||w_r - w_0||;
+    curves: one row per run and evaluation (round counted from 1; accuracy, worst_class, loss; distance from w_0,
+    all of the model that the method has judged;
     diverged: the round whose step was refused, or 0; the run then stands still at its last sound model).
     rounds: one row per run and round (arrived clients, nonfinite: updates left out as they were not finite,
     server_samples: gradient samples at the server, method's log).

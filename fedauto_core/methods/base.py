@@ -16,6 +16,7 @@ import numpy as np
 from torch import Tensor, as_tensor
 
 Participation = Literal["network", "ideal", "server", "pooled"]
+Contest = Literal["aggregation", "optimiser", "public data", "bound", "ours"]
 Knob = tuple[str, tuple[Any, ...]]  # the hyper-parameter that is tuned beside the client step size, and its values
 SERVER_LR: Knob = ("server_lr", (0.3, 1.0, 3.0))
 
@@ -28,7 +29,8 @@ class Context:
     target: alpha_g = sum_j (n_j/n) alpha_j over the server and the clients, shape [C];
     steps: local SGD steps E; lr: step size gamma of round 1; with_server: the server's own update is an arrival;
     w0: pre-trained start, shape [P]; seed: of the run, for methods that draw at random (`fedauto_core.seeding`).
-    success_probability: q[T, N] of each round, long_run_probability: [N]; given to oracles only, else None.
+    success_probability: q[T, N] of each round given the past, long_run_probability: [N], marginal_probability: [T, N],
+    of each round whatever the past; given to oracles only, else None.
     """
 
     counts: np.ndarray
@@ -41,6 +43,7 @@ class Context:
     seed: int = 0
     success_probability: np.ndarray | None = None
     long_run_probability: np.ndarray | None = None
+    marginal_probability: np.ndarray | None = None
 
     @property
     def n_clients(self) -> int:
@@ -138,6 +141,9 @@ class Method:
     source: ClassVar[str]
     family: ClassVar[str]
     """What the method relies on, for tables."""
+    contest: ClassVar[Contest]
+    """Whom it is judged among: failure-robust "aggregation", an "optimiser" for heterogeneity, another use of the
+    server's "public data", a "bound", or "ours" (FedAuto and what is built on it). Every class states it."""
     needs_network_knowledge: ClassVar[bool] = False
     uses_label_histograms: ClassVar[bool] = False
     public_data: ClassVar[str] = "as a participant"  # how the server's data enter where the server takes part
@@ -158,6 +164,10 @@ class Method:
 
     def aggregate(self, state: State, w: Tensor, arrivals: Arrivals, server: Server) -> tuple[Tensor, State]:
         raise NotImplementedError
+
+    def judged(self, state: State, w: Tensor) -> Tensor:
+        """The model [P] that is evaluated after a round: the one to be broadcast next."""
+        return w
 
 
 def combine(beta: np.ndarray, deltas: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ class ServerOnly(Method):
     name = "server_only"
     source = "bound"
     family = "bound"
+    contest = "public data"
     cost = Cost(up="0", down="0")
     participation = "server"
 
@@ -29,6 +30,7 @@ class Centralised(ServerOnly):
 
     name = "centralised"
     family = "bound"
+    contest = "bound"
     assumes = "all data in one place"
     participation = "pooled"
 

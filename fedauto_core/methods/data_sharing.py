@@ -22,6 +22,7 @@ class DataSharing(FedAvg):
     name = "data_sharing"
     source = "Zhao et al. 2018"
     family = "public data again"
+    contest = "public data"
     assumes = "full participation"
     public_data = "as a participant; a share at every client"
     cost = Cost(once="public_share * n_0 * D", clients="N * public_share * n_0 * D")

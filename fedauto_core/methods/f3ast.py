@@ -28,6 +28,7 @@ class F3AST(Method):
     name = "f3ast"
     source = "Ribero et al. 2022 (without selection)"
     family = "estimated rates"
+    contest = "aggregation"
     cost = Cost(server="N + 1")
     assumes = "stationary, ergodic arrivals"
     knob = ("rate", (0.01, 0.05, 0.2))

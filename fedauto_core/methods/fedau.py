@@ -27,6 +27,7 @@ class FedAU(Method):
     name = "fedau"
     source = "Wang & Ji 2024"
     family = "estimated rates"
+    contest = "aggregation"
     cost = Cost(server="3 * (N + 1)")
     assumes = "independent arrivals, constant q > 0"
     knob = ("cutoff", (5, 15, 50))

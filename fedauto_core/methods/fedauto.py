@@ -117,6 +117,7 @@ class FedAuto(Method):
     name = "fedauto"
     source = "Wang et al. 2025 (reconstructed)"
     family = "label histograms"
+    contest = "ours"
     uses_label_histograms = True
     cost = Cost(once="C")
     knob = ("lam", (0.02, 0.1, 0.5))

@@ -23,6 +23,7 @@ class FedAvg(StepLength):
     name = "fedavg"
     source = "McMahan et al. 2017"
     family = "plain"
+    contest = "aggregation"
     assumes = "equal success probabilities"
 
     def aggregate(self, state: State, w: Tensor, arrivals: Arrivals, server: Server) -> tuple[Tensor, State]:
@@ -37,6 +38,7 @@ class FedAvgAll(StepLength):
     name = "fedavg_all"
     source = "Wang & Ji 2024"
     family = "plain"
+    contest = "aggregation"
     assumes = "equal success probabilities"
 
     def aggregate(self, state: State, w: Tensor, arrivals: Arrivals, server: Server) -> tuple[Tensor, State]:
@@ -49,5 +51,6 @@ class FedAvgIdeal(FedAvg):
 
     name = "fedavg_ideal"
     family = "bound"
+    contest = "bound"
     assumes = "nothing is lost"
     participation = "ideal"

@@ -6,6 +6,7 @@ control of the radio. Reconstructed: the objective below. An oracle: knows the l
 the label histograms; assumes independent arrivals with stationary q. Server memory: N probabilities; one histogram per
 client, once. Traffic is what the method would send: only the selected train, `fraction` of the clients on average. (The
 simulation trains all that the network lets through, and the method drops the uploads of those it did not select.)
+With `fraction` 1 everybody is selected and the rule is FedAvg, run for run: no rival of its own.
 """
 
 from dataclasses import dataclass
@@ -64,6 +65,7 @@ class FedCoteLike(Method):
     name = "fedcote_like"
     source = "after Wang et al. 2025 (FedCote)"
     family = "knows the network"
+    contest = "aggregation"
     assumes = "independent arrivals, stationary q"
     needs_network_knowledge = True
     uses_label_histograms = True

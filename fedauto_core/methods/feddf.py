@@ -5,10 +5,11 @@ nothing about participation and knows nothing of the network; uses the public im
 between rounds (during one: the K teachers and their scores), no extra traffic; K passes over the public data and
 `server_steps` public minibatch gradients per round.
 Differs from the paper in: no early stopping and no choice of the best student, which need a labelled validation set
-(the authors' "unlabelled" method uses one) and cost evaluations; instead 10 Adam steps at a constant rate, where theirs
-are up to 10,000 that start at 0.001. The rate is lower here because after few local steps the average is already near
-the ensemble, and 10 steps of Adam, whose length does not depend on the gradient's, would lead away from it again. The
-public images are those of every other method here, not a foreign data set; temperature 1; Adam's epsilon, see below.
+(the authors' "unlabelled" method uses one) and cost evaluations; instead, by default, 10 Adam steps at a constant rate,
+where theirs are up to 10,000 that start at 0.001 and stop after 1,000 without gain (`own_steps`: these, the fewest).
+The rate is lower here because after few local steps the average is already near the ensemble, and 10 steps of Adam,
+whose length does not depend on the gradient's, would lead away from it again. The public images are those of every
+other method here, not a foreign data set; temperature 1; Adam's epsilon, see below.
 """
 
 from dataclasses import dataclass
@@ -27,13 +28,16 @@ EPSILON = 3e-5
 class FedDF(Method):
     """Student: w + sum_k (n_k / n_A) Delta_k; it minimises the cross-entropy with softmax(mean_k logits(w + Delta_k)).
 
-    distill_lr: Adam's rate in the first round; it falls with the clients' step size. server_steps: its steps per round.
+    distill_lr: Adam's rate in the first round; it falls with the clients' step size. server_steps: its steps per round;
+    own_steps: the paper's.
     """
 
     name = "feddf"
     source = "Lin et al. 2020"
     family = "public data again"
+    contest = "public data"
     public_data = "as a participant; unlabelled, for distillation"
+    own_steps = 1000
     knob = ("distill_lr", (0.0001, 0.0003, 0.001))
     distill_lr: float = 0.0003
     server_steps: int = 10

@@ -37,6 +37,7 @@ class FedDisco(Method):
     name = "feddisco"
     source = "Ye et al. 2023"
     family = "label histograms"
+    contest = "optimiser"
     assumes = "uniform sampling"
     uses_label_histograms = True
     cost = Cost(once="C")

@@ -2,11 +2,12 @@
 
 Zhang, Liu, Jia, Zhou, Dai, Dou, "FedDUAP: federated learning with dynamic update and adaptive pruning using shared data
 on the server", IJCAI 2022, without its pruning. Assumes uniform sampling; knows nothing of the network except the
-clients' label histograms, and needs labelled public data. No memory; one histogram per client, once; E server steps and
-one pass over the public data per round.
-Differs from the paper in: the server takes E steps, as every participant does, not epochs over its data; histograms are
-not rounded to three decimals (as in the published code); 0/0 is 0. Unlike the paper's, the server may also be a
-participant of the average. In a round without clients the ratio below takes its limit for n_S -> 0, one.
+clients' label histograms, and needs labelled public data. No memory; one histogram per client, once; `server_steps`
+server steps and one pass over the public data per round.
+Differs from the paper in: by default the server takes E steps, as every participant does, not 5 epochs over its data in
+minibatches of 10 (`own_steps`: those of 500 samples, what one of the paper's 100 clients holds); histograms are not
+rounded to three decimals (as in the published code); 0/0 is 0. Unlike the paper's, the server may also be a participant
+of the average. In a round without clients the ratio below takes its limit for n_S -> 0, one.
 """
 
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from scipy.special import rel_entr
 from torch import Tensor
 
 from .base import Arrivals, Context, Cost, Server, State
-from .checks import check_positive, check_share
+from .checks import check_integer, check_positive, check_share
 from .fedavg import FedAvg
 
 ROUNDING = 1e-12  # a divergence below it is zero
@@ -46,24 +47,29 @@ def skew_ratio(context: Context, clients: np.ndarray) -> float:
 class FedDU(FedAvg):
     """w_{r+1/2} = FedAvg over the arrived; w_{r+1} = w_{r+1/2} + a_r (w_{r+1/2} after E public steps - w_{r+1/2}).
 
-    scale: C in a_r. decay: by which a_r shrinks from round to round.
+    scale: C in a_r. decay: by which a_r shrinks from round to round. server_steps: instead of E (0: E); own_steps: the
+    paper's.
     """
 
     name = "feddu"
     source = "Zhang et al. 2022"
     family = "public data again"
+    contest = "public data"
     assumes = "uniform sampling"
     uses_label_histograms = True
     public_data = "as a participant; scaled SGD after the average"
     cost = Cost(once="C")
+    own_steps = 250
     knob = ("scale", (0.3, 1.0, 3.0))
     scale: float = 1.0
     decay: float = 0.99
+    server_steps: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive(self, "scale")
         check_share(self, "decay", "use 1 for no decay, or 0.99")
+        check_integer(self, "server_steps", 0)
 
     def aggregate(self, state: State, w: Tensor, arrivals: Arrivals, server: Server) -> tuple[Tensor, State]:
         half, state = super().aggregate(state, w, arrivals, server)
@@ -73,4 +79,5 @@ class FedDU(FedAvg):
         a *= self.scale * self.decay**arrivals.round
         state = state.noted({"server_scale": a})
         # a E eta (mean of the E public gradients) = a (end - start of E public steps).
-        return (half + a * server.train(half, state.context.steps) if a else half), state
+        steps = self.server_steps or state.context.steps
+        return (half + a * server.train(half, steps) if a else half), state

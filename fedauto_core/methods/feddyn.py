@@ -31,6 +31,7 @@ class FedDyn(Method):
     name = "feddyn"
     source = "Acar et al. 2021"
     family = "normalised or corrected steps"
+    contest = "optimiser"
     cost = Cost(server="2 * P", clients="N * P")
     assumes = "uniform sampling"
     knob = ("alpha", (0.01, 0.1, 1.0))

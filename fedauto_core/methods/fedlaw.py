@@ -4,10 +4,10 @@ Li, Lin, Shang, Wu, "Revisiting weighted aggregation in federated learning with 
 nothing about participation and knows nothing of the network, but needs *labelled* public data. No memory between rounds
 (during one: the K updates), no extra traffic; `server_steps` public minibatch gradients per round.
 Differs from the paper in: gamma scales the averaged *update*, not the model, because a pre-trained model must not be
-shrunk to zero (both forms agree for gamma = 1); 10 minibatches at a constant rate of 0.1 instead of 20
-epochs (about 160 minibatches of 128 for CIFAR-10) at 0.01, since server gradients are the method's whole cost here; the
-proxy set is the server's public data, never cut from the test set. Where the server is a participant, its own update
-was trained on the data by which it is weighed.
+shrunk to zero (both forms agree for gamma = 1); by default 10 minibatches at a constant rate of 0.1 instead of 20
+epochs (`own_steps`: 160 minibatches of 128 of the 1,000 public samples of CIFAR-10 there) at 0.01, since server
+gradients are the method's whole cost here; the proxy set is the server's public data, never cut from the test set.
+Where the server is a participant, its own update was trained on the data by which it is weighed.
 """
 
 from dataclasses import dataclass
@@ -26,13 +26,16 @@ BETAS = (0.5, 0.999)  # of Adam, as in the authors' code
 class FedLAW(Method):
     """w_{r+1} = w_r + gamma sum_k lambda_k Delta_k; gamma and lambda minimise the public cross-entropy.
 
-    weight_lr: Adam's rate for the logits z of lambda and for log gamma. server_steps: 0 is FedAvg.
+    weight_lr: Adam's rate for the logits z of lambda and for log gamma. server_steps: 0 is FedAvg; own_steps: the
+    paper's.
     """
 
     name = "fedlaw"
     source = "Li et al. 2023"
     family = "public data again"
+    contest = "public data"
     public_data = "as a participant; labelled, to learn the weights"
+    own_steps = 160
     knob = ("weight_lr", (0.03, 0.1, 0.3))
     weight_lr: float = 0.1
     server_steps: int = 10

@@ -21,6 +21,7 @@ class FedNova(FedAvg):
     name = "fednova"
     source = "Wang et al. 2020"
     family = "normalised or corrected steps"
+    contest = "optimiser"
     cost = Cost(up="P + 1")
     assumes = "uniform sampling"
 

@@ -27,6 +27,7 @@ class FedVARP(StepLength):
     name = "fedvarp"
     source = "Jhunjhunwala et al. 2022"
     family = "stored updates"
+    contest = "aggregation"
     cost = Cost(server="(N + 1) * (P + 1)")
     assumes = "uniform sampling"
 

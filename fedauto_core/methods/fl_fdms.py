@@ -6,7 +6,8 @@ N x N tables of numbers at the server, no models; no extra traffic. Differs from
 of 1 / N; nobody is promised a first round in which all are heard, nor a friend among the arrived. A missing client who
 was never heard together with any of the arrived is left out and the weights of the others are scaled up: a stranger's
 update would be no better than the average, and this makes the method FedAvg as long as nothing is known. Where the
-server takes part it can be a friend as anybody else.
+server takes part its update is averaged as the others are, but friends are clients, as in the paper: the server is
+heard in every round and would stand in for everybody without a better friend.
 """
 
 from dataclasses import dataclass
@@ -29,12 +30,14 @@ def cosines(deltas: Tensor) -> np.ndarray:
 class FLFDMS(StepLength):
     """M_ij: mean of (cos(Delta_i, Delta_j) + 1) / 2 over the rounds in which both arrived (-1 before the first).
 
-    w_{t+1} = w_t + eta_g sum_i p_i Delta_{f(i)} / sum_i p_i, f(i) = i if i arrived, else the arrived j of largest M_ij.
+    w_{t+1} = w_t + eta_g sum_i p_i Delta_{f(i)} / sum_i p_i, f(i) = i if i arrived, else the arrived client j with the
+    largest M_ij.
     """
 
     name = "fl_fdms"
     source = "Wang & Xu 2022"
     family = "stored updates"
+    contest = "aggregation"
     cost = Cost(server="2 * (N + 1)**2")
     assumes = "a similar client arrives"
 
@@ -52,7 +55,7 @@ class FLFDMS(StepLength):
         similarity[pairs] += ((cosines(arrivals.deltas) + 1) / 2 - similarity[pairs]) / met[pairs]
         # beta_k = eta_g (p_k + sum of p_i over the missing i whose friend is k) / (the same, summed over k)
         missing = np.setdiff1d(np.flatnonzero(p), ids)
-        known = similarity[np.ix_(missing, ids)]
+        known = np.where(ids > 0, similarity[np.ix_(missing, ids)], -1.0)
         friend, has_friend = known.argmax(axis=1), known.max(axis=1) >= 0
         share = p[ids]
         np.add.at(share, friend[has_friend], p[missing[has_friend]])

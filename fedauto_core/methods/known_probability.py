@@ -2,6 +2,10 @@
 
 Unbiased in every round for independent arrivals with q > 0; the variance grows like 1/q. Used as "known probability"
 by Gu et al. 2021 (MIFA), Wang & Ji 2024 (FedAU), Xiang et al. 2024 (FedAWE). No memory, no extra traffic.
+Where arrivals have a memory there are two true probabilities. The papers' is the marginal one of the round, the default
+here. The one conditional on what was seen in the round before is nearly one for whoever was just heard: divided by it,
+a client that stays connected weighs as in plain averaging over all, and one that returns from an outage 1 / (the chance
+to return) as much, once.
 """
 
 from dataclasses import dataclass
@@ -18,27 +22,33 @@ from .checks import check_choice, check_positive, check_share
 class KnownProbability(Method):
     """beta_j = eta_g p_j / q_j^r with q_j^r the true success probability of round r (server: 1), p_j = n_j / n.
 
+    probability: q_j^r "marginal", or "conditional" on what the network has shown before round r.
     normalise="self" divides by the sum of the weights: less variance, but biased. q_floor bounds 1/q_j.
     """
 
     name = "known_probability"
     source = "inverse-probability weights"
     family = "knows the network"
+    contest = "aggregation"
     assumes = "independent arrivals, q > 0"
     needs_network_knowledge = True
     knob = SERVER_LR
     normalise: Literal["none", "self"] = "none"
     q_floor: float = 0.01
     server_lr: float = 1.0
+    probability: Literal["marginal", "conditional"] = "marginal"
 
     def __post_init__(self) -> None:
         check_choice(self, "normalise", ("none", "self"))
+        check_choice(self, "probability", ("marginal", "conditional"))
         check_positive(self, "server_lr")
         check_share(self, "q_floor", "use 0.01 to bound the weights by 100")
 
     def success(self, state: State, round: int) -> np.ndarray:
         """q_j of the clients, shape [N]."""
-        return state.context.success_probability[round]
+        context = state.context
+        q = context.marginal_probability if self.probability == "marginal" else context.success_probability
+        return q[round]
 
     def aggregate(self, state: State, w: Tensor, arrivals: Arrivals, server: Server) -> tuple[Tensor, State]:
         q = np.concatenate([[1.0], np.maximum(self.success(state, arrivals.round), self.q_floor)])
@@ -61,6 +71,7 @@ class TFAggregationLike(KnownProbability):
     name = "tf_aggregation_like"
     source = "after Salehi & Hossain 2021"
     family = "knows the network"
+    contest = "aggregation"
 
     def success(self, state: State, round: int) -> np.ndarray:
         return state.context.long_run_probability

@@ -39,6 +39,7 @@ class LabelMatching(Method):
     name = "label_matching"
     source = "ours (ablation)"
     family = "label histograms"
+    contest = "aggregation"
     uses_label_histograms = True
     cost = Cost(once="C")
     knob = ("rho", (0.01, 0.1, 1.0))

@@ -31,6 +31,7 @@ class MIFA(StepLength):
     name = "mifa"
     source = "Gu et al. 2021"
     family = "stored updates"
+    contest = "aggregation"
     cost = Cost(server="(N + 1) * (P + 1)")
     assumes = "bounded gaps between arrivals"
     wait: bool = False

@@ -74,6 +74,7 @@ def method_card(methods: Mapping[str, Method]) -> pd.DataFrame:
         {
             "label": label,
             "family": method.family,
+            "contest": method.contest,
             "source": method.source,
             "network knowledge": "yes" if method.needs_network_knowledge else "no",
             "label histograms": "yes" if method.uses_label_histograms else "no",
@@ -98,7 +99,7 @@ def method_inputs() -> pd.DataFrame:
     A member is a field of a dataclass or what a protocol promises; an argument of another type is its own member.
     """
     rows = []
-    for name in ("init", "local_work", "aggregate"):
+    for name in ("init", "local_work", "aggregate", "judged"):
         function = getattr(Method, name)
         types = get_type_hints(function)
         for argument in list(signature(function).parameters)[1:]:

@@ -25,6 +25,7 @@ class Scaffold(StepLength):
     name = "scaffold"
     source = "Karimireddy et al. 2020"
     family = "normalised or corrected steps"
+    contest = "optimiser"
     cost = Cost(up="2 * P", down="2 * P", server="2 * P", clients="N * P")
     assumes = "uniform sampling"
 

@@ -2,7 +2,8 @@
 
 The "server-finetune" baseline of Li et al., ICML 2023 (FedLAW). Participation assumption: none of its own; knows
 nothing of the network; no memory, no extra traffic, E_s server steps per round. Differs from there in: server work is
-counted in steps, not epochs.
+counted in steps, not epochs (20 there). Among equally good E_s the cheapest is the fair one: each step is a minibatch
+more than the rules that only average have seen.
 """
 
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ class ServerFinetuning(FedAvg):
     name = "server_finetuning"
     source = "baseline of Li et al. 2023"
     family = "public data again"
+    contest = "public data"
     assumes = "nothing"
     public_data = "as a participant; SGD after the average"
     knob = ("server_steps", (5, 20, 80))

@@ -61,6 +61,7 @@ class FedAvgM(_ServerOptimiser):
     name = "fedavgm"
     source = "Hsu et al. 2019"
     family = "server optimiser"
+    contest = "optimiser"
     cost = Cost(server="P")
     knob = ("server_lr", (0.1, 0.3, 1.0))
     decays = ("momentum",)
@@ -81,6 +82,7 @@ class FedAdam(_ServerOptimiser):
     name = "fedadam"
     source = "Reddi et al. 2021"
     family = "server optimiser"
+    contest = "optimiser"
     cost = Cost(server="2 * P")
     knob = ("server_lr", (0.001, 0.01, 0.1))
     decays = ("beta1", "beta2")
@@ -111,6 +113,7 @@ class FedYogi(FedAdam):
 
     name = "fedyogi"
     family = "server optimiser"
+    contest = "optimiser"
 
     def second_moment(self, v: Tensor, square: Tensor) -> Tensor:
         return v - (1 - self.beta2) * square * torch.sign(v - square)

@@ -28,7 +28,8 @@ def _access_points(
     up, share = connection(point, mean_on, mean_off)
     arrived = up.on[:, group] & (setting.rng.random(setting.shape) < q)
     cause = np.where(up.on[:, group], Cause.TRANSIENT, Cause.SHARED)
-    return make_trace(arrived, cause, up.predicted[:, group] * q, share[group] * q)
+    stationary = share[group] * q
+    return make_trace(arrived, cause, up.predicted[:, group] * q, stationary, stationary)
 
 
 @process("copula")
@@ -101,4 +102,5 @@ def _product(setting: Setting, *, parts: tuple[Scenario, ...]) -> Trace:
         cause = np.where(trace.arrived, cause, trace.cause)
     q = np.prod([trace.success_probability for trace in traces], axis=0)
     long_run = np.prod([trace.long_run_probability for trace in traces], axis=0)
-    return make_trace(np.all([trace.arrived for trace in traces], axis=0), cause, q, long_run)
+    marginal = np.prod([trace.marginal_probability for trace in traces], axis=0)
+    return make_trace(np.all([trace.arrived for trace in traces], axis=0), cause, q, long_run, marginal)

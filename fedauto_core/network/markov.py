@@ -36,7 +36,8 @@ def _gilbert_elliott(setting: Setting, *, q: Rate, burst: Rate, h_good: float = 
     predicted = state.predicted * h_good + (1 - state.predicted) * h_bad
     arrived = setting.rng.random(setting.shape) < success
     cause = np.where(state.on, Cause.TRANSIENT, Cause.LONG)  # lost in the good state, or in the bad one, which lasts
-    return make_trace(arrived, cause, predicted, good_share * h_good + (1 - good_share) * h_bad)
+    stationary = good_share * h_good + (1 - good_share) * h_bad
+    return make_trace(arrived, cause, predicted, stationary, stationary)
 
 
 @process("long_outage")
@@ -46,7 +47,7 @@ def _long_outage(setting: Setting, *, mean_on: Rate, mean_off: Rate) -> Trace:
     Public: whether the client was on in round t - 1 (nothing before round 0).
     """
     connected, share = connection(setting, mean_on, mean_off)
-    return make_trace(connected.on, Cause.LONG, connected.predicted, share)
+    return make_trace(connected.on, Cause.LONG, connected.predicted, share, share)
 
 
 @process("mixed")
@@ -75,7 +76,7 @@ def _mixed(
     connected, share = connection(setting, mean_on, mean_off)
     transient = setting.rng.random(setting.shape) < q
     cause = np.where(connected.on, Cause.TRANSIENT, Cause.LONG)
-    return make_trace(connected.on & transient, cause, connected.predicted * q, share * q)
+    return make_trace(connected.on & transient, cause, connected.predicted * q, share * q, share * q)
 
 
 class TwoState(NamedTuple):

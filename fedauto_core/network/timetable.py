@@ -85,7 +85,7 @@ def _late_joiners(setting: Setting, *, share: float, start: int, probability: Ra
 
 
 def _timetable(on: np.ndarray, long_run: np.ndarray) -> Trace:
-    return make_trace(on, Cause.TIMETABLE, on.astype(np.float64), long_run)
+    return make_trace(on, Cause.TIMETABLE, on.astype(np.float64), long_run, long_run)
 
 
 def _some(setting: Setting, share: float, start: int) -> np.ndarray:

@@ -43,13 +43,15 @@ class Trace:
 
     arrived bool [T, N]; cause int8 [T, N] (`Cause`); long_run_probability float64 [N]: of arrival;
     success_probability float64 [T, N]: the true probability of arrival given what the process makes public before
-    round t (each process of `network` states what), for oracles only.
+    round t (each process of `network` states what); marginal_probability float64 [T, N]: the same for one who knows the
+    law but neither the state of a channel nor whose turn it is. For oracles only.
     """
 
     arrived: np.ndarray
     cause: np.ndarray
     success_probability: np.ndarray
     long_run_probability: np.ndarray
+    marginal_probability: np.ndarray
 
     @property
     def sha256(self) -> str:
@@ -59,7 +61,8 @@ class Trace:
     @property
     def identity(self) -> str:
         """SHA-256 of all that a run can see: the arrivals, and the probabilities that oracles are told."""
-        parts = (self.arrived, self.success_probability, self.long_run_probability)
+        told = (self.success_probability, self.long_run_probability, self.marginal_probability)
+        parts = (self.arrived, *told)
         return hashlib.sha256(b"".join(np.ascontiguousarray(part).tobytes() for part in parts)).hexdigest()
 
     def describe(self) -> pd.DataFrame:
@@ -94,7 +97,7 @@ class Trace:
     def from_csv(cls, path: Path | str, n_clients: int | None = None) -> Trace:
         """Read what `to_csv` writes, lines in any order; every (round, client) exactly once.
 
-        A recording has no known law: success_probability and long_run_probability are the recorded rate of each client.
+        A recording has no known law: each of its probabilities is the recorded rate of the client.
         InputError with file and line for gaps, duplicates, unknown clients, values other than 0 and 1, wrong columns.
         """
         arrived = _read_recording(Path(path), n_clients)
@@ -103,10 +106,17 @@ class Trace:
 
 
 def make_trace(
-    arrived: np.ndarray, cause_if_lost: np.ndarray | Cause, q: np.ndarray, long_run_probability: np.ndarray
+    arrived: np.ndarray,
+    cause_if_lost: np.ndarray | Cause,
+    q: np.ndarray,
+    long_run_probability: np.ndarray,
+    marginal: np.ndarray | None = None,
 ) -> Trace:
-    """Trace whose missing uploads have `cause_if_lost` (one for all, or [T, N]); q is success_probability."""
-    return Trace(arrived, np.where(arrived, Cause.OK, cause_if_lost).astype(np.int8), q, long_run_probability)
+    """Trace whose missing uploads have `cause_if_lost` (one for all, or [T, N]); q is success_probability, marginal
+    ([T, N] or, for a stationary process, [N]) marginal_probability, if that is another."""
+    cause = np.where(arrived, Cause.OK, cause_if_lost).astype(np.int8)
+    everywhere = q if marginal is None else np.broadcast_to(marginal, q.shape).copy()
+    return Trace(arrived, cause, q, long_run_probability, everywhere)
 
 
 def _mean_run(on: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ import pandas as pd
 from torch import Tensor
 
 from fedauto_core.engine.pretraining import Pretraining, pretrained
+from fedauto_core.methods.base import classes
 from fedauto_core.store.arrays import asked_fresh
 from fedauto_core.store.files import cache_folder
 from fedauto_core.store.frames import read_frames, write_frames
@@ -62,7 +63,7 @@ def available(todo: Sequence[Experiment]) -> int:
     """
     asked = os.environ.get("FEDAUTO_PROCESSES")
     script = asked is None and hasattr(sys.modules["__main__"], "__file__")
-    methods = {type(cell.method) for unit in todo for cell in unit.cells}
+    methods = {kind for unit in todo for cell in unit.cells for kind in classes(cell.method)}
     at_home = any(method.__module__ == "__main__" for method in methods) or not all(
         of_the_core(cell.scenario) for unit in todo for cell in unit.cells
     )

@@ -15,13 +15,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .base import Arrivals, Context, Cost, Server, State, combine, mixture_log
+from .average import Composable
+from .base import Arrivals, Context, Cost, Server, State
 from .checks import check_number, check_positive
 from .step_length import StepLength
 
 
 @dataclass(frozen=True)
-class _ServerOptimiser(StepLength):
+class _ServerOptimiser(Composable, StepLength):
     """w += step(D) with D = sum_{k in S} n_k / n_A Delta_k, the mean update of the arrived, shape [P]."""
 
     assumes = "uniform sampling"
@@ -38,13 +39,11 @@ class _ServerOptimiser(StepLength):
         raise NotImplementedError
 
     def aggregate(self, state: State, w: Tensor, arrivals: Arrivals, server: Server) -> tuple[Tensor, State]:
-        if not len(arrivals.ids):
-            return w, state.next(log={})
-        counts = state.context.counts[arrivals.ids]
-        beta = counts / counts.sum()
-        step, memory = self.step(state.memory, combine(beta, arrivals.deltas))
-        log = mixture_log(beta, state.context.alpha[arrivals.ids], state.context.target)
-        return w + step, state.next(log=log, weights=beta, **memory)
+        update, state = self.averaged(state, w, arrivals, server)
+        if state.weights is None:
+            return w, state
+        step, memory = self.step(state.memory, update)
+        return w + step, state.noted({}, **memory)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
+from reference_composition import ComposedRules
 from reference_control import ControlRules
 from reference_memory import MemoryRules
 from reference_public import PublicRules
@@ -61,7 +62,7 @@ def weights_by_slsqp(alpha, counts, target, lam):
     return solution.x
 
 
-class Reference(MemoryRules, ControlRules, PublicRules):
+class Reference(ComposedRules, MemoryRules, ControlRules, PublicRules):
     """Runs one method by name over one federation and trace; `final()` is w after the last round.
 
     least_steps: clients take between this many and all steps in a round (0: always all), as `Schedule` has it; lrs:
@@ -91,6 +92,7 @@ class Reference(MemoryRules, ControlRules, PublicRules):
         server = self.federation.shards[0]
         pool = server[np.isin(self.y[server].numpy(), missing)]
         draws = stream(self.seed, "server minibatches", r, 0).random((self.steps, self.batch))
+        self.calls = 1
         return local_sgd(self.model, w, self.x, self.y, draw(draws, pool), self.lr), pool
 
     def arrived(self, r):
@@ -102,20 +104,23 @@ class Reference(MemoryRules, ControlRules, PublicRules):
         counts = {j: float(self.federation.counts[j]) for j in range(0 if self.with_server else 1, self.n + 1)}
         return {j: count / sum(counts.values()) for j, count in counts.items()}
 
-    def fedavg(self, r, w, prox=0.0):
-        models = {j: self.train(r, j, w, prox=prox, anchor=w) for j in self.arrived(r)}
-        if not models:
-            return w
+    def by_counts(self, r, w, models):
+        """The mean model and the share of `models` in it; None if there is none."""
         total = sum(self.federation.counts[j] for j in models)
-        return sum(float(self.federation.counts[j] / total) * models[j] for j in models)
+        return sum(float(self.federation.counts[j] / total) * models[j] for j in models) if models else None, 1.0
 
-    def server_finetuning(self, r, w):
-        w = self.fedavg(r, w)
-        draws = stream(self.seed, "server minibatches", r, 0).random((5, self.batch))
+    def fedavg(self, r, w, prox=0.0, average="by_counts"):
+        mean, _ = getattr(self, average)(r, w, {j: self.train(r, j, w, prox=prox, anchor=w) for j in self.arrived(r)})
+        return w if mean is None else mean
+
+    def server_finetuning(self, r, w, average="by_counts"):
+        self.calls = 0
+        w = self.fedavg(r, w, average=average)
+        draws = stream(self.seed, "server minibatches", r, self.calls).random((5, self.batch))
         return local_sgd(self.model, w, self.x, self.y, draw(draws, self.federation.shards[0]), self.lr)
 
-    def fedprox(self, r, w):
-        return self.fedavg(r, w, prox=0.1)
+    def fedprox(self, r, w, average="by_counts"):
+        return self.fedavg(r, w, 0.1, average)
 
     def fedavg_ideal(self, r, w):
         everyone = range(0 if self.with_server else 1, self.n + 1)
@@ -148,11 +153,15 @@ class Reference(MemoryRules, ControlRules, PublicRules):
         return local_sgd(self.model, w, self.x, self.y, batches, self.lr)
 
     def fedauto(self, r, w):
-        ids = self.arrived(r)
-        models = [self.train(r, j, w) for j in ids]
+        return self.fedavg(r, w, average="by_labels")
+
+    def by_labels(self, r, w, models, worth=None):
+        """FedAuto's aggregation, where model j weighs as worth[j] samples (None: all are fresh)."""
+        fresh = self.arrived(r)
+        ids, models = list(models), list(models.values())
         alpha = [self.federation.alpha[j] for j in ids]
-        counts = [float(self.federation.counts[j]) for j in ids]
-        held = set(np.concatenate([self.y[self.federation.shards[j]].numpy() for j in ids if j > 0] or [[]]))
+        counts = [float(self.federation.counts[j]) if worth is None else worth[j] for j in ids]
+        held = set(np.concatenate([self.y[self.federation.shards[j]].numpy() for j in fresh if j > 0] or [[]]))
         public = self.y[self.federation.shards[0]].numpy()
         missing = [c for c in np.unique(public) if c not in held]
         if missing:
@@ -161,9 +170,9 @@ class Reference(MemoryRules, ControlRules, PublicRules):
             alpha.append(np.bincount(self.y[pool].numpy(), minlength=len(alpha[0]) if alpha else 10) / len(pool))
             counts.append(float(len(pool)))
         if not models:
-            return w
+            return None, 0.0
         beta = weights_by_slsqp(np.array(alpha), np.array(counts), self.federation.target, 0.1)
-        return sum(float(b) * m for b, m in zip(beta, models, strict=True))
+        return sum(float(b) * m for b, m in zip(beta, models, strict=True)), float(sum(beta[: len(ids)]))
 
     def fedawe(self, r, w):
         if r == 0:

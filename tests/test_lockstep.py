@@ -29,7 +29,7 @@ HALF = Scenario("half", "bernoulli", (("probability", 0.5),))
 SPEC = FederationSpec(5, 60, 40, "classes", classes_per_client=2)
 METHODS = (
     make_method("fedauto"),
-    make_method("fedauto", compensation="underweighted", server_steps=3),
+    make_method("server_finetuning", average=make_method("fedauto", compensation="underweighted"), server_steps=3),
     make_method("server_finetuning", server_steps=3),
     make_method("server_finetuning", server_steps=5),
     make_method("fedlaw"),

@@ -249,8 +249,9 @@ def test_what_is_logged_of_the_average_is_not_changed_by_training_after_it(world
     arrived = np.zeros_like(ARRIVED)
     arrived[0, 1] = True
     logs = []
-    for steps in (0, 5):
-        _, lane = world.lane("factor", make_method("fedauto", server_steps=steps), arrived=arrived, with_server=False)
+    fedauto = make_method("fedauto")
+    for method in (fedauto, make_method("server_finetuning", average=fedauto)):
+        _, lane = world.lane("factor", method, arrived=arrived, with_server=False)
         logs.append(world.advance(lane, 0)["residual"])
     assert logs[0] == logs[1] > 0
 

@@ -15,8 +15,9 @@ from fedauto_core.data import FederationSpec, build_federation, load_dataset
 from fedauto_core.engine import Averaging, Run, Schedule
 from fedauto_core.engine.lane import Lane
 from fedauto_core.engine.rounds import Task, uploads
-from fedauto_core.methods import METHODS, Arrivals, Context, make_method, method_card
+from fedauto_core.methods import METHODS, Arrivals, Context, fedauto_on, make_method, method_card
 from fedauto_core.methods.base import Contest, Method
+from fedauto_core.methods.composition import HOSTS
 from fedauto_core.models import build_model
 from fedauto_core.network import Scenario, draw_trace
 from fedauto_core.seeding import stream
@@ -54,11 +55,13 @@ def advance(world, runner, rounds=ROUNDS, schedule=SCHEDULE):
 
 
 @pytest.mark.parametrize("with_server", [True, False])
-@pytest.mark.parametrize("name", list(METHODS))
-def test_fast_path_equals_the_slow_twin(world, name, with_server):
-    runner = lane(world, make_method(name), with_server=with_server)
+@pytest.mark.parametrize(
+    "method", [*map(make_method, METHODS), *map(fedauto_on, HOSTS)], ids=lambda method: method.name
+)
+def test_fast_path_equals_the_slow_twin(world, method, with_server):
+    runner = lane(world, method, with_server=with_server)
     federation, model, w0 = world
-    slow = Reference(model, federation, runner.run.trace, w0, SEED, 0.1, with_server, 2, 8).final(name, ROUNDS)
+    slow = Reference(model, federation, runner.run.trace, w0, SEED, 0.1, with_server, 2, 8).final(method.name, ROUNDS)
     torch.testing.assert_close(advance(world, runner), slow, atol=1e-5, rtol=0)
 
 
@@ -122,7 +125,7 @@ def test_zero_and_one_arrival_are_finite(world, name, arrivals, with_server):
     assert torch.isfinite(w).all() and not runner.diverged
     silent = not arrivals and not with_server and runner.run.method.participation == "network"
     # The servers of these work on public data all the same.
-    if silent and name not in ("fedauto", "server_finetuning", "feddu"):
+    if silent and name not in ("fedauto", "fedauto_memory", "server_finetuning", "feddu"):
         assert torch.equal(w, world[2])
 
 
@@ -163,7 +166,7 @@ def test_the_clip_is_relative_to_the_updates():
     for clip, moved in ((None, 20.0), (5.0, 5.0), (50.0, 20.0)):
         for length in (1e-3, 10.0):
             method = make_method("fedawe", clip_norm=clip)
-            arrivals = Arrivals(19, np.array([1]), torch.tensor([[length, 0, 0, 0]]), np.ones(1))
+            arrivals = Arrivals(19, np.array([1]), torch.tensor([[length, 0, 0, 0]]), np.ones(1), 0.1)
             w, _ = method.aggregate(method.init(context), context.w0, arrivals, None)
             assert float(w[0]) == pytest.approx(moved * length)
 
@@ -288,7 +291,7 @@ def test_weights_refuse_bad_input(change, message):
         ("fedmagic", {}, "unknown method 'fedmagic'"),
         ("fedauto", {"lamda": 1.0}, "no hyper-parameter 'lamda'.*lam, compensation, adaptive"),
         ("fedauto", {"lam": -1.0}, "fedauto: lam = -1.0"),
-        ("fedprox", {"mu": -0.1}, "fedprox: mu = -0.1.*fields of fedprox: server_lr, mu"),
+        ("fedprox", {"mu": -0.1}, "fedprox: mu = -0.1.*fields of fedprox: server_lr, average, mu"),
         ("known_probability", {"q_floor": 0.0}, "q_floor"),
         ("known_probability", {"normalise": "both"}, "normalise"),
         ("known_probability", {"probability": "true"}, "probability"),
@@ -330,7 +333,7 @@ def test_every_method_states_its_own_contest():
     assert all(vars(cls)["contest"] in get_args(Contest) for cls in METHODS.values())
     assert not hasattr(Method, "contest")
     assert {name for name, cls in METHODS.items() if cls.contest == "bound"} == {"fedavg_ideal", "centralised"}
-    assert [name for name, cls in METHODS.items() if cls.contest == "ours"] == ["fedauto"]
+    assert [name for name, cls in METHODS.items() if cls.contest == "ours"] == ["fedauto", "fedauto_memory"]
 
 
 def test_inverse_probability_weights_are_unbiased():

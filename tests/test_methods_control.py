@@ -3,6 +3,7 @@
 Participant k minimises F_k(w) = a_k / 2 (w - u_k)^2 by full gradient steps: every fixed point has a closed form.
 """
 
+from dataclasses import replace
 from math import sqrt
 
 import numpy as np
@@ -20,6 +21,7 @@ from fedauto_core.seeding import stream
 
 NAMES = ("scaffold", "feddyn", "fednova", "fedavgm", "fedadam", "fedyogi")
 COUNTS = np.array([20, 10, 30, 40, 15, 25])  # N = 5 clients and the server
+EQUAL = np.full(6, 10)
 HEARD = np.random.default_rng(2).random((60, 5)) < [0.3, 0.5, 0.5, 0.7, 0.9]
 A = torch.tensor([[0.5], [0.2], [1.0], [0.4], [2.0], [0.7]])
 U = torch.tensor([[1.0], [-3.0], [0.0], [5.0], [2.0], [-1.0]])
@@ -36,9 +38,9 @@ def participants(heard, with_server):
     return np.concatenate([[0], clients]) if with_server else clients
 
 
-def descend(method, heard, steps, lr=0.1, with_server=True, a=A):
-    """w after the rounds of `heard` [T, N]; participant k takes steps[k] local steps, equal counts."""
-    state = method.init(context(lr, with_server, counts=np.full(len(a), 10)))
+def descend(method, heard, steps, lr=0.1, with_server=True, a=A, counts=EQUAL):
+    """w after the rounds of `heard` [T, N]; participant k takes steps[k] local steps."""
+    state = method.init(context(lr, with_server, counts=counts))
     w = state.context.w0
     for r, row in enumerate(heard):
         ids = participants(row, with_server)
@@ -72,12 +74,16 @@ def random_rounds(method, with_server, rounds=30):
 
 
 @modes
+@pytest.mark.parametrize("uniform", [False, True])
 @pytest.mark.parametrize(("name", "shared", "own"), [("scaffold", "c", "c_own"), ("feddyn", "h", "g")])
-def test_the_servers_memory_is_the_mean_of_everyones(name, shared, own, with_server):
-    """c = mean c_k (and h = mean g_k) after every round, lost uploads included; only those heard change theirs."""
+def test_the_servers_memory_is_the_mean_of_everyones(name, shared, own, uniform, with_server):
+    """c = sum p_k c_k (and h = sum p_k g_k) after every round, lost uploads included; only those heard change theirs.
+    p_k = n_k / n, or one over their number."""
     everyone = np.arange(0 if with_server else 1, 6)
-    for ids, before, state in random_rounds(make_method(name), with_server):
-        torch.testing.assert_close(state.memory[shared], state.memory[own][everyone].mean(dim=0), atol=1e-5, rtol=0)
+    p = np.full(len(everyone), 1 / len(everyone)) if uniform else COUNTS[everyone] / COUNTS[everyone].sum()
+    for ids, before, state in random_rounds(make_method(name, uniform=uniform), with_server):
+        mean = torch.from_numpy(p).float() @ state.memory[own][everyone]
+        torch.testing.assert_close(state.memory[shared], mean, atol=1e-5, rtol=0)
         lost = np.setdiff1d(np.arange(6), ids)
         assert torch.equal(state.memory[own][lost], before.memory[own][lost])
         assert (state.memory[own][ids] != before.memory[own][ids]).any(dim=1).all()
@@ -103,10 +109,40 @@ def test_memory_is_what_the_cost_says(name):
 @pytest.mark.parametrize("heard", [np.ones_like(HEARD), HEARD], ids=["always", "failures"])
 @pytest.mark.parametrize("method", [make_method("scaffold"), make_method("feddyn", alpha=1.0)], ids=repr)
 def test_corrections_find_the_true_optimum(method, heard, with_server):
-    """The gradient of sum_k F_k vanishes at weights a_k, whoever is heard how often."""
+    """The gradient of sum_k F_k vanishes at weights a_k, whoever is heard how often; sum_k n_k F_k: n_k a_k."""
     who = slice(0 if with_server else 1, None)
-    w, _ = descend(method, heard, np.full(6, 10), with_server=with_server)
-    assert float(w) == pytest.approx(mean_of_optima(A, who), abs=1e-5)
+    held = torch.from_numpy(COUNTS)[:, None]
+    uniform = replace(method, uniform=True)
+    for rule, counts, weights in ((method, EQUAL, A), (method, COUNTS, held * A), (uniform, COUNTS, A)):
+        w, _ = descend(rule, heard, np.full(6, 10), with_server=with_server, counts=counts)
+        assert float(w) == pytest.approx(mean_of_optima(weights, who), abs=2e-5)
+    assert abs(mean_of_optima(held * A, who) - mean_of_optima(A, who)) > 0.02
+
+
+@modes
+@pytest.mark.parametrize("name", ["scaffold", "feddyn"])
+def test_corrections_find_it_whatever_the_average(name, with_server):
+    """The weights of the step decide how fast, those of the memory where to: under label matching too, whose weights
+    are not n_k / n_A. Curvatures and counts differ."""
+    who = slice(0 if with_server else 1, None)
+    average = make_method("label_matching", rho=0.01)
+    method = make_method(name, average=average, **({"alpha": 1.0} if name == "feddyn" else {}))
+    w, state = descend(method, HEARD.repeat(5, axis=0), np.full(6, 10), with_server=with_server, counts=COUNTS)
+    held = torch.from_numpy(COUNTS)[:, None]
+    assert float(w) == pytest.approx(mean_of_optima(held * A, who), abs=1e-4)
+    ids = participants(HEARD[-1], with_server)
+    assert np.abs(state.weights - COUNTS[ids] / COUNTS[ids].sum()).max() > 0.05
+
+
+@pytest.mark.parametrize("name", ["scaffold", "feddyn"])
+def test_uniform_means_equal_their_slow_twin(world, name):
+    federation, model, w0 = world
+    runner = lane(world, make_method(name, uniform=True))
+    slow, w = Reference(model, federation, runner.run.trace, w0, SEED, 0.1, True, 2, 8), w0
+    for r in range(ROUNDS):
+        w = getattr(slow, name)(r, w, uniform=True)
+    torch.testing.assert_close(advance(world, runner), w, atol=1e-5, rtol=0)
+    assert not torch.allclose(w, advance(world, lane(world, make_method(name))), atol=1e-3)
 
 
 @modes
@@ -136,7 +172,7 @@ def test_unequal_work_shifts_fedavg_but_not_fednova():
     assert errors["fedavg", 0.01] > 1
 
 
-def test_scaffold_starts_as_the_uniform_mean_and_remembers_mean_gradients():
+def test_scaffold_starts_as_fedavg_and_remembers_mean_gradients():
     first = HEARD[:1]
     steps = np.full(6, 3)
     w, state = descend(make_method("scaffold"), first, steps)
@@ -214,7 +250,9 @@ def test_linear_terms_do_not_depend_on_the_others(world, name):
     ("name", "hyper", "message"),
     [
         ("scaffold", {"server_lr": 0.0}, "scaffold: server_lr = 0.0"),
+        ("scaffold", {"uniform": 1}, "scaffold: uniform = 1"),
         ("feddyn", {"alpha": 0.0}, "feddyn: alpha = 0.0"),
+        ("feddyn", {"uniform": None}, "feddyn: uniform = None"),
         ("fednova", {"server_lr": -1.0}, "fednova: server_lr = -1.0"),
         ("fedavgm", {"server_lr": np.inf}, "fedavgm: server_lr = inf"),
         ("fedavgm", {"momentum": 1.0}, r"fedavgm: momentum = 1.0.*\[0, 1\)"),

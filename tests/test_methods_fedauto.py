@@ -211,8 +211,7 @@ def slow_round(method, w, ids):
         alpha.append(np.isin(range(4), lack) / len(lack))
         counts.append(5 * len(lack))
     beta = general_solver(np.array(alpha), np.array(counts), target, method.lam, method.divergence)
-    w = sum(float(b) * model for b, model in zip(beta, models, strict=True))
-    return w + PublicData().train(w, method.server_steps)
+    return sum(float(b) * model for b, model in zip(beta, models, strict=True))
 
 
 @pytest.mark.parametrize("ids", [[0, 1], [1, 2], [3], [0, 1, 2, 3]], ids=str)
@@ -220,7 +219,7 @@ def slow_round(method, w, ids):
 @pytest.mark.parametrize("kind", ["missing", "none", "underweighted"])
 @each_divergence
 def test_a_round_equals_its_slow_twin(divergence, kind, target, ids):
-    method = make_method("fedauto", divergence=divergence, compensation=kind, target=target, server_steps=2)
+    method = make_method("fedauto", divergence=divergence, compensation=kind, target=target)
     w = torch.full((P,), 0.3)
     torch.testing.assert_close(play(method, w, ids)[0], slow_round(method, w, ids), atol=1e-4, rtol=0)
 
@@ -234,7 +233,6 @@ def test_the_variants_differ():
         {"divergence": "l2"},
         {"divergence": "kl"},
         {"target": "clients"},
-        {"server_steps": 1},
     )
     ends = [play(replace(base, **change), w, [0, 1, 3])[0] for change in ({}, *changes)]
     distances = torch.cdist(torch.stack(ends), torch.stack(ends)) + torch.eye(len(ends))
@@ -243,11 +241,12 @@ def test_the_variants_differ():
 
 @pytest.mark.parametrize("ids", [[0, 1], [2], []], ids=str)
 @pytest.mark.parametrize("kind", ["missing", "none"])
-def test_server_steps_are_fedauto_and_then_training(kind, ids):
+def test_finetuning_after_it_is_fedauto_and_then_training(kind, ids):
     w, method = torch.full((P,), 0.3), make_method("fedauto", compensation=kind)
     half, state = play(method, w, ids)
-    after, same = play(replace(method, server_steps=4), w, ids)
-    assert torch.equal(after, half + PublicData().train(half, 4)) and same.log == state.log
+    after, same = play(make_method("server_finetuning", average=method, server_steps=4), w, ids)
+    torch.testing.assert_close(after, half + PublicData().train(half, 4), atol=1e-6, rtol=0)
+    assert same.log == state.log
 
 
 def test_the_clients_target_leaves_the_servers_own_class_alone():
@@ -268,8 +267,6 @@ def test_the_clients_target_leaves_the_servers_own_class_alone():
         ("adaptive", "no"),
         ("divergence", "tv"),
         ("target", "server"),
-        ("server_steps", -1),
-        ("server_steps", 0.5),
         ("lam", 0.0),
     ],
 )
@@ -285,5 +282,4 @@ def test_an_unknown_divergence_is_refused_by_the_weights():
 
 def test_the_method_card_says_how_the_public_data_are_used():
     assert make_method("fedauto").public_data == "as a participant; as participant m for missing classes"
-    both = make_method("fedauto", compensation="none", server_steps=3)
-    assert both.public_data == "as a participant; SGD after the average"
+    assert make_method("fedauto", compensation="none").public_data == "as a participant"

@@ -115,8 +115,8 @@ def test_stored_choices_are_used_for_exactly_what_they_were_made_for(own_cache, 
     assert set(again["stored"]) == {"yes"} and not simulated
     pd.testing.assert_frame_equal(again.drop(columns="stored"), made.drop(columns="stored"))
     with monkeypatch.context() as patch:  # the code of one method is edited: the others' rows are as good as new
-        real = tuning.cell_code
-        patch.setattr(tuning, "cell_code", lambda method: "edited" if method.name == "fedprox" else real(method))
+        real = tuning.method_code
+        patch.setattr(tuning, "method_code", lambda method: "edited" if method.name == "fedprox" else real(method))
         ages = tune(PLAN, LRS, own_cache).groupby("label")["stored"].unique()
         assert ages.map(list).to_dict() == {"fedprox": ["by older code"], "fedavg_all": ["yes"], "server_only": ["yes"]}
 

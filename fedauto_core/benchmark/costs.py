@@ -15,6 +15,7 @@ import sympy
 import torch
 from torch import Tensor
 
+from fedauto_core.errors import is_number
 from fedauto_core.methods.base import Arrivals, Context, Method, combine
 from fedauto_core.seeding import stream
 
@@ -29,7 +30,7 @@ def declared(methods: Mapping[str, Method], n: int, p: int, c: int, d: int = 784
     sizes = {"N": n, "P": p, "C": c, "D": d, "n_0": PUBLIC}
 
     def number(method: Method, text: str) -> int:
-        values = {name: sympy.sympify(value) for name, value in (sizes | asdict(method)).items()}
+        values = {name: sympy.sympify(value) for name, value in (sizes | asdict(method)).items() if is_number(value)}
         return int(sympy.ceiling(sympy.sympify(text, locals=values)))
 
     return pd.DataFrame(

@@ -19,7 +19,7 @@ from fedauto_core.data.datasets import dataset_sha256
 from fedauto_core.data.partition import FederationSpec
 from fedauto_core.engine.pretraining import checkpoint_key
 from fedauto_core.errors import InputError
-from fedauto_core.methods.base import Method
+from fedauto_core.methods.base import Method, classes
 from fedauto_core.network import PROCESSES, Scenario
 from fedauto_core.store.files import cache_folder
 from fedauto_core.store.keys import ROOT, code_hash, file_hash, imported, versions
@@ -50,6 +50,12 @@ def cell_code(method: type[Method]) -> str:
     return _sha256(own, code_hash(modules, without=[NETWORK, STORE], wording=False))
 
 
+def method_code(method: Method) -> str:
+    """`cell_code` of the method's class, or one SHA-256 of those of all that it is composed of."""
+    first, *others = (cell_code(kind) for kind in classes(method))
+    return _sha256(first, *others) if others else first
+
+
 def unit_key(unit: Experiment, traces: Iterable[str]) -> str:
     """SHA-256 of a unit whose traces have these identities, in the order of `federation_specs`."""
     return _sha256(
@@ -57,7 +63,7 @@ def unit_key(unit: Experiment, traces: Iterable[str]) -> str:
         dataset_sha256(unit.dataset),
         "" if unit.start is SCRATCH else checkpoint_key(unit.start),
         list(traces),
-        sorted({cell_code(type(cell.method)) for cell in unit.cells}),
+        sorted({cell_code(kind) for cell in unit.cells for kind in classes(cell.method)}),
         versions(),
     )
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fedauto_core.engine.pretraining import Pretraining, pretrained
 from fedauto_core.errors import require, require_number
+from fedauto_core.methods.base import classes
 from fedauto_core.store.arrays import asked_fresh
 from fedauto_core.store.cores import cpus
 from fedauto_core.store.files import cache_folder
@@ -80,7 +81,10 @@ def available(todo: Sequence[Experiment]) -> int:
     require_number("FEDAUTO_PROCESSES", processes, low=1, strict=False, whole=True, remedy=remedy)
     script = asked is None and hasattr(sys.modules["__main__"], "__file__")
     cells = [cell for unit in todo for cell in unit.cells]
-    of_a_notebook = any(type(cell.method).__module__ == "__main__" or not of_the_core(cell.scenario) for cell in cells)
+    kinds = {kind for cell in cells for kind in classes(cell.method)}
+    of_a_notebook = any(kind.__module__ == "__main__" for kind in kinds) or not all(
+        of_the_core(cell.scenario) for cell in cells
+    )
     return 1 if script or of_a_notebook or any(unit.device != "cpu" for unit in todo) else processes
 
 

@@ -27,7 +27,7 @@ from fedauto_core.data.datasets import dataset_sha256
 from fedauto_core.store.files import cache_folder
 from fedauto_core.store.writing import locked, write_atomically
 
-from .key import cell_code
+from .key import method_code
 from .running import run
 from .spec import Cell, Experiment
 from .summary import summarise
@@ -67,7 +67,7 @@ def _grid(experiment: Experiment, lrs: Sequence[float]) -> list[Trial]:
     """Every cell with every client step size and every value of its method's knob."""
     trials = []
     for cell in experiment.cells:
-        code = cell_code(type(cell.method))[:12]
+        code = method_code(cell.method)[:12]
         knob, values = cell.method.knob or ("", (np.nan,))
         for lr, value in product(lrs, values):
             tried = replace(cell, lr=lr, method=replace(cell.method, **{knob: value}) if knob else cell.method)

@@ -4,6 +4,7 @@ from .base import LocalWork as LocalWork
 from .base import Method as Method
 from .base import Server as Server
 from .base import State as State
+from .composition import fedauto_on as fedauto_on
 from .registry import METHODS as METHODS
 from .registry import make_method as make_method
 from .registry import method_card as method_card

@@ -9,7 +9,7 @@ is the server, 1..N are the clients (docs/method.md, section 3).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -155,6 +155,9 @@ class Method:
     public_share: ClassVar[float] = 0.0
     """Part of the public data that every client gets before round 1 (a method may make it a field)."""
 
+    def __post_init__(self) -> None:
+        """Where a subclass checks its hyper-parameters, after those of the classes before it."""
+
     def init(self, context: Context) -> State:
         return State(context)
 
@@ -168,6 +171,12 @@ class Method:
     def judged(self, state: State, w: Tensor) -> Tensor:
         """The model [P] that is evaluated after a round: the one to be broadcast next."""
         return w
+
+
+def classes(method: Method) -> list[type[Method]]:
+    """Of the method and of those it is composed with: whose code decides its numbers."""
+    parts = [getattr(method, field.name) for field in fields(method)]
+    return [type(method), *(kind for part in parts if isinstance(part, Method) for kind in classes(part))]
 
 
 def combine(beta: np.ndarray, deltas: Tensor) -> Tensor:

@@ -12,7 +12,8 @@ def _name(method: Method, name: str) -> str:
     return f"{method.name}: {name}"
 
 
-def _fields(method: Method) -> str:
+def fields_of(method: Method) -> str:
+    """The end of a remedy: the fields that there are."""
     return f"; fields of {method.name}: {', '.join(field.name for field in fields(method))}"
 
 
@@ -23,24 +24,24 @@ def check_number(method: Method, name: str, inside: Callable[[float], bool], all
         is_number(value) and bool(inside(value)),
         f"{_name(method, name)} = {value!r}",
         allowed=allowed,
-        remedy=remedy + _fields(method),
+        remedy=remedy + fields_of(method),
     )
 
 
 def check_positive(method: Method, name: str) -> None:
     """Refuse a hyper-parameter that is not a finite number above zero."""
-    remedy = f"choose a positive {name}{_fields(method)}"
+    remedy = f"choose a positive {name}{fields_of(method)}"
     require_number(_name(method, name), getattr(method, name), remedy=remedy)
 
 
 def check_share(method: Method, name: str, remedy: str) -> None:
     """Refuse a hyper-parameter that is not a number in (0, 1]."""
-    require_number(_name(method, name), getattr(method, name), high=1, remedy=remedy + _fields(method))
+    require_number(_name(method, name), getattr(method, name), high=1, remedy=remedy + fields_of(method))
 
 
 def check_integer(method: Method, name: str, least: int) -> None:
     """Refuse a hyper-parameter that is not an integer (no bool) of at least `least`."""
-    remedy = f"choose an integer {name}{_fields(method)}"
+    remedy = f"choose an integer {name}{fields_of(method)}"
     require_number(_name(method, name), getattr(method, name), low=least, strict=False, whole=True, remedy=remedy)
 
 
@@ -51,5 +52,5 @@ def check_choice(method: Method, name: str, choices: Sequence[str | bool]) -> No
         any(isinstance(value, type(choice)) and value == choice for choice in choices),
         f"{_name(method, name)} = {value!r}",
         allowed=", ".join(map(repr, choices)),
-        remedy=f"use one of the listed values of {name}{_fields(method)}",
+        remedy=f"use one of the listed values of {name}{fields_of(method)}",
     )

@@ -17,7 +17,7 @@ import numpy as np
 from torch import Tensor
 
 from .base import Arrivals, Context, Cost, Method, Server, State, combine, mixture_log
-from .checks import check_choice, check_integer, check_positive
+from .checks import check_choice, check_positive
 from .weights import DIVERGENCES, fedauto_weights
 
 
@@ -111,7 +111,7 @@ class FedAuto(Method):
     adaptive: False: plain weights n_j / n_A instead of module 2.
     divergence: of module 2, "chi2", "l2" or "kl" (`weights.py`).
     target: alpha_g of both modules, over "all" participants or the "clients" only. The log's chi2 is against all.
-    server_steps: SGD steps on the public data after the average as well (0: none), as in `server_finetuning`.
+    SGD on the public data after the average as well is `ServerFinetuning` with this as its average.
     """
 
     name = "fedauto"
@@ -126,34 +126,35 @@ class FedAuto(Method):
     adaptive: bool = True
     divergence: str = "chi2"
     target: str = "all"
-    server_steps: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_positive(self, "lam")
         for name, choices in CHOICES.items():
             check_choice(self, name, choices)
-        check_integer(self, "server_steps", 0)
 
     @property
     def public_data(self) -> str:
         uses = ["as a participant"]
         uses += [f"as participant m for {self.compensation} classes"] * (self.compensation != "none")
-        return "; ".join(uses + ["SGD after the average"] * (self.server_steps > 0))
+        return "; ".join(uses)
 
-    def aggregate(self, state: State, w: Tensor, arrivals: Arrivals, server: Server) -> tuple[Tensor, State]:
-        context = state.context
+    def modules(
+        self, context: Context, ids: np.ndarray
+    ) -> tuple[np.ndarray, Callable[..., np.ndarray], Callable[..., np.ndarray]]:
+        """What `fedauto` asks for, in the declared variant, when `ids` arrived: target, compensate, weigh."""
         target = context.target if self.target == "all" else clients_target(context)
-        clients = arrivals.ids[arrivals.ids > 0]
         compensate = {
             "missing": compensation,
-            "underweighted": partial(underweighted, counts=context.counts[clients]),
+            "underweighted": partial(underweighted, counts=context.counts[ids[ids > 0]]),
             "none": no_compensation,
         }[self.compensation]
         adaptive = partial(fedauto_weights, lam=self.lam, divergence=self.divergence)
-        weigh = adaptive if self.adaptive else plain_weights
-        w, beta, n_m = fedauto(context, w, arrivals, server, target, compensate, weigh)
-        if self.server_steps:
-            w = w + server.train(w, self.server_steps)
+        return target, compensate, adaptive if self.adaptive else plain_weights
+
+    def aggregate(self, state: State, w: Tensor, arrivals: Arrivals, server: Server) -> tuple[Tensor, State]:
+        context = state.context
+        w, beta, n_m = fedauto(context, w, arrivals, server, *self.modules(context, arrivals.ids))
         if beta is None:
             return w, state.next(log={})
         alpha, _ = with_m(context.alpha[arrivals.ids], context.counts[arrivals.ids], n_m)

@@ -3,12 +3,13 @@
 Acar, Zhao, Matas, Mattina, Whatmough, Saligrama, ICLR 2021, Algorithm 1. Assumes uniform sampling; knows nothing of the
 network. Memory: h at the server, g_k at every participant; no extra traffic.
 Differs from the paper in: the local problem is solved by a few SGD steps, not to its minimum; g_k changes only when
-the upload arrived (a lost upload is not an inactive client); where the step size falls, so does the step -h / alpha, and
-g_k and h learn from w_k - w per unit of it (else the model would still drift by an old h / alpha when nobody's steps
-can correct it). Differs from the official code in: alpha is the same for all (there it is divided by the relative
-amount of data); no clipping and no weight decay, as in the paper's text (h can
-outgrow the models when few arrive; such runs are reported as diverged); the cloud model w is evaluated, as in the
-paper's algorithm (there: mean of the local models).
+the upload arrived (a lost upload is not an inactive client); data weights p_k = n_k / n instead of uniform means, which
+gave the server, with its public data, as much of the objective as a client (`uniform`: as in the paper); where the step
+size falls, so does the step -h / alpha, and g_k and h learn from w_k - w per unit of it (else the model would still
+drift by an old h / alpha when nobody's steps can correct it). Differs from the official code in: alpha is the same for
+all (there it is divided by the relative amount of data, to the same end); no clipping and no weight decay, as in the
+paper's text (h can outgrow the models when few arrive; such runs are reported as diverged); the cloud model w is
+evaluated, as in the paper's algorithm (there: mean of the local models).
 """
 
 from dataclasses import dataclass
@@ -17,15 +18,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .base import Arrivals, Context, Cost, LocalWork, Method, Server, State, combine, lr_factor, mixture_log
-from .checks import check_positive
+from .average import Composable, counted_equally
+from .base import Arrivals, Context, Cost, LocalWork, Server, State, combine, data_weights, lr_factor
+from .checks import check_choice, check_positive
 
 
 @dataclass(frozen=True)
-class FedDyn(Method):
-    """k minimises F_k(v) - <g_k, v> + alpha/2 ||v - w||^2; w = mean_{k in S} w_k - h / alpha.
+class FedDyn(Composable):
+    """k minimises F_k(v) - <g_k, v> + alpha/2 ||v - w||^2; w = sum_{k in S} beta_k (w_k - h / alpha), beta_k = p_k over
+    their sum, h = sum_k p_k g_k.
 
-    Uniform means, as in the paper (no n_j / n).
+    Where all settles w_k = w and h = 0 is the gradient of sum_k p_k F_k, with whatever weights the step is made.
+    h / alpha is taken off the models that were made with a g_k only: not off that of a participant m.
+    uniform: p_k = 1 / N, as if all held the same number of samples.
     """
 
     name = "feddyn"
@@ -36,11 +41,15 @@ class FedDyn(Method):
     assumes = "uniform sampling"
     knob = ("alpha", (0.01, 0.1, 1.0))
     alpha: float = 0.1
+    uniform: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_positive(self, "alpha")
+        check_choice(self, "uniform", (False, True))
 
     def init(self, context: Context) -> State:
+        context = counted_equally(context) if self.uniform else context
         h = torch.zeros_like(context.w0)
         return State(context, {"h": h, "g": h.repeat(context.n_clients + 1, 1)})
 
@@ -49,15 +58,15 @@ class FedDyn(Method):
 
     def aggregate(self, state: State, w: Tensor, arrivals: Arrivals, server: Server) -> tuple[Tensor, State]:
         ids, context = arrivals.ids, state.context
-        if not len(ids):
-            return w, state.next(log={})
+        step, state = self.averaged(state, w, arrivals, server)
+        if state.weights is None:
+            return w, state
         # g_k <- g_k - alpha gamma_1 / gamma_r (w_k - w)
         rate, rows = lr_factor(state, arrivals), torch.as_tensor(ids, device=w.device)
         g = state.memory["g"].index_add(0, rows, arrivals.deltas, alpha=-self.alpha / rate)
-        # h <- h - alpha/N gamma_1 / gamma_r sum_{k in S} (w_k - w), with N everyone who could be heard: h = mean_k g_k
-        beta = np.full(len(ids), 1 / len(ids))
-        mean = combine(beta, arrivals.deltas)
-        h = state.memory["h"] - self.alpha / rate * len(ids) / (context.n_clients + context.with_server) * mean
-        # w <- mean_{k in S} w_k - gamma_r / gamma_1 h / alpha
-        log = mixture_log(beta, context.alpha[ids], context.target)
-        return w + mean - rate * h / self.alpha, state.next(log=log, weights=beta, h=h, g=g)
+        # h <- h - alpha gamma_1 / gamma_r sum_{k in S} p_k (w_k - w), with p_k of everyone who could be heard:
+        # h = sum_k p_k g_k
+        h = state.memory["h"] - self.alpha / rate * combine(data_weights(context)[ids], arrivals.deltas)
+        # w <- sum_{k in S} beta_k (w_k - gamma_r / gamma_1 h / alpha), beta of sum one or what the average leaves to S
+        corrected = float(state.weights[: len(ids)].sum())
+        return w + step - rate * corrected / self.alpha * h, state.noted({}, h=h, g=g)

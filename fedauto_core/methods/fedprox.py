@@ -11,13 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from .base import LocalWork, State
+from .average import Composable
+from .base import Arrivals, LocalWork, Server, State
 from .checks import check_number
-from .fedavg import FedAvg
+from .step_length import StepLength
 
 
 @dataclass(frozen=True)
-class FedProx(FedAvg):
+class FedProx(Composable, StepLength):
     """Participant j minimises F_j(w) + mu/2 ||w - w_r||^2; the server averages the arrived. mu = 0 is FedAvg."""
 
     name = "fedprox"
@@ -35,3 +36,7 @@ class FedProx(FedAvg):
 
     def local_work(self, state: State, w: Tensor, ids: np.ndarray) -> LocalWork:
         return LocalWork(start=w.expand(len(ids), -1), prox=self.mu)
+
+    def aggregate(self, state: State, w: Tensor, arrivals: Arrivals, server: Server) -> tuple[Tensor, State]:
+        step, state = self.averaged(state, w, arrivals, server, self.server_lr)
+        return w + step, state

@@ -15,6 +15,7 @@ from .data_sharing import DataSharing
 from .f3ast import F3AST
 from .fedau import FedAU
 from .fedauto import FedAuto
+from .fedauto_memory import FedAutoMemory
 from .fedavg import FedAvg, FedAvgAll, FedAvgIdeal
 from .fedawe import FedAWE
 from .fedcote_like import FedCoteLike
@@ -35,7 +36,7 @@ from .server_finetuning import ServerFinetuning
 from .server_optimisers import FedAdam, FedAvgM, FedYogi
 
 METHODS: Mapping[str, type[Method]] = {cls.name: cls for cls in (
-    FedAuto, FedAvg, FedAvgAll, FedAvgIdeal, ServerOnly, Centralised, FedProx, KnownProbability,
+    FedAuto, FedAutoMemory, FedAvg, FedAvgAll, FedAvgIdeal, ServerOnly, Centralised, FedProx, KnownProbability,
     TFAggregationLike, FedAWE, ServerFinetuning, FedAU, MIFA, FedVARP, F3AST, FLFDMS, FedLAW, FedDF, FedDU,
     DataSharing, FedDisco, LabelMatching, FedCoteLike, Scaffold, FedDyn, FedNova, FedAvgM, FedAdam, FedYogi,
 )}  # fmt: skip

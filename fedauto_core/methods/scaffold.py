@@ -5,7 +5,9 @@ participants; knows nothing of the network. Memory: c at the server and c_k at e
 variate travel up and down, twice FedAvg's traffic. Local work is plain SGD; with momentum or adaptive steps
 (w - y) / (tau gamma) would not be a mean gradient.
 Differs from the paper in: c_k changes only when the upload arrived (a lost upload is not an inactive client, and
-c = mean_k c_k would break); tau_k are the steps k really took; the network decides who takes part.
+c = sum_k p_k c_k would break); tau_k are the steps k really took; the network decides who takes part; data weights
+p_k = n_k / n instead of uniform means, which gave the server, with its public data, as much of the objective as a
+client (`uniform`: as in the paper).
 """
 
 from dataclasses import dataclass
@@ -14,13 +16,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .base import Arrivals, Context, Cost, LocalWork, Server, State, combine, mixture_log
+from .average import Composable, counted_equally
+from .base import Arrivals, Context, Cost, LocalWork, Server, State, combine, data_weights
+from .checks import check_choice
 from .step_length import StepLength
 
 
 @dataclass(frozen=True)
-class Scaffold(StepLength):
-    """w += eta_g mean_{k in S} Delta_k with steps along g_k - c_k + c: uniform means, as in the paper (no n_j / n)."""
+class Scaffold(Composable, StepLength):
+    """w += eta_g sum_{k in S} p_k Delta_k / sum_{k in S} p_k with steps along g_k - c_k + c, c = sum_k p_k c_k.
+
+    Where all settles c = 0 is the gradient of sum_k p_k F_k, with whatever weights the step is made: the average
+    decides how fast and how noisily, p_k where to; but for a participant m, which has no c_m.
+    uniform: p_k = 1 / N, as if all held the same number of samples.
+    """
 
     name = "scaffold"
     source = "Karimireddy et al. 2020"
@@ -28,8 +37,14 @@ class Scaffold(StepLength):
     contest = "optimiser"
     cost = Cost(up="2 * P", down="2 * P", server="2 * P", clients="N * P")
     assumes = "uniform sampling"
+    uniform: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice(self, "uniform", (False, True))
 
     def init(self, context: Context) -> State:
+        context = counted_equally(context) if self.uniform else context
         c = torch.zeros_like(context.w0)
         return State(context, {"c": c, "c_own": c.repeat(context.n_clients + 1, 1)})
 
@@ -39,15 +54,14 @@ class Scaffold(StepLength):
 
     def aggregate(self, state: State, w: Tensor, arrivals: Arrivals, server: Server) -> tuple[Tensor, State]:
         ids, context, c = arrivals.ids, state.context, state.memory["c"]
-        if not len(ids):
-            return w, state.next(log={})
+        # w += eta_g sum_{k in S} p_k (y_k - w) / sum_{k in S} p_k, or the step of another average
+        step, state = self.averaged(state, w, arrivals, server, self.server_lr)
+        if state.weights is None:
+            return w, state
         # c_k^+ - c_k = (w - y_k) / (tau_k gamma_r) - c
         scale = torch.as_tensor(-1 / (arrivals.steps * arrivals.lr), dtype=w.dtype, device=w.device)
         change = (arrivals.deltas * scale[:, None]).sub_(c)
         c_own = state.memory["c_own"].index_add(0, torch.as_tensor(ids, device=w.device), change)
-        # c += |S|/N mean_{k in S} (c_k^+ - c_k), with N everyone who could be heard
-        c = c + change.sum(dim=0) / (context.n_clients + context.with_server)
-        # w += eta_g mean_{k in S} (y_k - w)
-        beta = np.full(len(ids), self.server_lr / len(ids))
-        log = mixture_log(beta, context.alpha[ids], context.target)
-        return w + combine(beta, arrivals.deltas), state.next(log=log, weights=beta, c=c, c_own=c_own)
+        # c += sum_{k in S} p_k (c_k^+ - c_k), with p_k of everyone who could be heard
+        c = c + combine(data_weights(context)[ids], change)
+        return w + step, state.noted({}, c=c, c_own=c_own)

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from .average import Composable
 from .base import Arrivals, Server, State
 from .checks import check_integer
-from .fedavg import FedAvg
+from .step_length import StepLength
 
 
 @dataclass(frozen=True)
-class ServerFinetuning(FedAvg):
+class ServerFinetuning(Composable, StepLength):
     """w_{r+1/2} = FedAvg over the arrived; w_{r+1} = w_{r+1/2} after `server_steps` SGD steps on the public data."""
 
     name = "server_finetuning"
@@ -33,5 +34,6 @@ class ServerFinetuning(FedAvg):
         check_integer(self, "server_steps", 1)
 
     def aggregate(self, state: State, w: Tensor, arrivals: Arrivals, server: Server) -> tuple[Tensor, State]:
-        half, state = super().aggregate(state, w, arrivals, server)
+        step, state = self.averaged(state, w, arrivals, server, self.server_lr)
+        half = w + step
         return half + server.train(half, self.server_steps), state

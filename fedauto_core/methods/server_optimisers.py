@@ -16,13 +16,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .base import Arrivals, Context, Cost, Server, State, combine, lr_factor, mixture_log
+from .average import Composable
+from .base import Arrivals, Context, Cost, Server, State, lr_factor
 from .checks import check_number, check_positive
 from .step_length import StepLength
 
 
 @dataclass(frozen=True)
-class _ServerOptimiser(StepLength):
+class _ServerOptimiser(Composable, StepLength):
     """w += step(D) with D = sum_{k in S} n_k / n_A Delta_k, the mean update of the arrived, shape [P]; with a step size
     that falls, w += gamma_r / gamma_1 step(D gamma_1 / gamma_r)."""
 
@@ -40,14 +41,12 @@ class _ServerOptimiser(StepLength):
         raise NotImplementedError
 
     def aggregate(self, state: State, w: Tensor, arrivals: Arrivals, server: Server) -> tuple[Tensor, State]:
-        if not len(arrivals.ids):
-            return w, state.next(log={})
-        counts = state.context.counts[arrivals.ids]
-        beta = counts / counts.sum()
+        update, state = self.averaged(state, w, arrivals, server)
+        if state.weights is None:
+            return w, state
         rate = lr_factor(state, arrivals)
-        step, memory = self.step(state.memory, combine(beta, arrivals.deltas) / rate)
-        log = mixture_log(beta, state.context.alpha[arrivals.ids], state.context.target)
-        return w + rate * step, state.next(log=log, weights=beta, **memory)
+        step, memory = self.step(state.memory, update / rate)
+        return w + rate * step, state.noted({}, **memory)
 
 
 @dataclass(frozen=True)

@@ -14,4 +14,5 @@ class StepLength(Method):
     server_lr: float = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_positive(self, "server_lr")

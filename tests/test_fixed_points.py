@@ -1,7 +1,8 @@
 """Where each rule comes to rest when uploads fail: clients with F_k(x) = |x - u_k|^2 / 2, heard the more often the
 larger u_k. The optimum is the mean of the u_k; a rule with a wrong weight, or one that keeps a wrong row, misses it.
 
-No network is trained: E steps of size gamma on F_k from x move by (1 - (1 - gamma)^E) (u_k - x).
+No network is trained: E steps of size gamma on F_k + <l, x> + a/2 |x - w|^2 from w move by
+(1 - (1 - gamma (1 + a))^E) / (1 + a) (u_k - l - w). There are no public data.
 """
 
 from functools import cache
@@ -33,17 +34,24 @@ def trace(process):
     return draw_trace(PROCESSES[process], rounds=ROUNDS, histograms=np.full((N, 2), 0.5), seed=0)
 
 
+class NoData:
+    """A server without public samples: nothing can be compensated."""
+
+    counts_per_class = np.zeros(N + 1, dtype=int)
+
+
 def late(process, name, lr=0.025, rounds=ROUNDS, **hyper):
-    """w after each round of the second half, [rounds / 2]."""
+    """w after each round of the second half, [rounds / 2]. Everyone holds a class of their own, of mass p_k."""
     drawn, method = trace(process), make_method(name, **hyper)
     u, w, path = torch.from_numpy(np.concatenate([[0.0], U])).float()[:, None], torch.zeros(1), []
     oracle = (drawn.success_probability, drawn.long_run_probability) if method.needs_network_knowledge else (None, None)
-    alpha = np.eye(N + 1)
-    state = method.init(Context(COUNTS, alpha, alpha.mean(axis=0), STEPS, lr, False, w, 0, *oracle))
+    state = method.init(Context(COUNTS, np.eye(N + 1), np.append(0.0, P), STEPS, lr, False, w, 0, *oracle))
     for r, heard in enumerate(drawn.arrived[:rounds]):
         ids = 1 + np.flatnonzero(heard)
-        deltas = (1 - (1 - lr) ** STEPS) * (u[ids] - method.local_work(state, w, ids).start)
-        w, state = method.aggregate(state, w, Arrivals(r, ids, deltas, np.full(len(ids), STEPS)), None)
+        work = method.local_work(state, w, ids)
+        linear, rate = (0.0 if work.linear is None else work.linear), 1 + work.prox
+        deltas = (1 - (1 - lr * rate) ** STEPS) / rate * (u[ids] - linear - work.start)
+        w, state = method.aggregate(state, w, Arrivals(r, ids, deltas, np.full(len(ids), STEPS)), NoData())
         path.append(float(w[0]))
     return np.array(path[rounds // 2 :])
 
@@ -99,3 +107,39 @@ def test_echoes_find_the_uniform_mean(process):
 def test_stored_updates_find_the_optimum_exactly(process, name, hyper):
     """The stored updates settle, so nothing is left of the noise of the arrivals."""
     np.testing.assert_allclose(late(process, name, rounds=1000, **hyper), OPTIMUM, atol=1e-5)
+
+
+@each_process
+@pytest.mark.parametrize("lam", [1e-6, 0.1, 1e9])
+def test_a_memory_that_does_not_age_finds_it_exactly_too(process, lam):
+    """The labels of all stored updates match at p_k, which is also where n_j / n_A weighs them: for every lambda."""
+    path = late(process, "fedauto_memory", rounds=1000, decay=1.0, lam=lam)
+    np.testing.assert_allclose(path, OPTIMUM, atol=1e-5)
+
+
+@each_process
+def test_an_ageing_memory_lies_between_it_and_fedauto(process):
+    """FedAuto can only match among those who arrived, and rests with FedAvg here; the longer the memory the nearer."""
+    (fedauto, error), *memories = (
+        mean_and_error(late(process, name, **hyper))
+        for name, hyper in [("fedauto", {}), *(("fedauto_memory", {"decay": d}) for d in (0.7, 0.97))]
+    )
+    assert abs(fedauto - rest_of_fedavg()) <= 4 * error
+    biases = np.array([fedauto, *(mean for mean, _ in memories)]) - OPTIMUM
+    assert (np.diff(biases) < 0).all() and biases[-1] < biases[0] / 2
+
+
+@each_process
+@pytest.mark.parametrize(("name", "hyper"), [("scaffold", {}), ("feddyn", {"alpha": 1.0})], ids=str)
+@pytest.mark.parametrize("average", ["fedavg", "fedauto", "known_probability"])
+def test_corrections_find_it_exactly_whatever_weighs_the_step(process, name, hyper, average):
+    path = late(process, name, lr=0.1, rounds=500, average=make_method(average), **hyper)
+    np.testing.assert_allclose(path, OPTIMUM, atol=1e-3)
+
+
+@each_process
+def test_momentum_finds_the_optimum_of_its_average(process):
+    mean, error = mean_and_error(late(process, "fedavgm", server_lr=0.1, average=make_method("known_probability")))
+    assert abs(mean - OPTIMUM) <= 4 * error and error < 0.03
+    mean, error = mean_and_error(late(process, "fedavgm", server_lr=0.1))
+    assert abs(mean - rest_of_fedavg()) <= 4 * error

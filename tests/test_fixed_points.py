@@ -1,7 +1,8 @@
 """Where each rule comes to rest when uploads fail: clients with F_k(x) = |x - u_k|^2 / 2, heard the more often the
 larger u_k. The optimum is the mean of the u_k; a rule with a wrong weight, or one that keeps a wrong row, misses it.
 
-No network is trained: E steps of size gamma on F_k + <l_k, x> from x move by (1 - (1 - gamma)^E) (u_k - l_k - x).
+No network is trained: E steps of size gamma on F_k + <l, x> + a/2 |x - w|^2 from w move by
+(1 - (1 - gamma (1 + a))^E) / (1 + a) (u_k - l - w).
 """
 
 from functools import cache
@@ -37,7 +38,9 @@ def trace(process):
 
 
 class Pulling:
-    """A server whose data pull towards PUBLIC with steps of the round's size."""
+    """A server whose data pull towards PUBLIC with steps of the round's size, but of no class that anybody misses."""
+
+    counts_per_class = np.zeros(N + 1, dtype=int)
 
     def __init__(self):
         self.lr = 0.0
@@ -46,20 +49,21 @@ class Pulling:
         return (1 - (1 - self.lr) ** steps) * (PUBLIC - w)
 
 
-def late(process, name, lr=0.025, rounds=ROUNDS, decay=0.0, counts=COUNTS, **hyper):
-    """The judged model after each round of the second half, [rounds / 2]."""
+def late(process, name, lr=0.025, rounds=ROUNDS, falling=0.0, counts=COUNTS, **hyper):
+    """The judged model after each round of the second half, [rounds / 2]. Everyone holds a class of their own, of mass
+    p_k; falling: the part of the rounds in which the step size falls."""
     drawn, method, server = trace(process), make_method(name, **hyper), Pulling()
-    schedule = Schedule(rounds, decay=decay)
+    schedule = Schedule(rounds, decay=falling)
     u, w, path = torch.from_numpy(np.concatenate([[0.0], U])).float()[:, None], torch.zeros(1), []
     told = (drawn.success_probability, drawn.long_run_probability, drawn.marginal_probability)
     oracle = told if method.needs_network_knowledge else (None, None, None)
-    alpha = np.eye(N + 1)
-    state = method.init(Context(counts, alpha, alpha.mean(axis=0), STEPS, lr, False, w, 0, *oracle))
+    context = Context(counts, np.eye(N + 1), np.append(0.0, P), STEPS, lr, False, w, 0, *oracle)
+    state = method.init(context)
     for r, heard in enumerate(drawn.arrived[:rounds]):
         ids = 1 + np.flatnonzero(heard)
         work, server.lr = method.local_work(state, w, ids), lr * schedule.rate(r)
-        optima = u[ids] if work.linear is None else u[ids] - work.linear
-        deltas = (1 - (1 - server.lr) ** STEPS) * (optima - work.start)
+        linear, pull = (0.0 if work.linear is None else work.linear), 1 + work.prox
+        deltas = (1 - (1 - server.lr * pull) ** STEPS) / pull * (u[ids] - linear - work.start)
         w, state = method.aggregate(state, w, Arrivals(r, ids, deltas, np.full(len(ids), STEPS), server.lr), server)
         path.append(float(method.judged(state, w)[0]))
     return np.array(path[rounds // 2 :])
@@ -132,4 +136,40 @@ def test_stored_updates_find_the_optimum_exactly(process, name, hyper):
 @pytest.mark.parametrize("name", ["mifa", "fedvarp"])
 def test_nor_do_stored_updates_lead_astray_when_the_step_size_falls(process, name):
     """Stored at an earlier, larger step size, they would weigh too much: 0.005 to 0.04 off."""
-    np.testing.assert_allclose(late(process, name, rounds=1000, decay=1.0)[-1], OPTIMUM, atol=2e-4)
+    np.testing.assert_allclose(late(process, name, rounds=1000, falling=1.0)[-1], OPTIMUM, atol=2e-4)
+
+
+@each_process
+@pytest.mark.parametrize("lam", [1e-6, 0.1, 1e9])
+def test_a_memory_that_does_not_age_finds_it_exactly_too(process, lam):
+    """The labels of all stored updates match at p_k, which is also where n_j / n_A weighs them: for every lambda."""
+    path = late(process, "fedauto_memory", rounds=1000, decay=1.0, lam=lam)
+    np.testing.assert_allclose(path, OPTIMUM, atol=1e-5)
+
+
+@each_process
+def test_an_ageing_memory_lies_between_it_and_fedauto(process):
+    """FedAuto can only match among those who arrived, and rests with FedAvg here; the longer the memory the nearer."""
+    (fedauto, error), *memories = (
+        mean_and_error(late(process, name, **hyper))
+        for name, hyper in [("fedauto", {}), *(("fedauto_memory", {"decay": d}) for d in (0.7, 0.97))]
+    )
+    assert abs(fedauto - rest_of_fedavg()) <= 4 * error
+    biases = np.array([fedauto, *(mean for mean, _ in memories)]) - OPTIMUM
+    assert (np.diff(biases) < 0).all() and biases[-1] < biases[0] / 2
+
+
+@each_process
+@pytest.mark.parametrize(("name", "hyper"), [("scaffold", {}), ("feddyn", {"alpha": 1.0})], ids=str)
+@pytest.mark.parametrize("average", ["fedavg", "fedauto", "known_probability"])
+def test_corrections_find_it_exactly_whatever_weighs_the_step(process, name, hyper, average):
+    path = late(process, name, lr=0.1, rounds=500, average=make_method(average), **hyper)
+    np.testing.assert_allclose(path, OPTIMUM, atol=1e-3)
+
+
+@each_process
+def test_momentum_finds_the_optimum_of_its_average(process):
+    mean, error = mean_and_error(late(process, "fedavgm", server_lr=0.1, average=make_method("known_probability")))
+    assert abs(mean - OPTIMUM) <= 4 * error and error < 0.03
+    mean, error = mean_and_error(late(process, "fedavgm", server_lr=0.1))
+    assert abs(mean - rest_of_fedavg()) <= 4 * error

@@ -6,17 +6,28 @@ Participant j pulls the model towards u_j: Delta_j = (u_j - w) / 4.
 import numpy as np
 import pytest
 import torch
+from reference import weights_by_slsqp
 from reference_memory import MemoryRules
 
 from fedauto_core import InputError
 from fedauto_core.methods import METHODS, Arrivals, Context, make_method
 
 NAMES = ("fedau", "mifa", "fedvarp", "f3ast", "fl_fdms")
+TABLES = ("mifa", "fedvarp", "fedauto_memory")
 COUNTS, SHAPE = np.array([20, 10, 30, 40, 15, 25]), (6, 3)  # (N + 1, P)
 U = torch.from_numpy(np.random.default_rng(1).normal(size=SHAPE)).float()
 ROUNDS = 60
 HEARD = np.random.default_rng(2).random((ROUNDS, 5)) < [0.1, 0.3, 0.5, 0.7, 0.9]
 modes = pytest.mark.parametrize("with_server", [True, False], ids=["server", "client-only"])
+
+
+class PublicData:
+    """Four public samples of every second class; trained on some, a model moves towards the mean of their u."""
+
+    counts_per_class = np.array([4, 0] * 3)
+
+    def train(self, w, steps, classes):
+        return (U[classes].mean(dim=0) - w) / 4
 
 
 def start(method, counts=COUNTS, with_server=False):
@@ -28,7 +39,8 @@ def start(method, counts=COUNTS, with_server=False):
 def step(method, state, w, r, ids, deltas=None, u=U):
     ids = np.array(ids, dtype=np.int64)
     deltas = (u[ids] - w) / 4 if deltas is None else torch.tensor(deltas).float()[:, None].expand(-1, SHAPE[1])
-    return method.aggregate(state, w, Arrivals(r, ids, deltas, np.ones(len(ids), dtype=int), 0.1), None)
+    arrivals = Arrivals(r, ids, deltas, np.ones(len(ids), dtype=int), 0.1)
+    return method.aggregate(state, w, arrivals, PublicData())
 
 
 def participants(heard, with_server):
@@ -101,7 +113,7 @@ def test_without_the_server_its_data_weigh_nothing(name):
 
 
 @modes
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "fedauto_memory"])
 def test_cost_is_what_the_state_holds(name, with_server):
     """Also where the server is no participant: its row, participant 0, is there."""
     _, state = run(make_method(name), with_server)
@@ -111,7 +123,7 @@ def test_cost_is_what_the_state_holds(name, with_server):
 
 
 @modes
-@pytest.mark.parametrize("name", ["mifa", "fedvarp"])
+@pytest.mark.parametrize("name", TABLES)
 def test_a_lost_upload_changes_no_stored_row(name, with_server):
     method = make_method(name)
     state, w = start(method, with_server=with_server)
@@ -177,6 +189,61 @@ def test_fedvarp_by_hand():
     assert weights(make_method("fedvarp"), [{1: 1}, {2: 4}, {1: 2, 2: 2}], counts=(9, 1, 3)) == [1, 4.25, 2]
 
 
+def aged(decay, lam, r, last, ids):
+    """FedAuto's weights by a general solver, by id, over all not forgotten and participant m (-1); the classes of m."""
+    missing = [c for c in (0, 2, 4) if c not in [j for j in ids if j > 0]]
+    known = {j: COUNTS[j] * decay ** (r - heard) for j, heard in last.items() if COUNTS[j] * decay ** (r - heard) >= 1}
+    alpha, counts = [np.eye(6)[j] for j in known], list(known.values())
+    if missing:
+        alpha, counts = [*alpha, np.eye(6)[missing].mean(axis=0)], [*counts, 4.0 * len(missing)]
+    beta = weights_by_slsqp(np.array(alpha), np.array(counts), np.full(6, 1 / 6), lam)
+    return dict(zip([*known, *[-1] * bool(missing)], beta, strict=True)), missing
+
+
+@modes
+@pytest.mark.parametrize("decay", [0.0, 0.6, 0.9, 1.0])
+def test_fedauto_with_a_memory_equals_a_slow_twin(decay, with_server):
+    """Stored are what was sent and the round; weighed is by a general solver. In silent rounds, too."""
+    method = make_method("fedauto_memory", decay=decay)
+    state, w = start(method, with_server=with_server)
+    sent, last = {}, {}
+    for r, heard in enumerate(HEARD[:25] & (np.arange(25) % 6 != 3)[:, None]):
+        ids = participants(heard, with_server)
+        sent.update({j: (U[j] - w) / 4 for j in ids})
+        last.update(dict.fromkeys(ids.tolist(), r))
+        beta, missing = aged(decay, method.lam, r, last, ids)
+        m = {-1: PublicData().train(w, 1, missing)} if missing else {}
+        expected = w + sum(float(beta[j]) * (sent | m)[j] for j in beta)
+        w, state = step(method, state, w, r, ids)
+        torch.testing.assert_close(w, expected, atol=2e-4, rtol=0)
+        stale = sum(b for j, b in beta.items() if j >= 0 and last[j] < r)
+        age = sum(b * (r - last[j]) for j, b in beta.items() if j >= 0)
+        assert state.log["stale"] == pytest.approx(stale, abs=1e-3) and state.log["age"] == pytest.approx(age, abs=1e-2)
+        assert len(state.weights) == len(ids) + len(m) and sum(state.weights) == pytest.approx(1 - stale, abs=1e-3)
+
+
+@modes
+def test_without_a_memory_it_is_fedauto_and_without_ageing_it_is_mifa(with_server):
+    """To the bit; over those heard so far, in MIFA's case, for a large lambda."""
+    bare = make_method("fedauto_memory", decay=0.0)
+    assert torch.equal(run(bare, with_server)[0], run(make_method("fedauto"), with_server)[0])
+    heard = HEARD.copy()
+    heard[0] = True  # so that MIFA knows everybody from the start
+    ageless = make_method("fedauto_memory", decay=1.0, lam=1e9, compensation="none")
+    expected = run(make_method("mifa"), with_server, heard)[0]
+    torch.testing.assert_close(run(ageless, with_server, heard)[0], expected, atol=1e-5, rtol=0)
+
+
+def test_a_memory_by_hand():
+    """N = 2 of 64 and 16 samples, without the server, lambda large: 64 : 16, then 64 / 2 : 16, then 64 : 16 / 2, and
+    after six silent rounds of both 64 / 2^6 = 1 sample of client 1 is left alone; nothing after one more."""
+    method = make_method("fedauto_memory", decay=0.5, lam=1e9, compensation="none")
+    script = [{1: 1, 2: 6}, {2: 6}, {1: 1}, *[{}] * 7]
+    moves = weights(method, script, counts=(1, 64, 16))
+    expected = [2.0, (32 + 96) / 48, (64 + 48) / 72, (32 + 24) / 36, (16 + 12) / 18, (8 + 6) / 9, 1.0, 1.0, 1.0, 0.0]
+    assert moves == pytest.approx(expected, abs=1e-5)
+
+
 def test_f3ast_by_hand():
     """rate 1/2: r_1 = 1, 1/2, 3/4; r_2 = 1/2, 3/4, 3/8 after the three rounds; a silent round halves both."""
     moves = weights(make_method("f3ast", rate=0.5), [{1: 1}, {2: 1}, {1: 1}, {}, {2: 1}])
@@ -235,6 +302,9 @@ def test_fl_fdms_by_hand():
         ("f3ast", {"rate": 0.0}, "f3ast: rate = 0.0"),
         ("f3ast", {"rate": 1.0}, "f3ast: rate = 1.0"),
         ("fl_fdms", {"server_lr": np.inf}, "fl_fdms: server_lr = inf"),
+        ("fedauto_memory", {"decay": 1.1}, r"fedauto_memory: decay = 1.1.*\[0, 1\]"),
+        ("fedauto_memory", {"decay": -0.1}, "fedauto_memory: decay = -0.1"),
+        ("fedauto_memory", {"lam": 0.0}, "fedauto_memory: lam = 0.0"),
     ],
 )
 def test_bad_hyper_parameters(name, hyper, message):

@@ -4,6 +4,7 @@ import numpy as np
 import sympy as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from theory_cases import everything_arrives, tiny_quadratics
 
 from fedauto_core import theory
 from fedauto_core.theory import FIRST, IMPROVED, THEOREMS, Point, Split
@@ -71,6 +72,30 @@ def test_no_instance_breaks_an_inequality_of_a_round(problem, rule, steps, part,
         "S5 bias",
         "I4 bias",
     } <= named
+
+
+@THOROUGH
+@given(problem=problems(), seed=st.integers(0, 10_000), spread=st.sampled_from([0.0, 0.1, 3.0]), **CASE)
+def test_no_stale_update_breaks_its_bound(problem, seed, spread, rule, steps, part, far, lam):
+    used = theory.aggregate(problem.split, theory.arrival_sets(problem.split.n_clients), rule, lam)
+    known, w = theory.constants_of(problem, used), np.full(problem.dimension, far)
+    starts = w + spread * np.random.default_rng(seed).normal(size=(len(used.rows), problem.dimension))
+    gamma = part / known.smoothness.value
+    checks = theory.stale_checks(problem, used, known, w, starts, gamma)
+    assert {check.status for check in checks} <= {"tight", "valid"}
+    too_large = theory.stale_checks(problem, used, known, w, starts, 1.01 / known.smoothness.value)
+    assert {c.status for c in too_large if c.name.startswith("stale round")} == {"not applicable"}
+
+
+def test_the_bias_of_a_stale_update_by_hand():
+    """F_0 = (w-1)^2/2 and F_1 = 3(w+1)^2/2, F = (F_0 + F_1)/2, L = 3. At w = 2 the slopes are 1, 9 and 5; client 1's
+    from w = 0 is 3. With weights 1/2 b_r = 0 and |5 - (1 + 3)/2|^2 = 9 = (3 * 2 / 2)^2: the bound is attained. Without
+    the distance it would be 0."""
+    problem = tiny_quadratics(0.0)
+    used = everything_arrives(problem.split)
+    known = theory.constants_of(problem, used)
+    stale, _ = theory.stale_checks(problem, used, known, np.array([2.0]), np.array([[2.0], [0.0]]), 0.1)
+    assert (stale.measured, stale.bound, stale.status) == (9.0, 9.0, "tight")
 
 
 @THOROUGH

@@ -22,6 +22,7 @@ from .bound.checks import missing_class_check as missing_class_check
 from .bound.checks import round_checks as round_checks
 from .bound.checks import round_terms as round_terms
 from .bound.checks import run_rounds as run_rounds
+from .bound.checks import stale_checks as stale_checks
 from .bound.checks import summed as summed
 from .bound.checks import summed_checks as summed_checks
 from .bound.checks import tally as tally

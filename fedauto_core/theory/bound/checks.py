@@ -134,6 +134,25 @@ def bias_checks(problem: Problem, aggregation: Aggregation, w: np.ndarray, *theo
     return found
 
 
+def stale_checks(
+    problem: Problem, aggregation: Aggregation, known: Constants, w: np.ndarray, starts: np.ndarray, gamma: float
+) -> list[Check]:
+    """5.7 at w, where participant j's gradient stems from starts [J, P]: its bias, and the round of one exact step."""
+    (pooled,), fresh = problem.gradients(problem.split.pooled, w), problem.gradients(aggregation.rows, w)
+    stale = np.vstack([problem.gradients(row[None], s) for row, s in zip(aggregation.rows, starts, strict=True)])
+    beta, smoothness = aggregation.beta, known.smoothness.value
+    moved = np.linalg.norm(w - starts, axis=1)
+    measured = np.sum((pooled - beta @ stale) ** 2, axis=1)
+    bounds = terms.stale_bias(np.sum((pooled - beta @ fresh) ** 2, axis=1), beta, moved, smoothness)
+    scale = float(np.max(np.sum(stale**2, axis=1)))
+    found = Check.each("stale bias", "(sqrt b_r + L sum_j beta_j |w - w_j|)^2", measured, bounds, True, scale)
+    before, after = problem.value(w[None]), problem.value(w - gamma * beta @ stale)
+    progress = terms.progress(before, after) + gamma / 2 * bounds
+    left = np.full(len(beta), gamma / 2 * np.sum(pooled**2))
+    applicable = gamma * smoothness <= 1 + ROUNDING
+    return found + Check.each("stale round, E = 1", "F(w) - F(w_r) + (gamma/2) bias", left, progress, applicable, scale)
+
+
 def missing_class_check(mixture: np.ndarray, target: np.ndarray) -> Check:
     """5.3, a lower bound on chi2: `measured` is a_c/(1-a_c) for the missing mass a_c, `bound` is chi2 itself."""
     mass = float(target[(mixture == 0) & (target > 0)].sum())

@@ -99,6 +99,12 @@ def improved_bias(skew: Array, shift: Array) -> Array:
     return (np.sqrt(skew) + np.sqrt(shift)) ** 2
 
 
+def stale_bias(bias2: Array, beta: Array, moved: Array, smoothness: float) -> Array:
+    """5.7: bound on ||grad F(w) - sum_j beta_j grad F_j(w - v_j)||^2 from b_r [S] at w, for beta [S, J] and the lengths
+    moved [J] of v_j, by which the model has moved since j's update was made."""
+    return (np.sqrt(bias2) + smoothness * (beta @ moved)) ** 2
+
+
 def missing_class(mass: float) -> float:
     """5.3: the least chi2_r of a mixture without classes of this mass."""
     return mass / (1 - mass) if mass < 1 else float("inf")

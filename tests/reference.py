@@ -12,6 +12,7 @@ from reference_composition import ComposedRules
 from reference_control import ControlRules
 from reference_memory import MemoryRules
 from reference_public import PublicRules
+from reference_stale import StaleRules
 from scipy.optimize import minimize
 
 from fedauto_core.seeding import stream
@@ -62,7 +63,7 @@ def weights_by_slsqp(alpha, counts, target, lam):
     return solution.x
 
 
-class Reference(ComposedRules, MemoryRules, ControlRules, PublicRules):
+class Reference(ComposedRules, MemoryRules, StaleRules, ControlRules, PublicRules):
     """Runs one method by name over one federation and trace; `final()` is w after the last round.
 
     least_steps: clients take between this many and all steps in a round (0: always all), as `Schedule` has it; lrs:

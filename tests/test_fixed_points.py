@@ -87,7 +87,10 @@ def rest_of_fedavg():
 
 
 @each_process
-@pytest.mark.parametrize(("name", "rest"), [("fedavg", rest_of_fedavg()), ("fedavg_all", (P * Q) @ U / (P @ Q))])
+@pytest.mark.parametrize(
+    ("name", "rest"),
+    [("fedavg", rest_of_fedavg()), ("fedavg_amplified", rest_of_fedavg()), ("fedavg_all", (P * Q) @ U / (P @ Q))],
+)
 def test_plain_averaging_rests_at_the_mean_of_those_who_are_heard(process, name, rest):
     mean, error = mean_and_error(late(process, name))
     assert abs(mean - rest) <= 4 * error
@@ -100,6 +103,7 @@ def test_plain_averaging_rests_at_the_mean_of_those_who_are_heard(process, name,
         *((process, "known_probability", {}) for process in PROCESSES),
         ("bernoulli", "tf_aggregation_like", {}),
         ("bernoulli", "fedau", {}),
+        *((process, "fedstale", {"beta": beta}) for process in ("bernoulli", "markov") for beta in (0.5, 0.8)),
         ("bernoulli", "f3ast", {"rate": 0.01}),
     ],
 )
@@ -173,3 +177,45 @@ def test_momentum_finds_the_optimum_of_its_average(process):
     assert abs(mean - OPTIMUM) <= 4 * error and error < 0.03
     mean, error = mean_and_error(late(process, "fedavgm", server_lr=0.1))
     assert abs(mean - rest_of_fedavg()) <= 4 * error
+
+
+@each_process
+def test_postponed_broadcast_without_echo_rests_nearer_to_those_who_are_heard(process):
+    """At sum_k q_k (u_k - x) = 0, up to the order of the step: only the arrived updates move the sum of all models."""
+    mean, error = mean_and_error(late(process, "fedpbc_like", lr=0.005))
+    assert abs(mean - Q @ U / Q.sum()) <= 4 * error + STEPS * 0.005 and error < 0.01
+
+
+@pytest.mark.parametrize("beta", [0.2, 0.8])
+def test_stale_updates_beside_plain_averaging_go_part_of_the_way(beta):
+    """With equal rates the stale part rests at the optimum, the fresh one where FedAvg does."""
+    mean, error = mean_and_error(late("bernoulli", "fedstale", beta=beta, rates="equal"))
+    assert abs(mean - beta * OPTIMUM - (1 - beta) * rest_of_fedavg()) <= 4 * error and error < 0.02
+
+
+@pytest.mark.parametrize("decay", [0.25, 1.0])
+def test_weights_that_fall_with_inactivity_rest_nearer_to_those_who_are_heard(decay):
+    """At the mean with weights p_k E[(1 + s_k)^-d], s_k silent rounds: geometric with rate q_k."""
+    s = np.arange(400)[:, None]
+    a = P * np.sum(Q * (1 - Q) ** s * (1.0 + s) ** -decay, axis=0)
+    mean, error = mean_and_error(late("bernoulli", "fedar_like", decay=decay))
+    assert abs(mean - a @ U / a.sum()) <= 4 * error and error < 0.01
+    assert mean - OPTIMUM >= 8 * error
+
+
+def test_amplified_updates_do_not_follow_whose_turn_it_is():
+    """Each client in turn has five rounds; after whole cycles FedAvg is near the last one, and small steps, amplified
+    as much as they are smaller, are near the mean of all."""
+
+    def after_whole_cycles(method, lr):
+        context = Context(COUNTS, np.eye(N + 1), np.full(N + 1, 1 / (N + 1)), STEPS, lr, False, torch.zeros(1))
+        w, state = context.w0, method.init(context)
+        for r in range(40 * 5 * N):
+            k = r // 5 % N
+            delta = (1 - (1 - lr) ** STEPS) * (U[k] - w)[None].float()
+            w, state = method.aggregate(state, w, Arrivals(r, np.array([1 + k]), delta, np.array([STEPS]), lr), None)
+        return float(w[0])
+
+    plain = after_whole_cycles(make_method("fedavg"), 0.02)
+    amplified = after_whole_cycles(make_method("fedavg_amplified", amplification=10.0, period=5 * N), 0.002)
+    assert plain - U.mean() > 0.2 and abs(amplified - U.mean()) < 0.05

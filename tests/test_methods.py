@@ -96,6 +96,10 @@ def test_so_it_does_while_the_step_size_falls(world, name):
         make_method("feddisco", a=0.0, b=0.0),
         make_method("label_matching", rho=1e9),
         make_method("fedcote_like", fraction=1.0),
+        make_method("fedstale"),
+        make_method("fedstale", rates="equal"),
+        make_method("fedar_like"),
+        make_method("fedavg_amplified", amplification=1.0),
     ],
     ids=repr,
 )
@@ -157,7 +161,7 @@ def test_every_other_method_is_judged_by_the_model_it_broadcasts(world):
     for name in METHODS:
         runner = lane(world, make_method(name))
         advance(world, runner, rounds=2)
-        assert (runner.judged() is runner.w) == (name != "fedawe")
+        assert (runner.judged() is runner.w) == (name not in ("fedawe", "fedpbc_like"))
 
 
 def test_the_clip_is_relative_to_the_updates():
@@ -295,7 +299,7 @@ def test_weights_refuse_bad_input(change, message):
         ("known_probability", {"q_floor": 0.0}, "q_floor"),
         ("known_probability", {"normalise": "both"}, "normalise"),
         ("known_probability", {"probability": "true"}, "probability"),
-        ("fedawe", {"clip_norm": -1.0}, "clip_norm = -1.0.*None or.*fields of fedawe: server_lr, clip_norm"),
+        ("fedawe", {"clip_norm": -1.0}, "clip_norm = -1.0.*None or.*fields of fedawe: server_lr, judge, clip_norm"),
         ("fedavg_all", {"server_lr": 0.0}, "server_lr"),
         ("server_finetuning", {"server_steps": 0}, "server_steps = 0.*integers >= 1"),
     ],
@@ -325,7 +329,7 @@ def test_every_method_states_its_own_family():
     """None inherits it from the class whose code it shares, such as FedAvg."""
     assert all("family" in vars(cls) for cls in METHODS.values())
     card = method_card({name: make_method(name) for name in METHODS})
-    assert card.columns[1] == "family" and card["family"].nunique() == 9
+    assert card.columns[1] == "family" and card["family"].nunique() == 10
 
 
 def test_every_method_states_its_own_contest():

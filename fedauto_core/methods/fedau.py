@@ -9,12 +9,32 @@ independent of the arrival it multiplies.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from .base import Arrivals, Context, Cost, Method, Server, State, data_weights, weighted_step
 from .checks import check_integer, check_positive
+
+
+def no_intervals(context: Context) -> dict[str, Any]:
+    """omega: mean length of the closed intervals, one before the first; closed: their number; misses: [N+1] each."""
+    n = context.n_clients + 1
+    return {"omega": np.ones(n), "closed": np.zeros(n, int), "misses": np.zeros(n, int)}
+
+
+def intervals(state: State, arrivals: Arrivals, cutoff: int) -> dict[str, Any]:
+    """The same after a round. An interval ends with an arrival, or after `cutoff` rounds without one: its length is the
+    rounds since the last end."""
+    memory, omega = state.memory, state.memory["omega"]
+    length = memory["misses"] + 1
+    ends = length >= cutoff
+    ends[arrivals.ids] = True
+    closed = memory["closed"] + ends
+    # omega_j <- omega_j + (length_j - omega_j) / M_j, the running mean of the M_j intervals closed so far.
+    omega = np.where(ends, omega + (length - omega) / np.maximum(closed, 1), omega)
+    return {"omega": omega, "closed": closed, "misses": np.where(ends, 0, length)}
 
 
 @dataclass(frozen=True)
@@ -39,18 +59,9 @@ class FedAU(Method):
         check_integer(self, "cutoff", 1)
 
     def init(self, context: Context) -> State:
-        n = context.n_clients + 1
-        return State(context, {"omega": np.ones(n), "closed": np.zeros(n, int), "misses": np.zeros(n, int)})
+        return State(context, no_intervals(context))
 
     def aggregate(self, state: State, w: Tensor, arrivals: Arrivals, server: Server) -> tuple[Tensor, State]:
-        ids, omega, memory = arrivals.ids, state.memory["omega"], state.memory
-        beta = self.server_lr * (data_weights(state.context) * omega)[ids]
+        beta = self.server_lr * (data_weights(state.context) * state.memory["omega"])[arrivals.ids]
         w, state = weighted_step(state, w, arrivals, beta)
-        # An interval ends with an arrival, or after K rounds without one: its length is the rounds since the last end.
-        length = memory["misses"] + 1
-        ends = length >= self.cutoff
-        ends[ids] = True
-        closed = memory["closed"] + ends
-        # omega_j <- omega_j + (length_j - omega_j) / M_j, the running mean of the M_j intervals closed so far.
-        omega = np.where(ends, omega + (length - omega) / np.maximum(closed, 1), omega)
-        return w, state.noted({}, omega=omega, closed=closed, misses=np.where(ends, 0, length))
+        return w, state.noted({}, **intervals(state, arrivals, self.cutoff))

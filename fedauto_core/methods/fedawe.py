@@ -11,68 +11,54 @@ all.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from .base import Arrivals, Context, Cost, LocalWork, Server, State, mixture_log
-from .checks import check_choice, check_number
-from .step_length import StepLength
+from .base import Arrivals, Context, Cost, Server, State
+from .checks import check_number
+from .fedpbc import FedPBCLike
 
 
 @dataclass(frozen=True)
-class FedAWE(StepLength):
+class FedAWE(FedPBCLike):
     """x_k^dagger = x_k + eta_g (t - tau_k) Delta_k; x_{t+1} = mean over the arrived; only they receive it.
 
-    clip_norm: bound on the norm of the averaged echoed increment, in mean norms of the arrived updates (None: none).
     judge: what is evaluated, the "mean" of all participants' models or the "broadcast" one.
+    clip_norm: bound on the norm of the averaged echoed increment, in mean norms of the arrived updates (None: none).
+    The default leaves independent arrivals alone and shortens the first echo after a long outage.
     """
 
     name = "fedawe"
     source = "Xiang et al. 2024"
-    family = "estimated rates"
+    family = "postponed broadcast"
     contest = "aggregation"
     cost = Cost(clients="(N + 1) * (P + 1)")
-    assumes = "independent arrivals, q >= delta > 0"
     clip_norm: float | None = 5.0
-    judge: Literal["mean", "broadcast"] = "mean"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.clip_norm is not None:
             allowed, remedy = "None or finite numbers > 0", "use None for no clipping"
             check_number(self, "clip_norm", lambda norm: norm > 0, allowed, remedy)
-        check_choice(self, "judge", ("mean", "broadcast"))
 
     def init(self, context: Context) -> State:
-        n = context.n_clients + 1
-        return State(context, {"x": context.w0.repeat(n, 1), "tau": np.full(n, -1)})
+        return super().init(context).noted({}, tau=np.full(context.n_clients + 1, -1))
 
-    def local_work(self, state: State, w: Tensor, ids: np.ndarray) -> LocalWork:
-        return LocalWork(start=state.memory["x"][ids])  # each client goes on from its own model
+    def echo(self, state: State, arrivals: Arrivals) -> np.ndarray:
+        """t - tau_k: the rounds since k was last heard, this one included, [K]."""
+        return arrivals.round - state.memory["tau"][arrivals.ids]
+
+    def increment(self, beta: np.ndarray, deltas: Tensor) -> Tensor:
+        """sum_k beta_k Delta_k, clipped, [P]."""
+        increment = super().increment(beta, deltas)
+        if self.clip_norm is None:
+            return increment
+        longest = self.clip_norm * float(deltas.norm(dim=1).mean())
+        return increment * min(1.0, longest / max(float(increment.norm()), 1e-12))
 
     def aggregate(self, state: State, w: Tensor, arrivals: Arrivals, server: Server) -> tuple[Tensor, State]:
-        ids, x, tau = arrivals.ids, state.memory["x"], state.memory["tau"]
-        if not len(ids):
-            return w, state.next(log={})
-        # Echo factor (t - tau_k): the rounds since k was last heard, this one included.
-        echo = arrivals.round - tau[ids]
-        factors = torch.as_tensor(echo, dtype=w.dtype, device=w.device)
-        increment = (factors @ arrivals.deltas) / len(ids)
-        if self.clip_norm is not None:
-            longest = self.clip_norm * float(arrivals.deltas.norm(dim=1).mean())
-            increment = increment * min(1.0, longest / max(float(increment.norm()), 1e-12))
-        # x_{t+1} = mean_k x_k + eta_g mean_k (t - tau_k) Delta_k, sent to the arrived only (postponed multicast).
-        w_next = x[ids].mean(dim=0) + self.server_lr * increment
-        x, tau = x.clone(), tau.copy()
-        x[ids], tau[ids] = w_next, arrivals.round
-        beta = echo / len(ids)
-        log = mixture_log(beta, state.context.alpha[ids], state.context.target)
-        return w_next, state.next(log=log, weights=self.server_lr * beta, x=x, tau=tau)
-
-    def judged(self, state: State, w: Tensor) -> Tensor:
-        if self.judge == "broadcast":
-            return w
-        return state.memory["x"][int(not state.context.with_server) :].mean(dim=0)  # of all who could be heard
+        w, after = super().aggregate(state, w, arrivals, server)
+        tau = state.memory["tau"].copy()
+        tau[arrivals.ids] = arrivals.round
+        return w, after.noted({}, tau=tau)

@@ -13,10 +13,12 @@ from .base import Method
 from .bounds import Centralised, ServerOnly
 from .data_sharing import DataSharing
 from .f3ast import F3AST
+from .fedar import FedARLike
 from .fedau import FedAU
 from .fedauto import FedAuto
 from .fedauto_memory import FedAutoMemory
 from .fedavg import FedAvg, FedAvgAll, FedAvgIdeal
+from .fedavg_amplified import FedAvgAmplified
 from .fedawe import FedAWE
 from .fedcote_like import FedCoteLike
 from .feddf import FedDF
@@ -25,7 +27,9 @@ from .feddu import FedDU
 from .feddyn import FedDyn
 from .fedlaw import FedLAW
 from .fednova import FedNova
+from .fedpbc import FedPBCLike
 from .fedprox import FedProx
+from .fedstale import FedStale
 from .fedvarp import FedVARP
 from .fl_fdms import FLFDMS
 from .known_probability import KnownProbability, TFAggregationLike
@@ -39,6 +43,7 @@ METHODS: Mapping[str, type[Method]] = {cls.name: cls for cls in (
     FedAuto, FedAutoMemory, FedAvg, FedAvgAll, FedAvgIdeal, ServerOnly, Centralised, FedProx, KnownProbability,
     TFAggregationLike, FedAWE, ServerFinetuning, FedAU, MIFA, FedVARP, F3AST, FLFDMS, FedLAW, FedDF, FedDU,
     DataSharing, FedDisco, LabelMatching, FedCoteLike, Scaffold, FedDyn, FedNova, FedAvgM, FedAdam, FedYogi,
+    FedStale, FedARLike, FedPBCLike, FedAvgAmplified,
 )}  # fmt: skip
 
 

@@ -20,6 +20,7 @@ LABELS = (
     "fedavg_all", "centralised", "server_finetuning", "fedawe_unclipped", "fedauto_weights_only", "fedau", "mifa",
     "mifa_waiting", "fedvarp", "f3ast", "fl_fdms", "scaffold", "feddyn", "fednova", "fedavgm", "fedadam", "fedyogi",
     "fedlaw", "feddf", "feddu", "data_sharing", "feddisco", "label_matching", "fedcote_like", "known_probability_self",
+    "fedstale", "fedar_like", "fedpbc_like", "fedavg_amplified",
 )  # fmt: skip
 COLOURS = [*sns.color_palette("colorblind", 10), *map(mpl.colors.to_rgb, ("#222222", "#8c6d31", "#7b4173"))]
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "p", "h", "d")

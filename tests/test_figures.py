@@ -81,11 +81,11 @@ def test_the_map_of_differences_has_every_comparison_with_its_sign():
             "scenario": ["none", "mixed"] * 2,
             "rival": ["easy", "easy", "hard", "hard"],
             "mean": [2.0, 3.0, -1.5, 0.2],
-            "standing": ["won", "won, uncorrected", "lost", "level"],
+            "standing": ["won", "won, uncorrected", "lost", "equivalent"],
         }
     )
     axes = figures.standing(frame).axes[0]
-    assert [text.get_text() for text in axes.texts] == ["-1.5 ▼", "+0.2", "+2.0 ▲", "+3.0 (▲)"]
+    assert [text.get_text() for text in axes.texts] == ["-1.5 ▼", "+0.2 =", "+2.0 ▲", "+3.0 (▲)"]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["hard", "easy"]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["none", "mixed"]
 

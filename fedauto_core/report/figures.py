@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from fedauto_core.data.federation import Federation
 from fedauto_core.network import CAUSES, Trace
 
-from .claims import STANDINGS, interval
+from .claims import interval
+from .contests import STANDINGS
 from .verdicts import MARKS
 
 # A method keeps its colour and marker in every figure: the position in this list is its look.
@@ -35,7 +36,7 @@ def t_band(values: pd.Series) -> tuple[float, float]:
 
 BAND = {"errorbar": t_band}
 CUT = 0.05  # of the values, left outside the axis
-MARK_COLOURS = dict(zip(MARKS, (COLOURS[2], "0.6", COLOURS[3]), strict=True))
+MARK_COLOURS = dict(zip(MARKS, (COLOURS[2], COLOURS[9], "0.6", COLOURS[3], COLOURS[0]), strict=True))
 
 
 def style() -> None:
@@ -130,7 +131,7 @@ def standing(frame: pd.DataFrame, rows: str = "rival", columns: str = "scenario"
         means = means.loc[means.mean(axis=1).sort_values().index]
     standing = frame.pivot(index=rows, columns=columns, values="standing").loc[means.index, means.columns]
     text = means.map("{:+.1f}".format) + standing.replace(
-        dict(zip(STANDINGS, (" ▲", " (▲)", "", " (▼)", " ▼"), strict=True))
+        dict(zip(STANDINGS, (" ▲", " (▲)", " =", "", " (▼)", " ▼"), strict=True))
     )
     figure = Figure(figsize=(1.1 * means.shape[1] + 3.4, 0.27 * len(means) + 1.4), layout="constrained")
     reach = float(np.clip(np.abs(means.to_numpy()).max(), 1, 10))  # one broken rival must not wash out all others

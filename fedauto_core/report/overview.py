@@ -16,15 +16,11 @@ from fedauto_core.store.writing import write_atomically
 from .folder import log_file, read_manifest, read_products
 from .plan import Job, changes
 from .tables import html_table, pipe_table
-from .verdicts import CLAIMS, Verdict, combine_verdicts, describe, report_verdicts
+from .verdicts import CLAIMS, LEGEND, Verdict, combine_marks, describe, report_verdicts
 
 SEALED = "<!-- sealed "
-MARK_CLASSES = {"[Re]": "Re", "[¬Re]": "notRe"}
+MARK_CLASSES = {"[Re]": "Re", "[¬Re]": "notRe", "[=]": "even", "[own]": "own"}
 STATUS_COLUMNS = ["notebook", "state", "seconds", "peak memory (MiB)", "other parameters than the profile"]
-LEGEND = (
-    "[Re] reproduced, [¬Re] not reproduced, [~] undecided at this sample size. "
-    "Every effect comes with its interval; the round brackets say of what kind it is."
-)
 
 
 class Status(NamedTuple):
@@ -71,7 +67,7 @@ def verdict_rows(out: Path, jobs: Sequence[Job]) -> list[Row]:
 def _of_claim(rows: Sequence[Row], claim: str) -> tuple[list[Row], str]:
     """The rows of a claim and its mark over all of them, "–" without verdicts."""
     mine = [row for row in rows if row.verdict.claim == claim]
-    return mine, f"[{combine_verdicts([row.verdict for row in mine])}]" if mine else "–"
+    return mine, f"[{combine_marks(row.verdict.mark for row in mine)}]" if mine else "–"
 
 
 def claims_page(rows: Sequence[Row], profile: str) -> str:

@@ -46,7 +46,7 @@ blockquote { margin: 1rem 0; padding: .1rem 1rem; border-left: 3px solid #d9a400
 mi[mathvariant^="bold"] { font-weight: bold; }
 .equation { margin: .9rem 0; padding: .2rem 0; overflow: auto hidden; }
 .mark { font-weight: bold; white-space: nowrap; }
-.Re { color: #00664d; } .notRe { color: #a83a00; } .open { color: #666; }
+.Re { color: #00664d; } .even, .own { color: #00599c; } .notRe { color: #a83a00; } .open { color: #666; }
 .gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(22rem, 1fr)); gap: 1.5rem; }
 figure { margin: 0; } figcaption { font-size: .8rem; line-height: 1.4; }
 .wide { max-width: 76rem; }

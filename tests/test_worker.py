@@ -38,7 +38,7 @@ def order(tmp_path, name="nb", **changes):
     notebook = sources.read_notebook(tmp_path / "notebooks" / f"{name}.ipynb")
     inputs = {"code_sha256": "of the code", "parameters": changes.get("overrides", {})}
     values = dict(name=name, source=notebook.source, overrides={}, notebooks_dir=tmp_path / "notebooks", inputs=inputs)
-    values |= dict(out=tmp_path / "report", processes=2, fresh=False, command="repeat me")
+    values |= dict(out=tmp_path / "report", processes=2, fresh=False, command="repeat me", banner="")
     return Order(**(values | changes))
 
 

@@ -146,10 +146,12 @@ def claim_of(seed):
 
 
 def test_what_still_moves_is_undecided_and_says_so():
-    gains = pd.DataFrame(
-        {"scenario": ["s"] * 4, "label": ["ideal", "fedauto", "a", "b"], "gain": [0.1, 0.4, 0.6, -3.0]}
-    )
-    settled = settled_comparisons(gains, "fedauto", ["a", "b"], "ideal")
+    def gaining(**by_label):
+        rows = [(label, gain + shift) for label, gain in by_label.items() for shift in (-0.2, 0.2)]  # two seeds
+        return pd.DataFrame(rows, columns=["label", "late_gain"]).assign(scenario="s")
+
+    moving = gaining(ideal=0.1, fedauto=0.4, a=0.6, b=-3.0)
+    settled = settled_comparisons(moving, "fedauto", ["a", "b"], "ideal")
     assert settled["settled"].tolist() == [False, True]
     summary = frame({("s", "fedauto"): OURS, ("s", "a"): behind_by(9, 8, 9, 8), ("s", "b"): behind_by(9, 8, 9, 8)})
     rows = against(summary, "fedauto", {"a": "aggregation", "b": "optimiser"}, "points", settled=settled)
@@ -157,10 +159,10 @@ def test_what_still_moves_is_undecided_and_says_so():
     verdict = beats_all_verdict("C2", rows, "here", "points", "e")
     assert verdict.mark == "~" and "1 early" in verdict.statement and "decided by a in s (early)" in verdict.statement
     assert by_family(rows)["mark"].tolist() == ["[~] early", "[Re]", "[~] early"]
-    late = gains.assign(gain=[0.6, 0.0, 0.0, np.nan])  # the ideal network moves
-    assert not settled_comparisons(late, "fedauto", ["a", "b"], "ideal")["settled"].any()
-    late = gains.assign(gain=[0.0, 0.0, 0.0, np.nan])  # not known
-    assert settled_comparisons(late, "fedauto", ["a", "b"], "ideal")["settled"].tolist() == [True, False]
+    ideal_moves, unknown = gaining(ideal=0.6, fedauto=0, a=0, b=0), gaining(ideal=0, fedauto=0, a=0, b=np.nan)
+    assert not settled_comparisons(ideal_moves, "fedauto", ["a", "b"], "ideal")["settled"].any()
+    assert settled_comparisons(ideal_moves, "fedauto", ["a", "b"])["settled"].all()
+    assert settled_comparisons(unknown, "fedauto", ["a", "b"], "ideal")["settled"].tolist() == [True, False]
 
 
 def test_differences_in_differences_by_hand():

@@ -20,10 +20,8 @@ from fedauto_core.experiments import (
     AdapterExperiment,
     Cell,
     Experiment,
-    at_equal,
     in_every_scenario,
     key,
-    late_gain,
     run,
     running,
     summarise,
@@ -458,35 +456,10 @@ def test_a_bad_value_found_by_a_worker_process_is_one_input_error(monkeypatch):
 
 
 def test_late_gain_is_the_slope_over_the_last_quarter():
-    """Two seeds, whose mean counts; what happened before the last quarter does not."""
-    rounds = [10, 20, 29, 30, 35, 38, 40]
-    by_seed = [[0.1, 0.3, 0.9, 0.50, 0.52, 0.51, 0.53], [0.1, 0.2, 0.1, 0.52, 0.52, 0.53, 0.55]]
-    curves = pd.DataFrame(
-        [
-            {"scenario": "s", "label": "a", "seed": seed, "round": r, "accuracy": accuracy}
-            for seed, values in enumerate(by_seed)
-            for r, accuracy in zip(rounds, values, strict=True)
-        ]
-    )
-    means = [50 * (a + b) for a, b in zip(*by_seed, strict=True)]
-    found = late_gain(curves)
-    assert found.columns.tolist() == ["scenario", "label", "gain"]
-    assert found["gain"].item() == pytest.approx(late_slope(rounds[3:], means[3:], 10))
-    assert np.isnan(late_gain(curves[curves["round"].isin([10, 40])])["gain"].item())
-
-
-def test_equal_budgets_are_read_off_the_curves():
-    """FedAuto spends 10 a round, its rival 40: at FedAuto's whole 100 the rival was halfway between rounds 2 and 3."""
-    rows = [
-        {"scenario": "s", "label": label, "seed": 0, "round": r, "accuracy": accuracy, "spent": cost * r}
-        for label, cost, climbs in (("fedauto", 10, 0.01), ("dear", 40, 0.02), ("late", 1000, 0.02))
-        for r in range(1, 11)
-        for accuracy in [0.5 + climbs * r]
-    ]
-    frame = pd.DataFrame(rows)
-    keys = ["scenario", "label", "seed", "round"]
-    found = at_equal(frame[[*keys, "accuracy"]], frame[[*keys, "spent"]], "fedauto").set_index("rival")
-    assert found.loc["dear", ["budget", "own", "points"]].tolist() == pytest.approx([100, 60, 55])
-    assert found.loc["late", "own"] == pytest.approx(60) and np.isnan(
-        found.loc["late", "points"]
-    )  # after one round only
+    """What happened before the last quarter does not count."""
+    rounds, values = [10, 20, 29, 30, 35, 38, 40], [0.1, 0.3, 0.9, 0.50, 0.52, 0.51, 0.53]
+    curves = pd.DataFrame({"label": "a", "seed": 0, "round": rounds, "accuracy": values, "worst_class": 0.0})
+    curves = curves.assign(loss=1.0, distance=1.0, diverged=0)
+    found = summarise(curves)["late_gain"].item()
+    assert found == pytest.approx(100 * late_slope(rounds[3:], values[3:], 10))
+    assert np.isnan(summarise(curves[curves["round"].isin([10, 40])])["late_gain"].item())

@@ -8,9 +8,7 @@ from .spec import AdapterExperiment as AdapterExperiment
 from .spec import Cell as Cell
 from .spec import Experiment as Experiment
 from .spec import Result as Result
-from .summary import at_equal as at_equal
 from .summary import in_every_scenario as in_every_scenario
-from .summary import late_gain as late_gain
 from .summary import summarise as summarise
 from .tuning import chosen as chosen
 from .tuning import sensitivity as sensitivity

@@ -56,8 +56,8 @@ def against(
     DataFrame : one row per scenario and rival: contest, mean, low, high (95 % interval), p_value, n, half_width; counts
         (whether it belongs to the claim), p_holm (over all that count, else NaN), settled; standing, mark; level,
         decides_low, decides_high (the interval that decides: the corrected one of a loss, else that of 95 %);
-        extra, extra_low, extra_high: what failures cost `method` more than the rival (negative: less), NaN in `base`;
-        margin
+        margin; extra, extra_low, extra_high: what failures cost `method` more than the rival (negative: less), NaN in
+        `base` or without one
     """
     rows, differences = [], []
     without = summary[summary["scenario"] == base]
@@ -67,6 +67,7 @@ def against(
             sides = {"label": method}, {"label": rival}
             differences.append(paired(here, metric, *sides))
             found = asdict(interval(differences[-1]))
+            found |= dict.fromkeys(("extra", "extra_low", "extra_high"), np.nan)
             if base is not None and scenario != base:
                 extra = interval(paired(without, metric, *sides) - differences[-1])
                 found |= {"extra": extra.mean, "extra_low": extra.low, "extra_high": extra.high}
@@ -100,17 +101,19 @@ def _standing(row: pd.Series) -> str:
 
 
 def settled_comparisons(
-    gains: pd.DataFrame, method: str, rivals: Iterable[str], ideal: str, most: float = SETTLED
+    summary: pd.DataFrame, method: str, rivals: Iterable[str], ideal: str | None = None, most: float = SETTLED
 ) -> pd.DataFrame:
-    """Whether each comparison is settled: neither the ideal network nor either side still gains more than `most`.
+    """Whether each comparison is settled: neither the `ideal` network (if it was run) nor either side still gains more
+    than `most` points over the last quarter of the rounds, mean over seeds.
 
-    gains: columns scenario, label, gain (points over the last quarter of the rounds, mean over seeds). A gain that is
-    not known (a single evaluation there) settles nothing. Returns the columns scenario, rival, settled.
+    summary: with the column late_gain of `experiments.summary`. A gain that is not known settles nothing. Returns the
+    columns scenario, rival, settled.
     """
-    by = gains.set_index(["scenario", "label"])["gain"]
+    gains = summary.groupby(["scenario", "label"])["late_gain"].agg(lambda gain: gain.mean(skipna=False))
+    sides = [method] if ideal is None else [method, ideal]
     rows = [
-        {"scenario": s, "rival": rival, "settled": all(by[s, label] <= most for label in (ideal, method, rival))}
-        for s in gains["scenario"].unique()
+        {"scenario": s, "rival": rival, "settled": all(gains[s, label] <= most for label in (*sides, rival))}
+        for s in summary["scenario"].unique()
         for rival in rivals
     ]
     return pd.DataFrame(rows)

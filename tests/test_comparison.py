@@ -61,8 +61,8 @@ def test_unknown_contestants_are_refused(asked):
 
 def test_rivals_are_neither_ours_nor_out_of_reach():
     methods = contestants("fedprox,waiting,weights_only", VARIANTS, ["fedauto"])
-    assert rivals(methods) == ["server_only", "fedprox", "waiting"]
-    assert rivals(methods, shown=["waiting"]) == ["server_only", "fedprox"]
+    assert rivals(methods) == {"fedprox": "optimiser", "waiting": "aggregation"}
+    assert rivals(methods, shown=["waiting"]) == {"fedprox": "optimiser"}
     assert untouched(methods) == ["fedavg_ideal", "server_only", "centralised"]
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from reference_marks import late_slope
 
 from fedauto_core import InputError
 from fedauto_core.data import FederationSpec
@@ -476,3 +477,13 @@ def test_a_bad_value_found_by_a_worker_process_is_one_input_error(monkeypatch):
     schedule = replace(PLAN.schedule, test=(0, 1))
     with pytest.raises(InputError, match=r"no test image of classes .* Remedy: use more test images"):
         run(replace(PLAN, schedule=schedule))
+
+
+def test_late_gain_is_the_slope_over_the_last_quarter():
+    """What happened before the last quarter does not count."""
+    rounds, values = [10, 20, 29, 30, 35, 38, 40], [0.1, 0.3, 0.9, 0.50, 0.52, 0.51, 0.53]
+    curves = pd.DataFrame({"label": "a", "seed": 0, "round": rounds, "accuracy": values, "worst_class": 0.0})
+    curves = curves.assign(loss=1.0, distance=1.0, diverged=0)
+    found = summarise(curves)["late_gain"].item()
+    assert found == pytest.approx(100 * late_slope(rounds[3:], values[3:], 10))
+    assert np.isnan(summarise(curves[curves["round"].isin([10, 40])])["late_gain"].item())

@@ -81,13 +81,45 @@ def test_the_map_of_differences_has_every_comparison_with_its_sign():
             "scenario": ["none", "mixed"] * 2,
             "rival": ["easy", "easy", "hard", "hard"],
             "mean": [2.0, 3.0, -1.5, 0.2],
-            "standing": ["won", "won, uncorrected", "lost", "level"],
+            "standing": ["won", "won, uncorrected", "lost", "equivalent"],
+            "settled": [True, True, False, True],
+            "counts": [False, True] * 2,
+            "contest": ["optimiser", "optimiser", "aggregation", "aggregation"],
         }
     )
     axes = figures.standing(frame).axes[0]
-    assert [text.get_text() for text in axes.texts] == ["-1.5 ▼", "+0.2", "+2.0 ▲", "+3.0 (▲)"]
+    assert [text.get_text() for text in axes.texts] == ["-1.5 ▽", "+0.2 =", "+2.0 ▲", "+3.0 (▲)"]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["hard", "easy"]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["none", "mixed"]
+    assert [name.get_color() for name in axes.get_yticklabels()] == [
+        figures.CONTEST_COLOURS[contest] for contest in ("aggregation", "optimiser")
+    ]
+    assert [name.get_color() for name in axes.get_xticklabels()] == ["0.6", "black"]  # harmless scenarios are pale
+
+
+def test_dots_by_contest_are_sorted_by_result_and_coloured():
+    frame = history(labels=("fedauto", "fedprox", "fedavg"), scenarios=("mixed",)).query("round == 10")
+    frame["points"] = frame["label"].map({"fedauto": 70.0, "fedprox": 60.0, "fedavg": 80.0}) + frame["seed"]
+    figure = figures.dots(frame, contests={"fedauto": "ours", "fedprox": "optimiser", "fedavg": "aggregation"})
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["fedavg", "fedauto", "fedprox"]
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["aggregation", "optimiser", "ours"]
+
+
+def test_the_horizon_shows_every_lead_and_three_points():
+    rounds, leads = (5, 10, 15, 20), (-50.0, 0.5, 1.0, 1.5)
+    rows = [
+        {"scenario": s, "rival": rival, "seed": seed, "round": r, "lead": lead + shift + 0.1 * seed}
+        for s in ("F1", "F7")
+        for rival, shift in (("fedprox", 0.0), ("feddyn", -1.0))
+        for seed in range(3)
+        for r, lead in zip(rounds, leads, strict=True)
+    ]
+    figure = figures.horizon(pd.DataFrame(rows), dict.fromkeys(("fedprox", "feddyn"), "optimiser"), 1.0)
+    axes = figure.axes[0]
+    drawn = {line.get_label(): line for line in axes.lines if line.get_label() in ("fedprox", "feddyn")}
+    np.testing.assert_allclose(drawn["fedprox"].get_ydata(), np.array(leads) + 0.1)
+    assert drawn["fedprox"].get_linestyle() != drawn["feddyn"].get_linestyle()
+    assert axes.get_ylim() == (-3, 3) and axes.get_xlim() == (5, 20)
 
 
 def test_settings_draw_one_panel_per_study_and_scenario():

@@ -12,7 +12,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from fedauto_core.errors import InputError
-from fedauto_core.report import pages
+from fedauto_core.report import pages, plan
 from fedauto_core.report.sources import NOTEBOOKS
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
@@ -165,3 +165,10 @@ def test_a_real_browser_shows_mathematics_and_pictures(rich_page, tmp_path):
     command += [f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", (tmp_path / "nb.html").as_uri()]
     dom = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
     assert "<title>broken 0, flat 0</title>" in dom and dom.count("<math") == 4
+
+
+def test_a_check_says_on_top_that_it_is_no_evidence():
+    cells = new_notebook(cells=[new_markdown_cell("# Title")])
+    page = pages.notebook_page(cells, "nb", Path("/n"), Path("/r/nb"), plan.banner("smoke"))
+    assert '<p class="banner">Check, not evidence' in page and page.index('banner"') < page.index("<h1")
+    assert plan.banner("standard") == "" and '<p class="banner">' not in page_of(new_markdown_cell("# Title"))

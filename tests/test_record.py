@@ -57,11 +57,21 @@ def test_table_renders_markdown_and_latex_from_the_csv(page, shown):
     page.table(frame, "table", "Numbers.")
     assert (page.folder / "table.csv").read_text() == "a_b,value,n\nx|y,0.3333333,123456\n50 %,,2\n"
     assert (page.folder / "table.md").read_text() == (
-        "| a_b | value | n |\n| --- | --- | --- |\n| x\\|y | 0.3333 | 123456 |\n| 50 % |  | 2 |\n\nNumbers.\n"
+        "| a_b | value | n |\n| --- | ---: | ---: |\n| x\\|y | 0.3333 | 123456 |\n| 50 % |  | 2 |\n\nNumbers.\n"
     )
     latex = (page.folder / "table.tex").read_text()
     assert "a\\_b & value & n" in latex and "50 \\% &  & 2 \\\\" in latex
-    assert "<td>0.3333</td>" in shown[0][0]["text/html"]
+    assert '<td style="text-align: right">0.3333</td>' in shown[0][0]["text/html"]
+    assert "<td>x|y</td>" in shown[0][0]["text/html"]
+
+
+def test_points_have_one_decimal_and_zero_is_zero(page, shown):
+    frame = pd.DataFrame({"rival": ["a", "b", "c"], "mean": [12.0, 0.0, -0.04], "p": [0.5, 0.25, math.inf]})
+    page.table(frame, "table", "c", points=["mean"])
+    lines = (page.folder / "table.md").read_text().splitlines()
+    assert lines[2:5] == ["| a | 12.0 | 0.5 |", "| b | 0 | 0.25 |", "| c | 0.0 | inf |"]
+    assert "12.0 & 0.5" in (page.folder / "table.tex").read_text()
+    assert (page.folder / "table.csv").read_text() == "rival,mean,p\na,12,0.5\nb,0,0.25\nc,-0.04,inf\n"
 
 
 def test_html_table_escapes_its_cells(page, shown):

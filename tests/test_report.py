@@ -97,3 +97,10 @@ def test_pages_are_the_same_for_the_same_report(made, tmp_path):
     report.write_overview(made, "tiny", jobs_of(tmp_path / "notebooks"))
     assert {path.name: path.read_bytes() for path in made.glob("*.*")} == before
     assert json.loads((made / "01_ok" / "verdicts.json").read_text()) == [FIRST, SECOND]
+
+
+def test_the_overview_of_a_check_says_that_it_is_no_evidence(made, tmp_path):
+    assert "Check, not evidence" not in (made / "claims.md").read_text() + (made / "index.html").read_text()
+    report.write_overview(made, "smoke", jobs_of(tmp_path / "notebooks"))
+    for page in ("claims.md", "index.html"):
+        assert "Check, not evidence" in (made / page).read_text()

@@ -38,7 +38,7 @@ def order(tmp_path, name="nb", **changes):
     notebook = sources.read_notebook(tmp_path / "notebooks" / f"{name}.ipynb")
     inputs = {"code_sha256": "of the code", "parameters": changes.get("overrides", {})}
     values = dict(name=name, source=notebook.source, overrides={}, notebooks_dir=tmp_path / "notebooks", inputs=inputs)
-    values |= dict(out=tmp_path / "report", processes=2, fresh=False, command="repeat me")
+    values |= dict(out=tmp_path / "report", processes=2, fresh=False, command="repeat me", banner="")
     return Order(**(values | changes))
 
 
@@ -87,7 +87,9 @@ def test_a_page_names_the_code_and_the_parameters_of_its_own_cell(tmp_path, resu
 
 def test_manifest_tells_what_was_run(tmp_path, result):
     write(tmp_path, "1 + 1")
-    outcome = worker.run_notebook(order(tmp_path, inputs={"code_sha256": "of the code", "parameters": {"seeds": 2}}))
+    inputs = {"code_sha256": "of the code", "parameters": {"seeds": 2}}
+    outcome = worker.run_notebook(order(tmp_path, inputs=inputs, banner="A check"))
+    assert "A check" in (result / "nb.html").read_text(encoding="utf-8")
     manifest = json.loads((result / "manifest.json").read_text())
     assert manifest["code_sha256"] == "of the code" and manifest["parameters"] == {"seeds": 2}
     assert manifest["versions"] == versions(OPTIONAL_PACKAGES)

@@ -40,11 +40,11 @@ def untouched(methods: Mapping[str, Method]) -> list[str]:
     return [label for label, method in methods.items() if method.participation != "network"]
 
 
-def rivals(methods: Mapping[str, Method], shown: Iterable[str] = ()) -> list[str]:
-    """Labels of those whom FedAuto has to beat: not its own variants, not the bounds that no method can reach under
-    failures, and not those that are only `shown`."""
-    besides = {*shown, *(label for label, method in methods.items() if method.participation in ("ideal", "pooled"))}
-    return [label for label, method in methods.items() if method.name != "fedauto" and label not in besides]
+def rivals(methods: Mapping[str, Method], shown: Iterable[str] = ()) -> dict[str, str]:
+    """Label -> contest of those whom FedAuto has to beat: not its own variants, not the bounds that no network can
+    touch, and not those that are only `shown`."""
+    besides = {*shown, *untouched(methods), *(label for label, method in methods.items() if method.contest == "ours")}
+    return {label: method.contest for label, method in methods.items() if label not in besides}
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,14 @@ def _mean_over_rounds(curve: pd.DataFrame) -> float:
     return float(np.trapezoid(accuracy, rounds) / (rounds[-1] - rounds[0])) if len(rounds) > 1 else float(accuracy[0])
 
 
+def _late_gain(curve: pd.DataFrame, rounds: int) -> float:
+    """Slope of the least-squares line through the evaluations of the last quarter of `rounds`, times a quarter."""
+    late = curve[curve["round"] >= 0.75 * rounds]
+    if len(late) == 1:
+        return float("nan")
+    return float(rounds / 4 * np.polyfit(late["round"], late["accuracy"], 1)[0])
+
+
 def summarise(curves: pd.DataFrame, target: float | None = None) -> pd.DataFrame:
     """One row per run.
 
@@ -24,7 +32,9 @@ def summarise(curves: pd.DataFrame, target: float | None = None) -> pd.DataFrame
     -------
     DataFrame : points and worst_class (accuracy and recall of the worst class in percentage points, means over the last
         10 % of the rounds), loss, area (mean accuracy over the rounds between the first and the last evaluation,
-        points), diverged (round or 0), distance (||w - w_0|| at the end; where diverged, of the last sound model),
+        points), late_gain (what the run still gained over the last quarter of the rounds, by the slope of the
+        least-squares line through its evaluations there, points; NaN if there is a single one), diverged (round or 0),
+        distance (||w - w_0|| at the end; where diverged, of the last sound model),
         rounds_to_target (first evaluation with accuracy >= target; NaN if never)
     """
     measured = ("round", "accuracy", "worst_class", "loss", "distance", "diverged")
@@ -37,6 +47,7 @@ def summarise(curves: pd.DataFrame, target: float | None = None) -> pd.DataFrame
             "worst_class": 100 * at_end["worst_class"].mean(),
             "loss": at_end["loss"].mean(),
             "area": 100 * grouped[["round", "accuracy"]].apply(_mean_over_rounds),
+            "late_gain": 100 * grouped[["round", "accuracy"]].apply(_late_gain, rounds=curves["round"].max()),
             "diverged": grouped["diverged"].max(),
             "distance": grouped["distance"].last(),
         }

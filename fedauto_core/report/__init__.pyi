@@ -1,3 +1,6 @@
+from . import budgets as budgets
 from . import claims as claims
+from . import contests as contests
 from . import figures as figures
+from . import prose as prose
 from . import record as record

@@ -1,12 +1,12 @@
-"""Frames -> verdicts. A verdict is computed, never typed: effect size, interval, number of seeds, mark.
+"""Differences -> verdicts. A verdict is computed, never typed: effect size, interval, number of seeds, mark.
 
-Marks: [Re] reproduced, [¬Re] not reproduced, [~] inconclusive at this sample size. Differences are paired over
-seeds. Intervals are Student-t: with the handful of seeds that fits a notebook a percentile bootstrap of the mean
+The marks are explained in `report.verdicts`, a method against many rivals in `report.contests`. Differences are paired
+over seeds. Intervals are Student-t: with the handful of seeds that fits a notebook a percentile bootstrap of the mean
 covers far less than it says (about 83 % instead of 95 % at five seeds), a t interval does not.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -30,8 +30,9 @@ class Interval:
     n: int
 
 
-def interval(differences: Iterable[float]) -> Interval:
-    """Student-t interval of the mean. One value, or values without spread, give an honest degenerate interval."""
+def interval(differences: Iterable[float], level: float = LEVEL) -> Interval:
+    """Student-t interval of the mean at `level`. One value has no interval, and neither have two equal ones: a rounded
+    accuracy is equal twice by luck. More values without spread are an interval of one point."""
     values = np.asarray(list(differences), dtype=float)
     require(
         len(values) > 0 and bool(np.all(np.isfinite(values))),
@@ -40,12 +41,12 @@ def interval(differences: Iterable[float]) -> Interval:
         remedy="check that every run of the comparison finished",
     )
     mean, n = float(values.mean()), len(values)
-    if n == 1:
-        return Interval(mean, -np.inf, np.inf, 1.0, 1)
-    error = float(values.std(ddof=1) / np.sqrt(n))
+    error = float(values.std(ddof=1) / np.sqrt(n)) if n > 1 else 0.0
+    if error == 0.0 and n <= 2:
+        return Interval(mean, -np.inf, np.inf, 1.0, n)
     if error == 0.0:
         return Interval(mean, mean, mean, 0.0 if mean else 1.0, n)
-    reach = error * stats.t.ppf(0.5 + LEVEL / 2, n - 1)
+    reach = error * stats.t.ppf(0.5 + level / 2, n - 1)
     return Interval(mean, mean - reach, mean + reach, float(2 * stats.t.sf(abs(mean) / error, n - 1)), n)
 
 
@@ -63,6 +64,18 @@ def holm(p_values: np.ndarray) -> np.ndarray:
     return adjusted
 
 
+def holm_levels(p_values: np.ndarray) -> np.ndarray:
+    """Level of the interval that says what Holm's procedure says: it excludes zero where, and only where, the adjusted
+    p-value is at most 1 - LEVEL. The k-th smallest of m p-values is held against (1 - LEVEL) / (m - k + 1), and all
+    from the first that fails on against what that one was held against."""
+    rank, order = np.arange(len(p_values)), np.argsort(p_values)
+    steps = (1 - LEVEL) / (len(p_values) - rank)
+    rejected = int(np.logical_and.accumulate(p_values[order] <= steps).sum())
+    levels = np.empty(len(p_values))
+    levels[order] = 1 - steps[np.minimum(rank, rejected)]
+    return levels
+
+
 def paired(summary: pd.DataFrame, metric: str, better: Mapping[str, object], worse: Mapping[str, object]) -> np.ndarray:
     """metric(better) - metric(worse), one value per seed; both selections must hold the same seeds once each."""
     sides = []
@@ -76,61 +89,6 @@ def paired(summary: pd.DataFrame, metric: str, better: Mapping[str, object], wor
         remedy="select exactly one run per seed on each side",
     )
     return (sides[0] - sides[1]).to_numpy()
-
-
-STANDINGS = ("won", "won, uncorrected", "level", "lost, uncorrected", "lost")
-
-
-def beats_all(
-    summary: pd.DataFrame, method: str, rivals: Iterable[str], metric: str, *, one_family: bool = False
-) -> pd.DataFrame:
-    """`method` against each rival in each scenario: difference, interval, Holm-adjusted p-value, standing, mark.
-
-    The family of Holm's correction is the rivals of one scenario, or all comparisons (`one_family`). standing: "won" or
-    "lost" if the difference survives it; "won, uncorrected" or "lost, uncorrected" if only its own 95 % interval
-    excludes zero; else "level".
-    mark: "beats every rival" is an intersection of claims, so each may hold at its own level ([Re] for both kinds of
-    "won"); "some rival wins" is a union, so a loss counts only if it survives the correction ([¬Re] for "lost").
-    """
-    rows = []
-    for scenario in summary["scenario"].unique():
-        here = summary[summary["scenario"] == scenario]
-        for rival in rivals:
-            difference = interval(paired(here, metric, {"label": method}, {"label": rival}))
-            rows.append({"scenario": scenario, "rival": rival} | asdict(difference))
-    frame = pd.DataFrame(rows)
-    families = np.zeros(len(frame)) if one_family else frame["scenario"]
-    frame["p_holm"] = frame.groupby(families)["p_value"].transform(lambda p: holm(p.to_numpy()))
-    signs = {"Re": "won", "¬Re": "lost", "~": "level"}
-    alone = pd.Series(map(mark, frame["low"], frame["high"])).map(signs)
-    survives = (alone == "level") | (frame["p_holm"] <= 1 - LEVEL)
-    frame["standing"] = alone.where(survives, alone + ", uncorrected")
-    frame["mark"] = frame["standing"].map(dict(zip(STANDINGS, ("Re", "Re", "~", "~", "¬Re"), strict=True)))
-    return frame
-
-
-def tally(comparisons: pd.DataFrame) -> pd.DataFrame:
-    """How many comparisons of `beats_all` have each standing, one row per scenario."""
-    counts = pd.crosstab(comparisons["scenario"], comparisons["standing"]).reindex(columns=STANDINGS, fill_value=0)
-    return counts.loc[comparisons["scenario"].unique()].rename_axis(columns=None).reset_index()
-
-
-def beats_all_verdict(claim: str, comparisons: pd.DataFrame, where: str, unit: str, evidence: str) -> Verdict:
-    """[Re] if every comparison is [Re]; [¬Re] if any is [¬Re]; else [~]. The effect is the least favourable one.
-
-    where: data, model and scenario, for the statement.
-    """
-    marks = set(comparisons["mark"])
-    overall = "¬Re" if "¬Re" in marks else "Re" if marks == {"Re"} else "~"
-    least = comparisons.loc[comparisons["mean"].idxmin()]
-    number = {standing: int((comparisons["standing"] == standing).sum()) for standing in STANDINGS}
-    statement = (
-        f"{where}: of {len(comparisons)} rivals {number['won'] + number['won, uncorrected']} beaten "
-        f"({number['won']} after Holm's correction), {number['lost']} ahead ({number['lost, uncorrected']} more before "
-        f"correction only), {number['level']} level; closest rival: {least['rival']}"
-    )
-    effect = (float(least[key]) for key in ("mean", "low", "high"))
-    return Verdict(claim, statement, overall, *effect, int(least["n"]), unit, evidence)
 
 
 def interaction(summary: pd.DataFrame, metric: str) -> Mapping[str, Interval]:

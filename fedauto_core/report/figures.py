@@ -1,6 +1,6 @@
 """Frames -> figures in one style: colour-blind palette, distinct markers, 95 % t bands, a fixed look per method."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import matplotlib as mpl
 import numpy as np
@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from fedauto_core.data.federation import Federation
 from fedauto_core.network import CAUSES, Trace
 
-from .claims import STANDINGS, interval
+from .claims import interval
+from .contests import STANDINGS
 from .verdicts import MARKS
 
 # A method keeps its colour and marker in every figure: the position in this list is its look.
@@ -36,7 +37,9 @@ def t_band(values: pd.Series) -> tuple[float, float]:
 
 BAND = {"errorbar": t_band}
 CUT = 0.05  # of the values, left outside the axis
-MARK_COLOURS = dict(zip(MARKS, (COLOURS[2], "0.6", COLOURS[3]), strict=True))
+CONTEST_COLOURS = {"aggregation": COLOURS[0], "optimiser": COLOURS[3], "public data": COLOURS[2]}
+CONTEST_COLOURS |= {"ours": (0.1, 0.1, 0.1), "bound": (0.6, 0.6, 0.6)}
+MARK_COLOURS = dict(zip(MARKS, (COLOURS[2], COLOURS[9], "0.6", COLOURS[3], COLOURS[0]), strict=True))
 
 
 def style() -> None:
@@ -95,15 +98,25 @@ def curves(frame: pd.DataFrame, column: str = "scenario", y: str = "accuracy", w
     return grid.figure
 
 
-def dots(summary: pd.DataFrame, column: str = "scenario", x: str = "points", wrap: int = 3) -> Figure:
+def dots(
+    summary: pd.DataFrame,
+    column: str = "scenario",
+    x: str = "points",
+    wrap: int = 3,
+    contests: Mapping[str, str] | None = None,
+) -> Figure:
     """Final values per label, one panel per value of `column`: seeds as small dots, mean with a 95 % interval.
 
+    contests: label -> contest, for colours; the labels are then sorted by their mean, the best on top.
     The axis leaves out the lowest CUT of the runs where they lie far off; an arrow stands for a mean out there.
     """
-    labels = list(summary["label"].unique())
+    labels, handles = list(summary["label"].unique()), []
     colours, _ = looks(labels)
+    if contests is not None:
+        labels = list(summary.groupby("label")[x].mean().sort_values(ascending=False).index)
+        colours, handles = _by_contest(labels, contests)
     height = 0.26 * len(labels) + 1.4
-    look = {"kind": "point", "linestyle": "none", "palette": colours, "legend": False}
+    look = {"kind": "point", "linestyle": "none", "palette": colours, "legend": False, "order": labels}
     panels = {"col": column, "col_wrap": min(wrap, summary[column].nunique()), "height": height, "aspect": 4.2 / height}
     grid = sns.catplot(summary, x=x, y="label", hue="label", **look, **panels, **BAND)
     grid.set_titles("{col_name}")
@@ -117,28 +130,80 @@ def dots(summary: pd.DataFrame, column: str = "scenario", x: str = "points", wra
         for place, mean in enumerate(means):
             if mean < axes.get_xlim()[0]:  # the mean lies outside: an arrow at the edge
                 axes.plot(axes.get_xlim()[0], place, marker="<", color=colours[labels[place]], ms=7, clip_on=False)
+    if handles:
+        grid.figure.legend(handles=handles, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return grid.figure
 
 
-def standing(frame: pd.DataFrame, rows: str = "rival", columns: str = "scenario", winner: str = "fedauto") -> Figure:
-    """`winner` minus each rival as a map of `rows` x `columns`: ▲ won, ▼ lost, in brackets before correction only.
+def _by_contest(labels: Iterable[str], contests: Mapping[str, str]) -> tuple[dict[str, object], list[object]]:
+    """Colour of each label, and the legend's handles for the contests that occur."""
+    colours = {label: CONTEST_COLOURS[contests[label]] for label in labels}
+    seen = [contest for contest in CONTEST_COLOURS if contest in {contests[label] for label in labels}]
+    return colours, [mpl.lines.Line2D([], [], color=CONTEST_COLOURS[c], marker="o", label=c) for c in seen]
 
-    Rivals in rows: the closest on top. The colours end at 10 points or less.
+
+def horizon(leads: pd.DataFrame, contests: Mapping[str, str], margin: float, winner: str = "fedauto") -> Figure:
+    """`winner` minus each rival (`contests.leads`) against the round, one panel per scenario: mean over seeds with a
+    95 % t band, coloured by contest. Grey: within the margin; dotted: where the last quarter of the rounds begins.
+
+    The axis shows at least 3 points on either side, and no more than 10 (the beginning of a run may lie outside).
+    """
+    scenarios, rivals, last = leads["scenario"].unique(), leads["rival"].unique(), leads["round"].max()
+    columns = min(3, len(scenarios))
+    rows = -(-len(scenarios) // columns)
+    figure = Figure(figsize=(3.3 * columns + 2.0, 2.7 * rows + 0.3), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False, sharey=True, sharex=True).flat
+    colours, _ = _by_contest(rivals, contests)
+    order = {rival: [r for r in rivals if contests[r] == contests[rival]].index(rival) for rival in rivals}
+    for axes in panels[len(scenarios) :]:
+        axes.remove()
+    for axes, scenario in zip(panels, scenarios, strict=False):
+        axes.axhspan(-margin, margin, color="0.9", zorder=0)
+        axes.axvline(0.75 * last, color="0.5", ls=":", lw=1)
+        for rival in rivals:
+            here = leads[(leads["scenario"] == scenario) & (leads["rival"] == rival)].groupby("round")["lead"]
+            bands = pd.DataFrame({at: t_band(values) for at, values in here}, index=["low", "high"]).T
+            look = {"color": colours[rival], "ls": ("-", "--", ":", "-.")[order[rival] % 4]}
+            axes.plot(bands.index, here.mean(), **look, marker=MARKERS[order[rival]], ms=3, lw=1.5, label=rival)
+            axes.fill_between(bands.index, *np.clip(bands.T.to_numpy(), -100, 100), color=colours[rival], alpha=0.12)
+        axes.set_title(scenario, fontsize="medium")
+    late = leads[leads["round"] > 0.25 * last].groupby(["scenario", "rival", "round"])["lead"].mean()
+    axes.set(
+        xlim=(leads["round"].min(), last), ylim=(min(-3, max(late.min() - 1, -10)), max(3, min(late.max() + 1, 10)))
+    )
+    figure.supxlabel("round", fontsize="medium")
+    figure.supylabel(f"{winner} minus rival (points)", fontsize="medium")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper")
+    return figure
+
+
+def standing(frame: pd.DataFrame, rows: str = "rival", columns: str = "scenario", winner: str = "fedauto") -> Figure:
+    """`winner` minus each rival (`contests.against`) as a map of `rows` x `columns`: ▲ won, ▼ lost, in brackets before
+    correction only, = equivalent; hollow △ ▽ (… for =) where the runs ended too early.
+
+    Rivals in rows: the closest on top, their names coloured by contest. The colours end at 10 points or less.
     """
     means = frame.pivot(index=rows, columns=columns, values="mean")
     means = means.loc[frame[rows].unique(), frame[columns].unique()]
     if rows == "rival":
         means = means.loc[means.mean(axis=1).sort_values().index]
-    standing = frame.pivot(index=rows, columns=columns, values="standing").loc[means.index, means.columns]
-    text = means.map("{:+.1f}".format) + standing.replace(
-        dict(zip(STANDINGS, (" ▲", " (▲)", "", " (▼)", " ▼"), strict=True))
-    )
+    signs = frame["standing"].map(dict(zip(STANDINGS, (" ▲", " (▲)", " =", "", " (▼)", " ▼"), strict=True)))
+    signs = signs.where(frame["settled"], signs.str.translate(str.maketrans("▲▼=", "△▽…")))
+    signs = frame.assign(sign=signs).pivot(index=rows, columns=columns, values="sign").loc[means.index, means.columns]
+    text = means.map(lambda mean: f"{mean:+z.1f}" if mean else "0") + signs
     figure = Figure(figsize=(1.1 * means.shape[1] + 3.4, 0.27 * len(means) + 1.4), layout="constrained")
     reach = float(np.clip(np.abs(means.to_numpy()).max(), 1, 10))  # one broken rival must not wash out all others
     look = {"cmap": "vlag_r", "vmin": -reach, "vmax": reach, "linewidths": 0.5, "annot_kws": {"size": 8}}
     bar = {"label": f"{winner} minus rival (points)", "extend": "both"}
     sns.heatmap(means, annot=text, fmt="", cbar_kws=bar, ax=figure.subplots(), **look)
     figure.axes[0].set(xlabel="", ylabel="")
+    if rows == "rival":
+        contests = frame.set_index("rival")["contest"].to_dict()
+        for name in figure.axes[0].get_yticklabels():
+            name.set_color(CONTEST_COLOURS[contests[name.get_text()]])
+    harmless = set(frame.loc[~frame["counts"], "scenario"]) if columns == "scenario" else set()
+    for name in figure.axes[0].get_xticklabels():
+        name.set_color("0.6" if name.get_text() in harmless else "black")
     return figure
 
 

@@ -14,17 +14,13 @@ from fedauto_core.store.keys import code_hash
 from fedauto_core.store.writing import write_atomically
 
 from .folder import log_file, read_manifest, read_products
-from .plan import Job, changes
+from .plan import Job, banner, changes
 from .tables import html_table, pipe_table
-from .verdicts import CLAIMS, Verdict, combine_verdicts, describe, report_verdicts
+from .verdicts import CLAIMS, LEGEND, Verdict, combine_marks, describe, report_verdicts
 
 SEALED = "<!-- sealed "
-MARK_CLASSES = {"[Re]": "Re", "[¬Re]": "notRe"}
+MARK_CLASSES = {"[Re]": "Re", "[¬Re]": "notRe", "[=]": "even", "[own]": "own"}
 STATUS_COLUMNS = ["notebook", "state", "seconds", "peak memory (MiB)", "other parameters than the profile"]
-LEGEND = (
-    "[Re] reproduced, [¬Re] not reproduced, [~] undecided at this sample size. "
-    "Every effect comes with its interval; the round brackets say of what kind it is."
-)
 
 
 class Status(NamedTuple):
@@ -71,7 +67,7 @@ def verdict_rows(out: Path, jobs: Sequence[Job]) -> list[Row]:
 def _of_claim(rows: Sequence[Row], claim: str) -> tuple[list[Row], str]:
     """The rows of a claim and its mark over all of them, "–" without verdicts."""
     mine = [row for row in rows if row.verdict.claim == claim]
-    return mine, f"[{combine_verdicts([row.verdict for row in mine])}]" if mine else "–"
+    return mine, f"[{combine_marks(row.verdict.mark for row in mine)}]" if mine else "–"
 
 
 def claims_page(rows: Sequence[Row], profile: str) -> str:
@@ -87,9 +83,13 @@ def claims_page(rows: Sequence[Row], profile: str) -> str:
     columns = ["claim", "mark", "what was found", "effect [interval]", "notebook", "evidence"]
     short_table = pipe_table(["claim", "the paper says", "mark", "notebooks"], short)
     return (
-        f"# Claims, profile {profile}\n\n{LEGEND}\n\n{pipe_table(columns, full)}\n"
+        f"# Claims, profile {profile}\n\n{_stressed(banner(profile))}{LEGEND}\n\n{pipe_table(columns, full)}\n"
         f"## Summary\n\n<!-- claims:begin -->\n{short_table}<!-- claims:end -->\n"
     )
+
+
+def _stressed(text: str) -> str:
+    return f"**{text}**\n\n" if text else ""
 
 
 def _status_cells(status: Status) -> tuple[str, ...]:
@@ -103,7 +103,7 @@ def _mark(mark: str) -> str:
 
 def index_page(out: Path, profile: str, rows: Sequence[Row], statuses: Sequence[Status]) -> str:
     """index.html: claims, figures, status; relative links only."""
-    from .pages import document
+    from .pages import banner_box, document
 
     claims = []
     for claim, text in CLAIMS.items():
@@ -122,7 +122,8 @@ def index_page(out: Path, profile: str, rows: Sequence[Row], statuses: Sequence[
         notebooks.append((link, *others))
     return document(
         f"Report, profile {profile}",
-        f"<h1>FedAuto, replicated: profile {html.escape(profile)}</h1>\n<p>{LEGEND}</p>\n<h2>Claims</h2>\n{table}\n"
+        f"<h1>FedAuto, replicated: profile {html.escape(profile)}</h1>\n{banner_box(banner(profile))}\n"
+        f"<p>{LEGEND}</p>\n<h2>Claims</h2>\n{table}\n"
         f"<h2>Notebooks</h2>\n{html_table(STATUS_COLUMNS, notebooks)}\n"
         f'<h2>Figures</h2>\n<div class="gallery">\n{_gallery(out, statuses)}</div>\n',
         "wide",

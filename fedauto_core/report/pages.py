@@ -45,8 +45,9 @@ img { max-width: 100%; height: auto; }
 blockquote { margin: 1rem 0; padding: .1rem 1rem; border-left: 3px solid #d9a400; background: #fffaf0; }
 mi[mathvariant^="bold"] { font-weight: bold; }
 .equation { margin: .9rem 0; padding: .2rem 0; overflow: auto hidden; }
+.banner { padding: .4rem .8rem; background: #fff4e5; border: 1px solid #d9a400; font-weight: bold; }
 .mark { font-weight: bold; white-space: nowrap; }
-.Re { color: #00664d; } .notRe { color: #a83a00; } .open { color: #666; }
+.Re { color: #00664d; } .even, .own { color: #00599c; } .notRe { color: #a83a00; } .open { color: #666; }
 .gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(22rem, 1fr)); gap: 1.5rem; }
 figure { margin: 0; } figcaption { font-size: .8rem; line-height: 1.4; }
 .wide { max-width: 76rem; }
@@ -155,9 +156,18 @@ def _output(output: nbformat.NotebookNode, notebooks_dir: Path, folder: Path) ->
     return f"<pre>{html.escape(data.get('text/plain', ''))}</pre>"
 
 
-def notebook_page(notebook: nbformat.NotebookNode, name: str, notebooks_dir: Path, folder: Path) -> str:
-    """The HTML page of an executed notebook that will lie in `folder`; links are relocated from `notebooks_dir`."""
+def banner_box(text: str) -> str:
+    """What a reader must know before anything else, in a box; nothing for an empty text."""
+    return f'<p class="banner">{html.escape(text)}</p>' if text else ""
+
+
+def notebook_page(
+    notebook: nbformat.NotebookNode, name: str, notebooks_dir: Path, folder: Path, banner: str = ""
+) -> str:
+    """The HTML page of an executed notebook that will lie in `folder`, with `banner` on top; links are relocated from
+    `notebooks_dir`."""
     parts = [f'<nav><a href="../index.html">report</a> · {name} · <a href="{name}.ipynb">notebook</a></nav>']
+    parts.append(banner_box(banner))
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             parts.append(markdown(cell.source, notebooks_dir, folder))

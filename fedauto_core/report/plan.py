@@ -90,6 +90,11 @@ def _read_entries(profile: str, folder: Path) -> dict[str, object]:
     return entries
 
 
+def banner(profile: str) -> str:
+    """What every page of a profile says on top: that of `smoke` shows that everything runs, and decides nothing."""
+    return "Check, not evidence: tiny data, two seeds, short runs (profile smoke)." if profile == "smoke" else ""
+
+
 def read_profile(profile: str, notebooks_dir: Path = NOTEBOOKS) -> list[Job]:
     """The jobs of notebooks_dir/profiles/<profile>.yaml in the order in which they are started: the longest first."""
     entries, notebooks = _read_entries(profile, notebooks_dir / "profiles"), read_notebooks(notebooks_dir)

@@ -3,10 +3,11 @@
 The same numbers give the same bytes: no timestamps, fixed float format, fixed identifiers inside SVG.
 """
 
+import functools
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from fedauto_core.store.keys import versions
 
 from .folder import REPORTS, write_json
 from .sources import Value, declared
-from .tables import cell, html_table, markdown_table
+from .tables import cell, html_table, markdown_table, numeric
 from .verdicts import Verdict, describe, stored
 
 FLOAT_FORMAT = "%.7g"
@@ -95,17 +96,23 @@ class Page:
         display(Image(picture.read_bytes(), format="png"), metadata={"fedauto": self._products[slug]})
         display(Markdown(f"**Figure.** {caption}"))
 
-    def table(self, frame: pd.DataFrame, slug: str, caption: str) -> None:
-        """Save `frame` as slug.csv (the truth) with slug.md and slug.tex rendered from it; show it with its caption."""
+    def table(self, frame: pd.DataFrame, slug: str, caption: str, points: Collection[str] = ()) -> None:
+        """Save `frame` as slug.csv (the truth) with slug.md and slug.tex rendered from it; show it with its caption.
+
+        points: columns that are rendered with one decimal, as percentage points are."""
         self._register(slug, "table", caption)
         self._write_csv(frame, slug)
         truth = pd.read_csv(self.folder / f"{slug}.csv", keep_default_na=False, na_values=[""])
-        (self.folder / f"{slug}.md").write_text(f"{markdown_table(truth)}\n{caption}\n", encoding="utf-8")
-        latex = truth.style.hide(axis="index").format(cell, escape="latex").format_index(escape="latex", axis=1)
+        (self.folder / f"{slug}.md").write_text(f"{markdown_table(truth, points)}\n{caption}\n", encoding="utf-8")
+        digits = {column: 1 if column in points else None for column in truth.columns}
+        look = {column: functools.partial(cell, decimals=decimals) for column, decimals in digits.items()}
+        latex = truth.style.hide(axis="index").format(look, escape="latex").format_index(escape="latex", axis=1)
         (self.folder / f"{slug}.tex").write_text(latex.to_latex(hrules=True), encoding="utf-8")
-        rows = ([escape(cell(value)) for value in row] for row in truth.itertuples(index=False))
-        html = html_table((escape(str(column)) for column in truth.columns), rows)
-        shown = {"text/html": html, "text/plain": markdown_table(truth)}
+        rows = ([escape(cell(*pair)) for pair in zip(row, digits.values(), strict=True)]
+                for row in truth.itertuples(index=False))  # fmt: skip
+        right = [i for i, column in enumerate(truth.columns) if numeric(truth[column])]
+        html = html_table((escape(str(column)) for column in truth.columns), rows, right)
+        shown = {"text/html": html, "text/plain": markdown_table(truth, points)}
         display(shown, raw=True, metadata={"fedauto": self._products[slug]})
         display(Markdown(f"**Table.** {caption}"))
 

@@ -1,4 +1,8 @@
-"""Claims and the verdicts on them, as they lie in a report. How a verdict is computed: `report.claims`."""
+"""Claims and the verdicts on them, as they lie in a report. How one is computed: `report.claims`, `report.contests`.
+
+Marks: [Re] reproduced; [=] equivalent (nobody is ahead, but some are level within a stated margin); [¬Re] not
+reproduced; [~] undecided; [own] holds, but is not the paper's to reproduce.
+"""
 
 import math
 import os
@@ -32,12 +36,20 @@ TESTED_BY: Mapping[str, tuple[str, ...]] = {
     "C8": (),
 }
 """Claim -> notebooks that compute a verdict on it (a test holds this against the notebooks)."""
-MARKS = ("Re", "~", "¬Re")
+OWN = ("C5", "C6")
+"""Claims that hold by construction (C5) or as our own reconstructed theorem (C6): one that holds is [own], not [Re]."""
+MARKS = ("Re", "=", "~", "¬Re", "own")
+LEGEND = (
+    "[Re] reproduced, [=] equivalent within the stated margin, [¬Re] not reproduced, [~] undecided at this sample size "
+    "or length of the runs, [own] holds, but by construction or as our own theorem: not the paper's to reproduce. "
+    "Every effect comes with its interval; the round brackets say of what kind it is."
+)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One computed verdict. effect and [low, high] are in `unit`; spread says what [low, high] is."""
+    """One computed verdict. effect and [low, high] are in `unit`; spread says what [low, high] is. The mark "Re" of a
+    claim that is ours to show (`OWN`) becomes "own"."""
 
     claim: str
     statement: str
@@ -53,6 +65,8 @@ class Verdict:
     def __post_init__(self) -> None:
         require_known("claim", self.claim, CLAIMS)
         require_known("mark", self.mark, MARKS)
+        if self.mark == "Re" and self.claim in OWN:
+            object.__setattr__(self, "mark", "own")
 
 
 SHAPE = {field.name: NUMBER if field.type is float else field.type for field in fields(Verdict)}
@@ -87,10 +101,11 @@ def report_verdicts(report: Path | None = None) -> dict[str, tuple[Verdict, ...]
     return {name: read_verdicts(path.parent) for name, path in verdict_files(folder).items()}
 
 
-def combine_verdicts(verdicts: Iterable[Verdict]) -> str:
-    """Mark of a claim with several verdicts: all must be [Re]; one [¬Re] refutes it."""
-    marks = {verdict.mark for verdict in verdicts}
-    return "¬Re" if "¬Re" in marks else "~" if "~" in marks or not marks else "Re"
+def combine_marks(marks: Iterable[str]) -> str:
+    """Mark of a whole of which every part must hold: one [¬Re] refutes it, one [~] leaves it open, one [=] makes it
+    equivalent; [~] without parts."""
+    found = {*marks}
+    return next((mark for mark in ("¬Re", "~", "=", "own", "Re") if mark in found), "~")
 
 
 def _side(value: float) -> str:

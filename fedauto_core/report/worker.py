@@ -113,7 +113,7 @@ def run_notebook(order: Order) -> Outcome:
         executed, peak = _execute(order, source, folder, reached)
         final = _published(source, executed, folder, order)
         nbformat.write(final, folder / f"{order.name}.ipynb")
-        page = notebook_page(final, order.name, order.notebooks_dir, order.out / order.name)
+        page = notebook_page(final, order.name, order.notebooks_dir, order.out / order.name, order.banner)
         (folder / f"{order.name}.html").write_text(page, encoding="utf-8")
         seconds = round(time.monotonic() - started, 1)
         _write_manifest(order, folder, seconds, peak)

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from torch import Tensor
 
-from .base import SERVER_LR, Arrivals, Method, Server, State, data_weights, weighted_step
+from .base import Arrivals, Method, Server, State, data_weights, weighted_step
 from .checks import check_choice, check_positive, check_share
 
 
@@ -26,7 +26,6 @@ class KnownProbability(Method):
     family = "knows the network"
     assumes = "independent arrivals, q > 0"
     needs_network_knowledge = True
-    knob = SERVER_LR
     normalise: Literal["none", "self"] = "none"
     q_floor: float = 0.01
     server_lr: float = 1.0

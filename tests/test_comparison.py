@@ -1,5 +1,7 @@
 """The set-up that notebooks 10 to 13 share: who takes part, what tuning may see, what is run once."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,6 +14,7 @@ from fedauto_core.experiments import (
     AdapterExperiment,
     Comparison,
     Experiment,
+    chosen,
     comparison,
     contestants,
     rivals,
@@ -71,6 +74,7 @@ def test_tuning_and_results_have_no_seed_and_no_test_image_in_common(asked):
     PLAN.run([PLAN.cell("fedavg", scenario("mixed"))])
     tuning, results = asked
     assert (tuning.schedule.rounds, results.schedule.rounds) == (3, 4)
+    assert tuning.schedule.evaluate_every == 3  # only what is judged
     assert (tuning.schedule.test, results.schedule.test) == ((60, 90), (0, 60))
     assert (tuning.seeds, results.seeds) == ((1000, 1001), (0, 1))
     assert [cell.label for cell in tuning.cells] == list(PLAN.methods)
@@ -108,3 +112,19 @@ def test_everybody_is_compared_in_every_scenario_and_the_untouched_run_once(monk
     ideal = result.curves[result.curves["label"] == "fedavg_ideal"]
     parts = [part.drop(columns="scenario").reset_index(drop=True) for _, part in ideal.groupby("scenario")]
     pd.testing.assert_frame_equal(*parts)
+
+
+def test_rules_that_are_one_rule_without_failures_end_level_there():
+    """Without failures FedAuto's weights are FedAvg's, and so are FedAU's: one step size, hence the same numbers,
+    whatever the noise of tuning says of each."""
+    labels = ("fedauto", "fedavg", "fedau", "fedavg_ideal")
+    everywhere = replace(SPEC, n_clients=10)  # every class is at some client, so that there is none to compensate
+    plan = replace(PLAN, methods={label: make_method(label) for label in labels}, federation=everywhere)
+    tuned = plan.tune(scenario("mixed", 3), 3, 2, LRS)
+    assert chosen(tuned)["lr"].nunique() == 1 and set(chosen(tuned)["step"]) == {"shared"}
+    curves = plan.compare(tuned, [scenario("F0", 4)]).curves.set_index(["seed", "round"])
+    own = {label: rows for label, rows in curves.groupby("label")}
+    for label in labels[1:]:
+        np.testing.assert_allclose(own[label]["distance"], own["fedauto"]["distance"], rtol=1e-5)
+        np.testing.assert_allclose(own[label]["loss"], own["fedauto"]["loss"], rtol=1e-5)
+        assert (own[label]["accuracy"] == own["fedauto"]["accuracy"]).all()

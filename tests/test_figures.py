@@ -7,7 +7,7 @@ import pytest
 
 from fedauto_core.data import FederationSpec, build_federation, load_dataset
 from fedauto_core.methods import METHODS
-from fedauto_core.network import SCENARIOS, draw_trace
+from fedauto_core.network import SCENARIOS, draw_trace, scenario
 from fedauto_core.report import figures
 
 
@@ -150,11 +150,11 @@ def test_partition_and_trace_show_every_participant():
     assert [t.get_text() for t in axes.get_yticklabels()] == ["server", "1", "2", "3", "4", "5"]
     shown = axes.collections[0].get_array()
     assert shown.count() == np.count_nonzero(federation.class_counts)  # empty cells stay blank
-    trace = draw_trace(SCENARIOS["mixed"], rounds=9, histograms=federation.alpha[1:], seed=0)
+    trace = draw_trace(scenario("mixed", 9), rounds=9, histograms=federation.alpha[1:], seed=0)
     np.testing.assert_array_equal(figures.trace(trace, "t").axes[0].images[0].get_array(), trace.cause.T)
 
 
 @pytest.mark.parametrize("name", list(SCENARIOS))
 def test_the_named_scenarios_can_be_drawn(name):
-    trace = draw_trace(SCENARIOS[name], rounds=30, histograms=np.full((8, 10), 0.1), seed=0)
+    trace = draw_trace(scenario(name, 30), rounds=30, histograms=np.full((8, 10), 0.1), seed=0)
     assert trace.arrived.shape == (30, 8) and (name == "none") == trace.arrived.all()

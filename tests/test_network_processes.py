@@ -237,4 +237,24 @@ def test_the_suite_runs_by_name_and_keeps_its_shares(rounds):
 def test_an_unknown_scenario_lists_both_kinds():
     with pytest.raises(InputError, match=r"unknown scenario 'F12'\. Allowed: F0, F1, F10.*blackout.*transient"):
         scenario("F12")
-    assert scenario("mixed", 20) is SCENARIOS["mixed"]
+
+
+@pytest.mark.parametrize("rounds", [20, 60, 200, 600])
+@pytest.mark.parametrize(("name", "lost"), [("F9", 1 / 3), ("long", 1 / 3), ("F3", 0.3), ("bursty", 0.5)])
+def test_random_durations_are_shares_of_the_run(name, lost, rounds):
+    """A run of any length loses the same part of its uploads, in spells of the same part of its rounds: none that lasts
+    one round, and none that a short run never sees the end of."""
+    pi = np.eye(10)[np.arange(100) // 10]
+    drawn = [draw_trace(scenario(name, rounds), rounds=rounds, histograms=pi, seed=seed) for seed in range(40)]
+    assert np.mean([~trace.arrived for trace in drawn]) == pytest.approx(lost, abs=0.04)
+    spells = dict(scenario(name, 200).options)
+    mean_off = spells.get("mean_off", spells.get("burst"))
+    ends = np.mean([(~t.arrived[:-1] & t.arrived[1:]).sum() / (~t.arrived[:-1]).sum() for t in drawn])
+    assert 1 / ends == pytest.approx(max(mean_off * rounds / 200, 2), rel=0.25)
+
+
+@pytest.mark.parametrize("rounds", [8, 20, 200, 300])
+@pytest.mark.parametrize("name", [*SCENARIOS, *SUITE])
+def test_every_scenario_can_be_drawn_at_every_length(name, rounds):
+    trace = draw_trace(scenario(name, rounds), rounds=rounds, histograms=TIDY, seed=0)
+    assert trace.arrived.shape == (rounds, 6) and (name in ("none", "F0")) == trace.arrived.all()

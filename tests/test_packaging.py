@@ -50,7 +50,7 @@ def test_the_wheel_holds_every_module_stub_table_notebook_and_profile(wheel):
     contents = {name: wheel.read(name) for name in wheel.namelist() if ".dist-info/" not in name}
     assert sorted(contents) == sorted(files := shipped())
     assert [name for name, path in files.items() if path.read_bytes() != contents[name]] == []
-    for name in ("theory/__init__.pyi", "experiments/tuned/fashion_mnist-vit.csv", "_notebooks/profiles/smoke.yaml"):
+    for name in ("theory/__init__.pyi", "network/example_sessions.csv", "_notebooks/profiles/smoke.yaml"):
         assert f"fedauto_core/{name}" in contents
 
 

@@ -76,9 +76,9 @@ class Comparison:
 
     def tune(self, scenario: Scenario, rounds: int, seeds: int, lrs: Sequence[float]) -> pd.DataFrame:
         """The table of `tuning.tune` for every method in one scenario. The seeds are 1000, 1001, ...; the test images
-        follow those of the results, half as many."""
+        follow those of the results, half as many; only the last rounds, which are judged, are evaluated."""
         test = (self.test_samples, self.test_samples + self.test_samples // 2)
-        schedule = replace(self.schedule, rounds=rounds, evaluate_every=2, test=test)
+        schedule = replace(self.schedule, rounds=rounds, evaluate_every=rounds, test=test)
         cells = [self.cell(label, scenario) for label in self.methods]
         return tune(self._experiment(cells, schedule, range(1000, 1000 + seeds)), lrs)
 

@@ -18,7 +18,6 @@ from torch import Tensor, as_tensor
 Participation = Literal["network", "ideal", "server", "pooled"]
 Contest = Literal["aggregation", "optimiser", "public data", "bound", "ours"]
 Knob = tuple[str, tuple[Any, ...]]  # the hyper-parameter that is tuned beside the client step size, and its values
-SERVER_LR: Knob = ("server_lr", (0.3, 1.0, 3.0))
 
 
 @dataclass(frozen=True)

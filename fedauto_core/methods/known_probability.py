@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from torch import Tensor
 
-from .base import SERVER_LR, Arrivals, Method, Server, State, data_weights, weighted_step
+from .base import Arrivals, Method, Server, State, data_weights, weighted_step
 from .checks import check_choice, check_positive, check_share
 
 
@@ -32,7 +32,6 @@ class KnownProbability(Method):
     contest = "aggregation"
     assumes = "independent arrivals, q > 0"
     needs_network_knowledge = True
-    knob = SERVER_LR
     normalise: Literal["none", "self"] = "none"
     q_floor: float = 0.01
     server_lr: float = 1.0

@@ -8,19 +8,15 @@ from fedauto_core.errors import require_known
 from .base import Scenario
 
 SCENARIOS = {
-    found.name: found
-    for found in (
-        Scenario("none", "none"),
-        Scenario("transient", "label_coupled", (("q_min", 0.1), ("q_max", 0.9))),
-        Scenario("bursty", "gilbert_elliott", (("q", 0.5), ("burst", 10.0))),
-        Scenario("long", "long_outage", (("mean_on", 40.0), ("mean_off", 20.0))),
-        # The same failures whatever the labels, for a clean factorial: half of the uploads, times long outages.
-        Scenario("blind", "mixed", (("probability", 0.5), ("mean_on", 40.0), ("mean_off", 20.0))),
-        Scenario("mixed", "mixed", (("q_min", 0.1), ("q_max", 0.9), ("mean_on", 40.0), ("mean_off", 20.0))),
-        # From round 10 on nobody who holds class 0 is heard again.
-        Scenario("blackout", "class_blackout", (("label", 0), ("start", 10), ("length", 10**6), ("probability", 0.8))),
-    )
+    "none": "no failure",
+    "transient": "Bernoulli, coupled to the labels",
+    "bursty": "Gilbert-Elliott bursts",
+    "long": "long outages",
+    "blind": "half of the uploads, times long outages",  # whatever the labels, for a clean factorial
+    "mixed": "Bernoulli, coupled to the labels, times long outages",
+    "blackout": "after a quarter of the run nobody who holds class 0 is heard again",
 }
+"""A few of our own."""
 
 SUITE = {
     "F0": "no failure",
@@ -49,38 +45,50 @@ WINDOW_S = (
 
 
 def scenario(name: str, rounds: int = 200, payload_bits: float = PAYLOAD_BITS, window_s: float = WINDOW_S) -> Scenario:
-    """The scenario called `name`, one of `SCENARIOS` or of `SUITE`; InputError lists those that exist.
+    """The scenario called `name`, one of `SCENARIOS` or of `SUITE`, for a run of `rounds`; InputError lists those that
+    exist.
 
-    The suite's timetables (periods, turns, blackouts, the pace of a recording) are stated for 200 rounds; they grow and
-    shrink with `rounds`, so that a short run sees the same share of each. Durations of random failures are in rounds,
-    whatever `rounds` is, so is F5's period of 20, and so is all of `SCENARIOS`. payload_bits, window_s: of F6 and F7.
+    All durations are shares of the run, those of timetables and the means of random ones: stated for 200 rounds, they
+    grow and shrink with `rounds`, but no burst or outage gets shorter than two rounds in the mean (the time between
+    outages is lengthened with them, so that the share that is lost stays). payload_bits, window_s: of F6 and F7.
     """
     require_known("scenario", name, [*SCENARIOS, *SUITE])
-    if name in SCENARIOS:
-        return SCENARIOS[name]
 
-    def lasting(of_200: int) -> int:
-        return max(round(of_200 * rounds / 200), 1)
+    def lasting(of_200: int, least: int = 1) -> int:
+        return max(round(of_200 * rounds / 200), least)
+
+    def spells(on: float, off: float) -> tuple[tuple[str, float], ...]:
+        scale = max(rounds / 200, 2 / off)
+        return (("mean_on", on * scale), ("mean_off", off * scale))
 
     coupled = (("q_min", 0.1), ("q_max", 0.9))
     radio = ("radio", (("payload_bits", payload_bits), ("window_s", window_s)))
-    outages = ("long_outage", (("mean_on", 40.0), ("mean_off", 20.0)))
-    blackout = (("label", 0), ("start", rounds // 10), ("probability", 0.8))
+    outages = spells(40.0, 20.0)
+    blackout = (("label", 0), ("probability", 0.8))
+    modulated = (*coupled, ("period", lasting(20, least=4)))  # a sine of fewer rounds is none
     processes = {
+        "none": ("none", ()),
+        "transient": ("label_coupled", coupled),
+        "bursty": ("gilbert_elliott", (("q", 0.5), ("burst", float(lasting(10, least=2))))),
+        "long": ("long_outage", outages),
+        "blind": ("mixed", (("probability", 0.5), *outages)),
+        "mixed": ("mixed", (*coupled, *outages)),
+        "blackout": ("class_blackout", (*blackout, ("start", rounds // 4), ("length", rounds))),
         "F0": ("none", ()),
         "F1": ("bernoulli", (("probability", 0.5),)),
         "F2": ("label_coupled", coupled),
-        "F3": ("gilbert_elliott", (("q", 0.7), ("burst", 20.0))),
+        "F3": ("gilbert_elliott", (("q", 0.7), ("burst", float(lasting(20, least=2))))),
         "F4": ("cyclic", (("probability", 0.5), ("period", lasting(100)))),
         "F4b": ("block_cyclic", (("groups", 5), ("turn", lasting(10)))),
-        "F5": ("modulated", (("shape", "sine"), *coupled)),
-        "F5b": ("modulated", (("shape", "staircase"), *coupled)),
-        "F5c": ("modulated", (("shape", "interleaved_sine"), *coupled)),
+        "F5": ("modulated", (("shape", "sine"), *modulated)),
+        "F5b": ("modulated", (("shape", "staircase"), *modulated)),
+        "F5c": ("modulated", (("shape", "interleaved_sine"), *modulated)),
         "F6": radio,
-        "F7": ("product", (("parts", (Scenario("radio", *radio), Scenario("outages", *outages))),)),
-        "F8": ("class_blackout", (*blackout, ("length", rounds))),
-        "F8b": ("class_blackout", (*blackout, ("length", lasting(100)))),
-        "F9": ("access_points", (("groups", 5), ("mean_on", 190.0), ("mean_off", 10.0), ("aligned", True))),
+        "F7": ("product", (("parts", (Scenario("radio", *radio), Scenario("outages", "long_outage", outages))),)),
+        "F8": ("class_blackout", (*blackout, ("start", rounds // 10), ("length", rounds))),
+        "F8b": ("class_blackout", (*blackout, ("start", rounds // 10), ("length", lasting(100)))),
+        # The outages of F7, one for all clients of an access point.
+        "F9": ("access_points", (("groups", 5), *outages, ("aligned", True))),
         "F10": ("adversary", (("budget", 0.5),)),
         "F11": ("sessions", (("round_s", 600.0 * 200 / rounds),)),
     }

@@ -2,8 +2,8 @@
 
 `Scaffold(average=FedAuto())` is SCAFFOLD's local work and memory under FedAuto's weights and compensation. What is
 composed with FedAuto is ours; `composition.fedauto_on` gives it by name. Participant m of the compensation does the
-plain work of a participant that was never heard before: E steps from the broadcast model, without the correction or the
-proximal term that the method gives to everybody else.
+plain work: E steps from the broadcast model, without the correction or the proximal term that the method gives to
+everybody else. With SCAFFOLD's correction it would bring nothing: less its own mean gradient, plus c, it votes for c.
 """
 
 from dataclasses import dataclass, replace

@@ -69,4 +69,6 @@ class FedDyn(Composable):
         h = state.memory["h"] - self.alpha / rate * combine(data_weights(context)[ids], arrivals.deltas)
         # w <- sum_{k in S} beta_k (w_k - gamma_r / gamma_1 h / alpha), beta of sum one or what the average leaves to S
         corrected = float(state.weights[: len(ids)].sum())
-        return w + step - rate * corrected / self.alpha * h, state.noted({}, h=h, g=g)
+        correction = rate / self.alpha * h
+        log = {"correction": float(correction.norm())}
+        return w + step - corrected * correction, state.noted(log, h=h, g=g)

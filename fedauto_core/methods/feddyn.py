@@ -3,12 +3,12 @@
 Acar, Zhao, Matas, Mattina, Whatmough, Saligrama, ICLR 2021, Algorithm 1. Assumes uniform sampling; knows nothing of the
 network. Memory: h at the server, g_k at every participant; no extra traffic.
 Differs from the paper in: the local problem is solved by a few SGD steps, not to its minimum; g_k changes only when
-the upload arrived (a lost upload is not an inactive client); where the step size falls, so does the step -h / alpha, and
-g_k and h learn from w_k - w per unit of it (else the model would still drift by an old h / alpha when nobody's steps
-can correct it). Differs from the official code in: alpha is the same for all (there it is divided by the relative
-amount of data); no clipping and no weight decay, as in the paper's text (h can
-outgrow the models when few arrive; such runs are reported as diverged); the cloud model w is evaluated, as in the
-paper's algorithm (there: mean of the local models).
+the upload arrived (a lost upload is not an inactive client); where the step size falls, so does the step -h / alpha,
+and g_k and h learn from w_k - w per unit of it (else an old h / alpha would carry the model on while the steps that
+correct it vanish). Differs from the official code in: alpha is the same for all (there it is divided by the relative
+amount of data); no clipping and no weight decay, as in the paper's text (h can outgrow the models when few arrive; such
+runs are reported as diverged); the cloud model w is evaluated, as in the paper's algorithm (there: mean of the local
+models).
 """
 
 from dataclasses import dataclass

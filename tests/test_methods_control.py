@@ -184,14 +184,35 @@ def test_scaffold_starts_as_fedavg_and_remembers_mean_gradients():
     torch.testing.assert_close(state.memory["c_own"][ids], (A * ((y1 + y2) / 3 - U))[ids])
 
 
-def two_rounds(method, updates=((1.0, 0.0), (0.5, 2.0))):
-    """w after the mean updates given, each sent by client 3 alone."""
+def test_control_variates_are_gradients_whatever_the_step_size():
+    """Updates -tau gamma_r g_k with gamma_r a tenth of the first step size leave c_k = g_k and c their mean."""
+    gradients = torch.from_numpy(np.random.default_rng(3).normal(size=(6, 7))).float()
+    state = make_method("scaffold").init(context(n_parameters=7))
+    steps, ids = np.array([1, 2, 3, 4, 5, 6]), np.arange(6)
+    deltas = -0.01 * torch.from_numpy(steps)[:, None] * gradients
+    _, state = make_method("scaffold").aggregate(state, torch.zeros(7), Arrivals(0, ids, deltas, steps, 0.01), None)
+    torch.testing.assert_close(state.memory["c_own"], gradients)
+    torch.testing.assert_close(state.memory["c"], gradients.mean(dim=0))
+
+
+def two_rounds(method, updates=((1.0, 0.0), (0.5, 2.0)), rates=(1.0, 1.0)):
+    """w after the mean updates given, each sent by client 3 alone, at these fractions of the first step size."""
     state = method.init(context(n_parameters=2))
     w = state.context.w0
-    for r, update in enumerate(updates):
-        arrivals = Arrivals(r, np.array([3]), torch.tensor([update]), np.ones(1), 0.1)
+    for r, (update, rate) in enumerate(zip(updates, rates, strict=True)):
+        arrivals = Arrivals(r, np.array([3]), torch.tensor([update]), np.ones(1), rate * state.context.lr)
         w, state = method.aggregate(state, w, arrivals, None)
     return w.tolist()
+
+
+def test_momentum_falls_with_the_step_size():
+    """The same gradient in every round: m and v as at a constant step size, and steps in proportion to it."""
+    for name in ("fedavgm", "fedadam", "fedyogi"):
+        constant, falling = (
+            two_rounds(make_method(name), ((1.0, 2.0), (f * 1.0, f * 2.0)), (1.0, f)) for f in (1.0, 0.5)
+        )
+        first = np.array(two_rounds(make_method(name), ((1.0, 2.0),), (1.0,)))
+        np.testing.assert_allclose(falling - first, 0.5 * (constant - first), rtol=1e-5)
 
 
 def test_fedavgm_by_hand():

@@ -16,12 +16,13 @@ from fedauto_core.engine import Averaging, Run, Schedule, rounds, simulate
 from fedauto_core.engine.lane import Lane
 from fedauto_core.engine.public import PublicData
 from fedauto_core.engine.rounds import Task, uploads
-from fedauto_core.methods import Method, make_method
+from fedauto_core.methods import METHODS, Method, make_method
 from fedauto_core.models import build_model
 from fedauto_core.network import Scenario, draw_trace
 from fedauto_core.seeding import stream
 
 SCHEDULE = Schedule(rounds=6, steps=2, batch=8, evaluate_every=2)
+BOUNDS = "centralised", "fedavg_ideal"
 HALF = Scenario("half", "bernoulli", (("probability", 0.5),))
 
 
@@ -162,6 +163,83 @@ def test_a_public_gradient_is_one_step_of_public_training(make_run):
     server.start_round(1)
     soft = server.gradient(run.w0, functional.one_hot(server.labels, 10).float())
     torch.testing.assert_close(soft, gradient, atol=1e-6, rtol=0)
+
+
+def test_the_step_size_falls_for_clients_and_server_alike(make_run):
+    """Half a cosine over the last half of 6 rounds: 1, 3/4, 1/4 (and 0 in a seventh)."""
+    model, make = make_run
+    schedule = replace(SCHEDULE, decay=0.5)
+    assert [schedule.rate(r) for r in range(7)] == pytest.approx([1, 1, 1, 1, 0.75, 0.25, 0])
+    assert all(replace(SCHEDULE, rounds=7, decay=d).rate(6) > 0 for d in (0.0, 0.01, 0.3, 1.0))
+    run, ids = make("fedavg"), np.arange(6)
+    lane, steps = Lane(Averaging(model), run, replace(schedule, steps=1)), np.ones(6, dtype=int)
+    draws = {0: stream(0, "minibatches", 0).random((6, 1, 8))}
+    server, trained = PublicData(Averaging(model), run, schedule), {}
+    for r in (0, 4, 5):
+        arrivals = uploads(Averaging(model), r, [Task(lane, ids, steps)], draws)[0]
+        server.start_round(r)
+        trained[r] = torch.cat([arrivals.deltas, server.train(run.w0, 1)[None]])
+        torch.testing.assert_close(trained[r][:6], schedule.rate(r) * trained[0][:6], atol=1e-7, rtol=1e-3)
+        assert arrivals.lr == pytest.approx(run.lr * schedule.rate(r))
+        server.start_round(r)
+        torch.testing.assert_close(trained[r][6], -arrivals.lr * server.gradient(run.w0), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("decay", [-0.1, 1.5, float("nan"), True])
+def test_schedule_refuses_a_decay_that_is_no_share(decay):
+    with pytest.raises(InputError, match=f"decay = {decay}.*>= 0 and <= 1"):
+        Schedule(rounds=5, decay=decay)
+
+
+@pytest.mark.parametrize("with_server", [True, False])
+@pytest.mark.parametrize("name", METHODS)
+def test_an_upload_that_is_not_finite_is_a_lost_one(make_run, name, with_server, caplog):
+    """One client's features are infinite: the run ends as the one in whose trace that client is never heard."""
+    model, make = make_run
+    run = make(name, with_server=with_server)
+    data, client = run.federation.dataset, 3
+    poisoned, features = run.federation.shards[client], data.x_train.clone()
+    features[poisoned] = float("inf")
+    broken = replace(run, federation=replace(run.federation, dataset=replace(data, x_train=features)))
+    silent = run.trace.arrived.copy()
+    silent[:, client - 1] = False
+    lost = replace(run, trace=replace(run.trace, arrived=silent))
+    ends = [simulate(model, [one], replace(SCHEDULE, decay=0.5)) for one in (broken, lost)]
+    assert all(np.isfinite(end.curves["loss"]).all() and not end.curves["diverged"].any() for end in ends)
+    heard = run.trace.arrived[:, client - 1].astype(float)
+    if run.method.participation == "network":
+        columns = [name for name in ends[0].rounds if name != "nonfinite"]
+        for frame, shown in (("curves", list(ends[0].curves)), ("rounds", columns)):
+            pd.testing.assert_frame_equal(*(getattr(end, frame)[shown] for end in ends), atol=1e-5, rtol=1e-4)
+    else:  # whom no network can touch
+        heard[:] = run.method.participation != "server"
+    assert ends[0].rounds["nonfinite"].tolist() == heard.tolist() and not ends[1].rounds["nonfinite"].any()
+    told = [record for record in caplog.records if "not finite" in record.message]
+    assert len(told) == bool(heard.any()) and all(f"{name!r} {heard.sum():.0f}" in one.message for one in told)
+
+
+def test_the_servers_own_update_may_be_lost_as_well(make_run):
+    model, make = make_run
+    run = make("fedavg")
+    features = run.federation.dataset.x_train.clone()
+    features[run.federation.shards[0]] = float("inf")
+    dataset = replace(run.federation.dataset, x_train=features)
+    broken = replace(run, federation=replace(run.federation, dataset=dataset))
+    ends = [simulate(model, [one], SCHEDULE) for one in (broken, make("fedavg", with_server=False))]
+    pd.testing.assert_frame_equal(*(end.curves for end in ends), atol=1e-6)
+    assert (ends[0].rounds["nonfinite"] == 1).all()
+    assert (ends[0].rounds["server_samples"] == SCHEDULE.steps * SCHEDULE.batch).all()  # it worked all the same
+
+
+def test_one_learner_on_all_data_draws_what_all_draw_in_the_ideal_network(make_run):
+    model, make = make_run
+    draws = stream(0, "minibatches", 0).random((6, SCHEDULE.steps, SCHEDULE.batch))
+    for with_server, everyone in ((True, 6), (False, 5)):
+        bound, ideal = (Lane(Averaging(model), make(n, with_server=with_server), SCHEDULE) for n in BOUNDS)
+        samples = [lane.batches(lane.heard(0), draws) for lane in (bound, ideal)]
+        assert samples[0].shape == (1, SCHEDULE.steps, everyone * SCHEDULE.batch) and len(samples[1]) == everyone
+        assert samples[0].size == samples[1].size
+        assert set(samples[0].flat) <= set(np.concatenate(bound.run.federation.shards))
 
 
 def test_a_deadline_cuts_clients_short_but_not_the_server(make_run):

@@ -136,7 +136,7 @@ def test_nor_do_stored_updates_lead_astray_when_the_step_size_falls(process, nam
 
 @each_process
 @pytest.mark.parametrize("falling", [0.0, 0.5])
-@pytest.mark.parametrize(("name", "atol"), [("scaffold", 1e-5), ("feddyn", 5e-3)])
+@pytest.mark.parametrize(("name", "atol"), [("scaffold", 1e-5), ("feddyn", 7e-3)])
 def test_corrections_find_the_optimum_also_when_the_step_size_falls(process, name, atol, falling):
     """FedDyn's, slow to settle, would carry the model 0.01 to 0.02 away if they did not fall with the step size."""
     np.testing.assert_allclose(late(process, name, lr=0.05, falling=falling)[-100:], OPTIMUM, atol=atol)

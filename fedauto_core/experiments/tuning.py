@@ -108,7 +108,7 @@ def _grid(experiment: Experiment, lrs: Mapping[str, Sequence[float]]) -> list[Tr
         knob, values = cell.method.knob or ("", (np.nan,))
         for lr, value in product(lrs.get(cell.label, ()), values):
             tried = replace(cell, lr=lr, method=replace(cell.method, **{knob: value}) if knob else cell.method)
-            identity = repr(replace(experiment, cells=(replace(tried, label="", tags=()),), device="any"))
+            identity = repr(replace(experiment, cells=(replace(tried, label="", tags=()),), device="cpu"))
             key = hashlib.sha256(f"{dataset_sha256(experiment.dataset)} {identity}".encode()).hexdigest()[:16]
             row = {"key": key, "label": cell.label, "lr": lr, "knob": knob, "value": float(value), "code": code}
             trials.append(Trial(tried, row, abs(value - getattr(cell.method, knob)) if knob else 0.0))

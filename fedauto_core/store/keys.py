@@ -21,6 +21,7 @@ OPTIONAL_PACKAGES = ("pepit", "cvxpy", "clarabel", "transformers", "tokenizers",
 DATA: Mapping[str, str] = {
     "fedauto_core.experiments.tuning": "experiments/tuned/*.csv",
     "fedauto_core.network.recorded": "network/*.csv",
+    "fedauto_core.report.paper": "report/*.csv",
 }
 """Module -> pattern of the files beside the code that it reads."""
 

@@ -17,6 +17,7 @@ from fedauto_core.experiments import (
     chosen,
     comparison,
     contestants,
+    judged_among,
     rivals,
     untouched,
 )
@@ -66,6 +67,9 @@ def test_rivals_are_neither_ours_nor_out_of_reach():
     methods = contestants("fedprox,waiting,weights_only", VARIANTS, ["fedauto"])
     assert rivals(methods) == {"fedprox": "optimiser", "waiting": "aggregation"}
     assert rivals(methods, shown=["waiting"]) == {"fedprox": "optimiser"}
+    among = judged_among(methods)
+    assert {label for label, contest in among.items() if contest == "bound"} == set(untouched(methods))
+    assert among["weights_only"] == among["fedauto"] == "ours" and list(among) == list(methods)
     assert untouched(methods) == ["fedavg_ideal", "server_only", "centralised"]
 
 

@@ -158,6 +158,7 @@ def test_what_still_moves_is_undecided_and_says_so():
     assert rows["mark"].tolist() == ["~", "Re"] and rows["standing"].tolist() == ["won", "won"]
     verdict = beats_all_verdict("C2", rows, "here", "points", "e")
     assert verdict.mark == "~" and "1 early" in verdict.statement and "decided by a in s (early)" in verdict.statement
+    assert verdict.spread == "95 % t interval, early"
     assert by_family(rows)["mark"].tolist() == ["[~] early", "[Re]", "[~] early"]
     ideal_moves, unknown = gaining(ideal=0.6, fedauto=0, a=0, b=0), gaining(ideal=0, fedauto=0, a=0, b=np.nan)
     assert not settled_comparisons(ideal_moves, "fedauto", ["a", "b"], "ideal")["settled"].any()

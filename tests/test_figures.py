@@ -66,6 +66,8 @@ def test_comparisons_are_coloured_by_their_mark():
             "mean": [2.0, -2.0, 0.5],
             "low": [1.0, -3.0, -1.0],
             "high": [3.0, -1.0, 2.0],
+            "decides_low": [1.0, -3.5, -1.0],
+            "decides_high": [3.0, -0.5, 2.0],
             "mark": ["Re", "¬Re", "~"],
         }
     )

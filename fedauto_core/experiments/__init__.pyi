@@ -1,5 +1,6 @@
 from .comparison import Comparison as Comparison
 from .comparison import contestants as contestants
+from .comparison import judged_among as judged_among
 from .comparison import rivals as rivals
 from .comparison import untouched as untouched
 from .running import run as run

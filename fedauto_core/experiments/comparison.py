@@ -40,11 +40,17 @@ def untouched(methods: Mapping[str, Method]) -> list[str]:
     return [label for label, method in methods.items() if method.participation != "network"]
 
 
+def judged_among(methods: Mapping[str, Method]) -> dict[str, str]:
+    """Label -> contest; whom no network can touch is a bound, whatever it does with its data."""
+    bounds = untouched(methods)
+    return {label: "bound" if label in bounds else method.contest for label, method in methods.items()}
+
+
 def rivals(methods: Mapping[str, Method], shown: Iterable[str] = ()) -> dict[str, str]:
-    """Label -> contest of those whom FedAuto has to beat: not its own variants, not the bounds that no network can
-    touch, and not those that are only `shown`."""
-    besides = {*shown, *untouched(methods), *(label for label, method in methods.items() if method.contest == "ours")}
-    return {label: method.contest for label, method in methods.items() if label not in besides}
+    """Label -> contest of those whom FedAuto has to beat: not its own variants, not the bounds, and not those that are
+    only `shown`."""
+    besides = {"ours", "bound"}
+    return {label: c for label, c in judged_among(methods).items() if c not in besides and label not in {*shown}}
 
 
 @dataclass(frozen=True)

@@ -221,5 +221,6 @@ def beats_all_verdict(claim: str, comparisons: pd.DataFrame, where: str, unit: s
         f"decided by {row['rival']} in {row['scenario']}" + ("" if row["settled"] else " (early)")
     )
     spread = f"{100 * row['level']:.5g} % t interval" + (", corrected" if row["level"] > LEVEL else "")
+    spread += "" if row["settled"] else ", early"
     effect = (float(row[key]) for key in ("mean", "decides_low", "decides_high"))
     return Verdict(claim, statement, row["mark"], *effect, int(row["n"]), unit, evidence, spread)

@@ -235,7 +235,8 @@ def settings(summary: pd.DataFrame, y: str = "points", wrap: int = 3) -> Figure:
 
 
 def comparisons(frame: pd.DataFrame, unit: str, winner: str = "fedauto") -> Figure:
-    """`winner` minus each rival with its interval, per scenario, coloured by the mark of the comparison.
+    """`winner` minus each rival with its 95 % interval, per scenario, coloured by the mark of the comparison; thin: the
+    interval of a loss after the correction.
 
     The closest rivals are on top; the axis leaves out the uppermost CUT of the intervals' ends where they lie far off.
     """
@@ -253,12 +254,14 @@ def comparisons(frame: pd.DataFrame, unit: str, winner: str = "fedauto") -> Figu
         here = frame[frame["scenario"] == scenario].set_index("rival").loc[rivals]
         for y, (_, row) in enumerate(here.iterrows()):
             axes.plot([row["low"], row["high"]], [y, y], color=MARK_COLOURS[row["mark"]], lw=2)
+            axes.plot([row["decides_low"], row["decides_high"]], [y, y], color=MARK_COLOURS[row["mark"]], lw=0.8)
             axes.plot(row["mean"], y, "o", color=MARK_COLOURS[row["mark"]], ms=6)
         axes.axvline(0, color="0.3", lw=1)
         axes.set(title=scenario, xlim=(ends[0] - margin, ends[1] + margin))
         axes.set_yticks(range(len(rivals)), rivals)
     panels[0].invert_yaxis()
     figure.supxlabel(f"{winner} minus rival ({unit})", fontsize="medium")
-    handles = [mpl.lines.Line2D([], [], color=MARK_COLOURS[m], marker="o", label=f"[{m}]") for m in MARKS]
+    seen = [mark for mark in MARKS if mark in set(frame["mark"])]
+    handles = [mpl.lines.Line2D([], [], color=MARK_COLOURS[m], marker="o", label=f"[{m}]") for m in seen]
     figure.legend(handles=handles, loc="outside right upper")
     return figure

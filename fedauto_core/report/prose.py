@@ -51,7 +51,8 @@ def _scenario(name: str, rows: pd.DataFrame, method: str) -> str:
     where = "" if rows["counts"].all() else " (harmless here, no part of the claim)"
     parts = [f"* **{name}**{where}: `{method}` is ahead of {len(ahead)} of {len(rows)} rivals"]
     if len(ahead):
-        parts[0] += f", by {ahead['mean'].min():.1f} to {ahead['mean'].max():.1f} points"
+        least, most = (f"{end:.1f}" for end in (ahead["mean"].min(), ahead["mean"].max()))
+        parts[0] += f", by {least if least == most else f'{least} to {most}'} points"
     if len(equal):
         parts.append(f"equivalent to {named(list(equal['rival']))}")
     if len(behind):

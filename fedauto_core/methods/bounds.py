@@ -10,7 +10,7 @@ from .base import Arrivals, Cost, Method, Server, State, weighted_step
 
 @dataclass(frozen=True)
 class ServerOnly(Method):
-    """E steps per round on the public data: what every federated method must beat."""
+    """E steps per round on the public data: a bound from below, no rival."""
 
     name = "server_only"
     source = "bound"

@@ -150,7 +150,7 @@ class Reference(ComposedRules, MemoryRules, StaleRules, ControlRules, PublicRule
         draws = stream(self.seed, "minibatches", r).random((self.n + 1, self.steps, self.batch))
         everything = np.concatenate(self.federation.shards)
         who = range(0 if self.with_server else 1, self.n + 1)
-        batches = [torch.cat([draw(draws[j, step], everything) for j in who]) for step in range(self.steps)]
+        batches = [draw(draws[j, step], everything) for j in who for step in range(self.steps)]
         return local_sgd(self.model, w, self.x, self.y, batches, self.lr)
 
     def fedauto(self, r, w):

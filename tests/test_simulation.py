@@ -237,7 +237,8 @@ def test_one_learner_on_all_data_draws_what_all_draw_in_the_ideal_network(make_r
     for with_server, everyone in ((True, 6), (False, 5)):
         bound, ideal = (Lane(Averaging(model), make(n, with_server=with_server), SCHEDULE) for n in BOUNDS)
         samples = [lane.batches(lane.heard(0), draws) for lane in (bound, ideal)]
-        assert samples[0].shape == (1, SCHEDULE.steps, everyone * SCHEDULE.batch) and len(samples[1]) == everyone
+        steps = bound.steps(SCHEDULE, 0, bound.heard(0))
+        assert samples[0].shape == (1, *steps, SCHEDULE.batch) and len(samples[1]) == everyone
         assert samples[0].size == samples[1].size
         assert set(samples[0].flat) <= set(np.concatenate(bound.run.federation.shards))
 
@@ -342,13 +343,13 @@ def test_what_several_methods_ask_alike_is_trained_once(make_run, monkeypatch):
     for run in [make(name) for name in names] + [make("fedavg", lr=0.2), make("fedavg", seed=1)]:
         lane = Lane(Averaging(model), run, SCHEDULE)
         ids = lane.heard(0)
-        tasks.append(Task(lane, ids, np.full(len(ids), SCHEDULE.steps)))
+        tasks.append(Task(lane, ids, lane.steps(SCHEDULE, 0, ids)))
     draws = {seed: stream(seed, "minibatches", 0).random((7, SCHEDULE.steps, SCHEDULE.batch)) for seed in (0, 1)}
     together = uploads(Averaging(model), 0, tasks, draws)
     heard = [len(task.ids) for task in tasks]
     # fedauto's are fedavg's; everyone of fedavg_ideal who arrives is among them too; scaffold and fedprox add terms
     asked = heard[0] + (heard[5] - heard[0]) + heard[2] + heard[3] + heard[4] + heard[7] + heard[8]
-    # and centralised takes larger minibatches, by itself
+    # and centralised takes more steps, by itself
     assert trained == [asked, heard[6]] and asked < sum(heard)
     for task, arrived in zip(tasks, together, strict=True):
         (alone,) = uploads(Averaging(model), 0, [task], draws)

@@ -3,6 +3,7 @@ from .averaging import Averaging as Averaging
 from .averaging import aggregation as aggregation
 from .averaging import initial_vector as initial_vector
 from .averaging import lora_averaging as lora_averaging
+from .central import central_optimum as central_optimum
 from .local import local_updates as local_updates
 from .local import predict as predict
 from .pretraining import Pretraining as Pretraining

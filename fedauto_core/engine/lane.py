@@ -61,15 +61,18 @@ class Lane:
 
     def batches(self, ids: np.ndarray, draws: np.ndarray) -> np.ndarray:
         """Indices [K, E, B] into the training data, uniform with replacement from each participant's shard. One learner
-        on all data draws from all of them what everybody together draws in the ideal network, [1, E, (N + 1) B]."""
+        on all data draws as many minibatches from all of them as everybody does in the ideal network, [1, (N+1) E, B].
+        """
         if self.run.method.participation == "pooled":
-            everyone = draws[0 if self.run.with_server else 1 : len(self.shards)]
-            draws = np.concatenate(everyone, axis=1)[None]
-            return self.pooled[(draws * len(self.pooled)).astype(np.int64)]
+            everyone = np.concatenate(draws[0 if self.run.with_server else 1 : len(self.shards)])[None]
+            return self.pooled[(everyone * len(self.pooled)).astype(np.int64)]
         return np.stack([self.shards[j][(draws[j] * len(self.shards[j])).astype(np.int64)] for j in ids])
 
     def steps(self, schedule: Schedule, round: int, ids: np.ndarray) -> np.ndarray:
-        """SGD steps that each of `ids` takes in this round, [K]; the server and one learner on all data take E."""
+        """SGD steps that each of `ids` takes in this round, [K]; the server takes E, one learner on all data as many as
+        everybody together."""
+        if self.run.method.participation == "pooled":
+            return np.array([schedule.steps * (self.run.federation.n_clients + self.run.with_server)])
         if not schedule.least_steps:
             return np.full(len(ids), schedule.steps)
         rng = stream(self.run.seed, "local work", round)

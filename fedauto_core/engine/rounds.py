@@ -62,7 +62,7 @@ class LocalProblems:
     """What M participants minimise, one row each: F_j(w) + <linear_j, w> + prox_j / 2 ||w - reference_j||^2.
 
     start: [M, P]; terms: lr and prox [M] and, where anyone has such a term, linear and reference [M, P];
-    batches: for each its minibatches, int64 [steps, size], indices into the training data.
+    batches: for each its minibatches, int64 [its steps, B], indices into the training data.
     """
 
     start: Tensor
@@ -127,20 +127,20 @@ def uploads(averaging: Averaging, round: int, block: Sequence[Task], draws: Draw
         return _arrivals(round, block, block[0].lane.w.new_empty((0, block[0].lane.w.numel())), np.zeros(0, bool))
     # 1. Broadcast: each participant gets its run's model, and what its method would have it minimise.
     local, row_of = _problems(averaging, round, busy, draws)
-    # 2. Local work: E steps, or as many as a deadline allows; one stack for each number of steps and minibatch size.
+    # 2. Local work: E steps, or as many as a deadline allows; one stack for each number of steps.
     dataset, held = busy[0].lane.run.federation.dataset, averaging.held(round)
     deltas = torch.empty_like(local.start)
-    shapes: dict[tuple[int, ...], list[int]] = {}
+    stacks: dict[int, list[int]] = {}
     for row, batches in enumerate(local.batches):
-        shapes.setdefault(batches.shape, []).append(row)
-    for together in shapes.values():
-        rows = together if len(shapes) > 1 else slice(None)
+        stacks.setdefault(len(batches), []).append(row)
+    for together in stacks.values():
+        rows = together if len(stacks) > 1 else slice(None)
         terms = {name: term[rows] for name, term in local.terms.items()}
         data = dataset.x_train, dataset.y_train, np.stack([local.batches[row] for row in together])
         deltas[rows] = local_updates(averaging.model, local.start[rows], *data, **terms, frozen=held)
     # 3. Network: that they are heard is settled (`Lane.heard`); they send what the method averages.
     sent = averaging.as_upload(local.start, deltas)
-    #    One that is not finite (nor is its sum) is lost, as if the trace had said so.
+    #    One that is not finite, which its sum shows, is lost as if the trace had said so.
     sound = sent.sum(dim=1).isfinite().cpu().numpy()[row_of]
     if len(sent) < len(row_of):
         sent = sent[row_of]

@@ -10,7 +10,7 @@ from .base import Arrivals, Cost, Method, Server, State, weighted_step
 
 @dataclass(frozen=True)
 class ServerOnly(Method):
-    """E steps per round on the public data: what every federated method must beat."""
+    """E steps per round on the public data: a bound from below, no rival."""
 
     name = "server_only"
     source = "bound"
@@ -25,8 +25,11 @@ class ServerOnly(Method):
 
 @dataclass(frozen=True)
 class Centralised(ServerOnly):
-    """E steps per round on the pooled data of server and clients, each on as many samples as all of them draw together
-    in a step of the ideal network: the same gradient samples and steps, no drift."""
+    """SGD on the pooled data of server and clients, (N + 1) E steps per round: one after another as many minibatches as
+    all of them take side by side in the ideal network.
+
+    E steps on minibatches N + 1 times as large would be as many samples, but faster methods pass that.
+    """
 
     name = "centralised"
     family = "bound"

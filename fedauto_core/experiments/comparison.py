@@ -41,9 +41,8 @@ def untouched(methods: Mapping[str, Method]) -> list[str]:
 
 
 def judged_among(methods: Mapping[str, Method]) -> dict[str, str]:
-    """Label -> contest; whom no network can touch is a bound, whatever it does with its data."""
-    bounds = untouched(methods)
-    return {label: "bound" if label in bounds else method.contest for label, method in methods.items()}
+    """Label -> contest."""
+    return {label: method.contest for label, method in methods.items()}
 
 
 def rivals(methods: Mapping[str, Method], shown: Iterable[str] = ()) -> dict[str, str]:

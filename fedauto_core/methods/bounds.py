@@ -15,7 +15,7 @@ class ServerOnly(Method):
     name = "server_only"
     source = "bound"
     family = "bound"
-    contest = "public data"
+    contest = "bound"
     cost = Cost(up="0", down="0")
     participation = "server"
 

@@ -85,6 +85,15 @@ def test_tuning_and_results_have_no_seed_and_no_test_image_in_common(asked):
     assert {cell.scenario.name for cell in tuning.cells} == {"long"} and type(tuning) is Experiment
 
 
+def test_what_the_schedule_says_besides_holds_for_tuning_and_results(asked):
+    plan = replace(PLAN, schedule=replace(SCHEDULE, least_steps=1, batch=3))
+    plan.tune(scenario("long", 3), 3, 2, LRS)
+    plan.run([plan.cell("fedavg", scenario("mixed"))])
+    assert [(found.schedule.least_steps, found.schedule.batch, found.schedule.steps) for found in asked] == [
+        (1, 3, 2)
+    ] * 2
+
+
 def test_with_adapters_it_is_the_same_comparison(asked):
     lora = LoRA(2, 4.0, ("hidden",))
     adapted = Comparison(

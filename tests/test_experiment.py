@@ -32,6 +32,7 @@ from fedauto_core.models import LoRA
 from fedauto_core.network import PROCESSES, Scenario
 from fedauto_core.network.traces import make_trace
 from fedauto_core.store import writing
+from fedauto_core.store.cores import cpus
 from fedauto_core.store.frames import read_frames, write_frames
 from fedauto_core.store.keys import used_modules
 from fedauto_core.store.writing import locked, replace_folder
@@ -124,6 +125,7 @@ def test_processes_are_the_cores_unless_others_could_not_find_what_the_units_nam
     own = type("Own", (METHODS["fedavg"],), {"__module__": "__main__"})
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
     monkeypatch.setitem(PROCESSES, "mine", mine)
+    monkeypatch.delenv("FEDAUTO_PROCESSES", raising=False)
     assert running.available([PLAN]) == 1  # the program that runs these tests is a script
     for asked, expected in ((None, 8), ("2", 2)):
         monkeypatch.delattr(sys.modules["__main__"], "__file__", raising=False)
@@ -132,6 +134,28 @@ def test_processes_are_the_cores_unless_others_could_not_find_what_the_units_nam
         assert running.available([PLAN]) == expected
         assert running.available([foreign]) == 1
         assert running.available([replace(PLAN, cells=(replace(cell("fedavg"), method=own()),))]) == 1
+        assert running.available([replace(PLAN, device="cuda")]) == 1
+
+
+def test_processes_without_affinity_are_all_of_the_machine(monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 5)
+    assert cpus() == 5
+
+
+@pytest.mark.parametrize("asked", ["two", "0", "-1", ""])
+def test_a_wrong_number_of_processes_is_named(monkeypatch, asked):
+    monkeypatch.setenv("FEDAUTO_PROCESSES", asked)
+    with pytest.raises(InputError, match=r"FEDAUTO_PROCESSES = .*integers >= 1.*cores you can spare"):
+        running.available([PLAN])
+
+
+def test_a_device_that_is_not_there_is_named(monkeypatch):
+    with pytest.raises(InputError, match=r"unknown device 'gpu'.*cpu, cuda"):
+        replace(PLAN, device="gpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match=r"device 'cuda'.*no GPU.*Allowed: cpu"):
+        run(replace(PLAN, device="cuda"))
 
 
 def test_units_in_lockstep_are_what_they_are_alone():

@@ -136,3 +136,9 @@ def test_they_are_left_out_where_they_cost_more_or_do_not_apply(monkeypatch: pyt
     held = local_updates(MODEL, start, x, y, shared, 0.1, frozen=["head.bias"])
     assert (held[:, -CLASSES:] == 0).all() and (held[:, 0] != 0).all()
     local_updates(MODEL, start[:CLIENTS], x, y, alone, 0.1)
+
+
+def test_nobody_moves_nowhere() -> None:
+    x, y = data(torch.float32)
+    start = MODEL.init(np.random.default_rng(0)).expand(0, -1)
+    assert local_updates(MODEL, start, x, y, minibatches(0, steps=2, batch=10)[:0], 0.1).shape == start.shape

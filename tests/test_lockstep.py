@@ -55,6 +55,20 @@ def test_a_question_outside_is_answered_alone() -> None:
     assert ask(doubled, None, 3) == (6, 1)
 
 
+def test_an_error_is_not_hidden_by_one_of_an_asker_that_is_ended() -> None:
+    def waits() -> None:
+        try:
+            ask(doubled, None, 1)
+        finally:
+            raise KeyError("while it was ended")
+
+    def fails() -> None:
+        raise ArithmeticError("the first")
+
+    with pytest.raises(ArithmeticError, match="the first"):
+        in_lockstep([waits, fails])
+
+
 def test_questions_of_a_kind_and_group_are_asked_together() -> None:
     """At each point those of the askers that are still on their way, however many each of them has."""
 

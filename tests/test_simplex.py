@@ -180,3 +180,16 @@ def test_newtons_method_serves_where_nnls_gives_up(divergence, monkeypatch):
     expected = fedauto_weights(*problem, divergence=divergence)
     monkeypatch.setattr(weights, "minimise", out_of_iterations)
     np.testing.assert_allclose(fedauto_weights(*problem, divergence=divergence), expected, atol=1e-9)
+
+
+def test_where_both_solvers_give_up_the_error_is_the_promised_one(monkeypatch):
+    def fails(error):
+        def solver(*_, **__):
+            raise error
+
+        return solver
+
+    monkeypatch.setattr(weights, "minimise", fails(RuntimeError("Maximum number of iterations reached.")))
+    monkeypatch.setattr(simplex, "cho_factor", fails(np.linalg.LinAlgError("not positive definite")))
+    with pytest.raises(ArithmeticError, match="weights not found: Maximum number of iterations"):
+        fedauto_weights(*extreme(1))

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from threadpoolctl import threadpool_info, threadpool_limits
 from torch.nn import functional
 
 from fedauto_core import InputError
@@ -265,3 +266,28 @@ def test_what_several_methods_ask_alike_is_trained_once(make_run, monkeypatch):
         (alone,) = uploads(Averaging(model), 0, [task], draws)
         assert len(deltas) == len(task.ids) and torch.allclose(deltas, alone, rtol=0, atol=1e-6)
     assert torch.equal(together[0], together[1])
+
+
+def test_models_told_apart_by_their_memory_give_the_same_numbers(make_run, monkeypatch):
+    """As on a GPU, where no value is looked at."""
+    model, make = make_run
+    runs = [make(name, **hyper) for name, hyper in (("fedavg", {}), ("fedauto", {}), ("mifa", {}), ("fedprox", {}))]
+    by_value = simulate(model, runs, SCHEDULE)
+    monkeypatch.setattr(rounds, "_identity", rounds._address)
+    by_memory = simulate(model, runs, SCHEDULE)
+    pd.testing.assert_frame_equal(by_memory.curves, by_value.curves, check_exact=False, atol=1e-6, rtol=0)
+
+
+def test_the_numbers_do_not_depend_on_the_threads_of_numpy_and_torch(make_run, monkeypatch):
+    model, make = make_run
+    seen, aggregate = [], type(make("fedavg").method).aggregate
+
+    def looked_at(self, *arguments):
+        pools = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+        seen.append((torch.get_num_threads(), *pools))
+        return aggregate(self, *arguments)
+
+    monkeypatch.setattr(type(make("fedavg").method), "aggregate", looked_at)
+    with threadpool_limits(2):
+        simulate(model, [make("fedavg")], SCHEDULE)
+    assert {number for numbers in seen for number in numbers} == {1} and len(seen[0]) > 1

@@ -16,6 +16,7 @@ from torch import Tensor
 from fedauto_core.models.architectures import CHANNELS_PER_GROUP
 from fedauto_core.models.model import Model
 
+from .plain import CLASSES
 from .rounds import Work, minibatches, prepared
 
 jax.tree_map = jax.tree.map  # FedJAX 0.0.17, its last release, calls it by the name that JAX has dropped since
@@ -24,18 +25,18 @@ ROLES = {"weight": "w", "bias": "b", "scale": "scale", "shift": "offset"}
 
 
 def mlp(x: jax.Array) -> jax.Array:
-    return hk.Linear(10, name="head")(jax.nn.relu(hk.Linear(128, name="hidden")(hk.Flatten()(x))))
+    return hk.Linear(CLASSES, name="head")(jax.nn.relu(hk.Linear(128, name="hidden")(hk.Flatten()(x))))
 
 
 def cnn_small(x: jax.Array) -> jax.Array:
     for layer, width in (("1", 8), ("2", 16)):
         x = hk.Conv2D(width, 3, stride=2, padding=(1, 1), with_bias=False, name=f"conv{layer}")(x)
         x = jax.nn.relu(hk.GroupNorm(width // CHANNELS_PER_GROUP, name=f"norm{layer}")(x))
-    return hk.Linear(10, name="head")(hk.Flatten()(x))
+    return hk.Linear(CLASSES, name="head")(hk.Flatten()(x))
 
 
 def softmax(x: jax.Array) -> jax.Array:
-    return hk.Linear(10, name="head")(hk.Flatten()(x))
+    return hk.Linear(CLASSES, name="head")(hk.Flatten()(x))
 
 
 NETWORKS: dict[str, Callable[[jax.Array], jax.Array]] = {"mlp": mlp, "cnn_small": cnn_small, "softmax": softmax}

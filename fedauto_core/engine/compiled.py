@@ -1,7 +1,8 @@
 """The convolutional networks of `CHAINS` on the CPU by the loops of `kernels`, which Numba compiles at the first use.
 
 The compiled code is kept in the project's cache, by what it was compiled from. Where Numba is missing or fails, every
-function here answers None, says so once in the log, and `engine/local.py` computes the same with torch.
+function here answers None, says so once in the log, and `engine/local.py` computes the same with torch, to rounding: a
+cached result does not say which of the two it came from.
 """
 
 import functools
@@ -10,13 +11,14 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fedauto_core.errors import require
+from fedauto_core.errors import InputError, require
 from fedauto_core.models.model import Model
 from fedauto_core.store.files import cache_folder
 from fedauto_core.store.keys import file_hash
@@ -139,17 +141,18 @@ def _compile(entry: str, arguments: tuple[Any, ...]) -> Callable[..., None]:
     hashes = [file_hash(Path(__file__).with_name(name)) for name in ("kernels.py", "vectors.py", "chains.py")]
     key = hashlib.sha256(repr([entry, types, *hashes]).encode()).hexdigest()
     folder, before = cache_folder() / "kernels" / key[:32], numba.config.CACHE_DIR
-    try:
-        with locked(folder.with_suffix(".lock")):
+    with suppress(InputError, OSError), locked(folder.with_suffix(".lock")):
+        try:
             folder.mkdir(exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()  # else Numba would write beside the source
             numba.config.CACHE_DIR = str(folder)
             compiled = numba.njit(function, cache=True, error_model="numpy")
             compiled.compile(types)
-    except Exception:
-        shutil.rmtree(folder, ignore_errors=True)
-        compiled = numba.njit(function, error_model="numpy")
-        compiled.compile(types)
-    finally:
-        numba.config.CACHE_DIR = before
+            return compiled
+        except Exception:
+            shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            numba.config.CACHE_DIR = before
+    compiled = numba.njit(function, error_model="numpy")
+    compiled.compile(types)
     return compiled

@@ -1,4 +1,4 @@
-"""The local steps of softmax regression on the Gram matrix of the samples drawn.
+"""The local steps of softmax regression on the Gram matrix of the samples drawn, and its gradients.
 
 Every gradient of such a model is X' r with X the minibatch, so all E steps stay in the span of the S = E B drawn
 samples: instead of the weights it is enough to follow the S logits. Participants with the same minibatches, such as one
@@ -25,8 +25,9 @@ def gram_pays(model: Model, batches: Tensor) -> bool:
     """Whether `gram_updates` is for this model, and faster than plain steps on batches [M, E, B]."""
     if model.dense_chain != ("head",):
         return False
+    models, steps, batch = batches.shape
     distinct = len({row.tobytes() for row in batches.cpu().numpy()})
-    return distinct * batches[0].numel() <= WORTH * model.n_classes * len(batches)
+    return distinct * steps * batch <= WORTH * model.n_classes * models
 
 
 def gram_updates(
@@ -64,6 +65,17 @@ def gram_updates(
         for part, move in zip(_parts(model, deltas), moves, strict=True):
             part.index_copy_(0, flat, move)
     return deltas
+
+
+def head_gradients(model: Model, theta: Tensor, x: Tensor, rows: Tensor, targets: Tensor) -> Tensor:
+    """Gradients [M, P] of `loss_gradients` for model "softmax", by hand; the arguments are those of the same name."""
+    weight, bias = _parts(model, theta)
+    samples = x.flatten(1)[rows]
+    residuals = torch.baddbmm(bias[:, None], samples, weight).softmax(dim=2).sub_(targets).div_(rows.shape[1])
+    gradients = torch.empty_like(theta)
+    for part, slope in zip(_parts(model, gradients), (samples.mT @ residuals, residuals.sum(dim=1)), strict=True):
+        part.copy_(slope)
+    return gradients
 
 
 def _parts(model: Model, theta: Tensor) -> Parts:

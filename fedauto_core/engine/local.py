@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 import torch.nn.functional as F
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from fedauto_core.errors import require, require_known, require_number
@@ -20,7 +21,7 @@ from fedauto_core.models.layers import dense
 from fedauto_core.models.model import Model
 
 from . import compiled
-from .gram import gram_pays, gram_updates
+from .gram import gram_pays, gram_updates, head_gradients
 
 Affine = dict[str, tuple[Tensor, Tensor]]  # parameter name -> (shrink, shift)
 BACKENDS = ("auto", "compiled", "stacked", "loop")
@@ -163,6 +164,8 @@ def loss_gradients(model: Model, theta: Tensor, x: Tensor, rows: Tensor | np.nda
         gradients = compiled.gradients(model, theta, x, rows, targets)
         if gradients is not None:
             return gradients
+    if model.dense_chain == ("head",):
+        return head_gradients(model, theta, x, rows, targets)
     gradients = torch.empty_like(theta)
     for part in _chunks(len(theta), chunk_size(model, theta.device)):
         leaves = {name: weight.detach().requires_grad_() for name, weight in model.unflatten(theta[part]).items()}
@@ -209,12 +212,13 @@ def chunk_size(model: Model, device: torch.device, backend: str = "auto") -> int
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Torch on one thread meanwhile. Another number would sum in another order, so that results depended on it, and
-    beside a busy process several threads take ten times as long as one."""
+    """Torch and NumPy on one thread meanwhile. Another number would sum in another order, so that results depended on
+    it, and beside a busy process several threads take ten times as long as one."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield
+        with threadpool_limits(1):
+            yield
     finally:
         torch.set_num_threads(before)
 
@@ -222,6 +226,7 @@ def one_thread() -> Iterator[None]:
 def prepare_worker() -> None:
     """Call once in each of several processes that train side by side, one per core."""
     torch.set_num_threads(1)
+    threadpool_limits(1)
     keep_freed_memory()
 
 

@@ -5,6 +5,7 @@ Each runs in a greenlet of its own, in one thread and one after another: only a 
 """
 
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
 from typing import NamedTuple, TypeVar
 
 from greenlet import getcurrent, greenlet
@@ -48,5 +49,6 @@ def in_lockstep(functions: Sequence[Callable[[], Result]]) -> list[Result]:
                     said[i] = askers[i].switch(one)
         return said
     finally:
-        for asker in askers:
-            asker.throw()  # after an error some still wait; those that are done stay so
+        for asker in askers:  # after an error some still wait; those that are done stay so
+            with suppress(Exception):  # whatever one says to that, the error that ended them all is the one to see
+                asker.throw()

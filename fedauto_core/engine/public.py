@@ -4,6 +4,7 @@ The calls of all runs in lockstep are answered as one stack (`lockstep`), each r
 size; they share the dataset, the averaging and the round. The order of the calls of a run alone decides its draws.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -60,7 +61,7 @@ class PublicData:
     def _draws(self, steps: int, pool: int) -> np.ndarray:
         """Positions [steps, B] in a pool of samples, keyed by round and call: every method that asks the same question
         gets the same minibatches."""
-        draws = stream(self.seed, "server minibatches", self.round, self.calls).random((steps, self.batch))
+        draws = _uniform(self.seed, self.round, self.calls, steps, self.batch)
         self.calls, self.samples = self.calls + 1, self.samples + draws.size
         return (draws * pool).astype(np.int64)
 
@@ -75,6 +76,13 @@ class PublicData:
     def logits(self, w: Tensor) -> Tensor:
         scores = ask(_scores, self.shard.tobytes(), Scoring(self, w if w.ndim == 2 else w[None]))
         return scores if w.ndim == 2 else scores[0]
+
+
+@functools.lru_cache(maxsize=256)  # the methods of a seed ask for the same ones
+def _uniform(seed: int, round: int, call: int, steps: int, batch: int) -> np.ndarray:
+    draws = stream(seed, "server minibatches", round, call).random((steps, batch))
+    draws.flags.writeable = False
+    return draws
 
 
 class Training(NamedTuple):

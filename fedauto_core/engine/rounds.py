@@ -6,6 +6,7 @@ all of them. A lost upload is never trained: no method's state may depend on it,
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +25,7 @@ from fedauto_core.seeding import stream
 
 from .averaging import Averaging
 from .lane import Lane
-from .local import local_updates, predict
+from .local import local_updates, one_thread, predict
 from .lockstep import in_lockstep
 from .spec import History, Run, Schedule
 
@@ -69,8 +70,13 @@ class LocalProblems:
 
 
 def _identity(w: Tensor) -> object:
-    """Equal for models that are equal to the bit; on a GPU, which this would wait for, for the same tensor only."""
-    return w.numpy().tobytes() if w.device.type == "cpu" else id(w)
+    """Equal for models [P] that are equal to the bit; on a GPU, which this would wait for, for the same memory only,
+    which no other model has while this one is in use."""
+    return hashlib.sha256(w.numpy()).digest() if w.device.type == "cpu" else _address(w)
+
+
+def _address(w: Tensor) -> int:
+    return w.data_ptr()
 
 
 def _problems(
@@ -87,10 +93,8 @@ def _problems(
     numbers: dict[str, list[float]] = {"lr": [], "prox": []}
     for task in tasks:
         lane = task.lane
-        part, drawn = (
-            lane.run.method.local_work(lane.state, lane.w, task.ids),
-            lane.batches(task.ids, draws[lane.run.seed]),
-        )
+        part = lane.run.method.local_work(lane.state, lane.w, task.ids)
+        drawn = lane.batches(task.ids, draws[lane.run.seed])
         shared = part.linear is None and not part.prox and part.start.stride(0) == 0
         model = _identity(part.start[0]) if shared else None
         mine = []
@@ -194,6 +198,7 @@ def _check(model: Model, runs: Sequence[Run], schedule: Schedule) -> None:
         )
 
 
+@one_thread()
 def simulate(averaging: Model | Averaging, runs: Sequence[Run], schedule: Schedule) -> History:
     """Run all `runs` in lockstep. Participant j draws the same minibatches in round r under every method of the same
     seed (common random numbers).

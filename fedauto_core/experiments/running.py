@@ -9,11 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import Tensor
 
 from fedauto_core.engine.pretraining import Pretraining, pretrained
+from fedauto_core.errors import require, require_number
 from fedauto_core.methods.base import classes
 from fedauto_core.store.arrays import asked_fresh
+from fedauto_core.store.cores import cpus
 from fedauto_core.store.files import cache_folder
 from fedauto_core.store.frames import read_frames, write_frames
 
@@ -38,12 +41,22 @@ def run(experiment: Experiment) -> Result:
     Returns
     -------
     Result : its frames, and its key
+
+    Raises
+    ------
+    InputError : for a GPU that is not there
     """
     fresh = asked_fresh()
     keys = {unit: None if fresh else known_key(unit) for unit in units(experiment)}
     frames = {unit: _cached(key) if key else None for unit, key in keys.items()}
     todo = [unit for unit, found in frames.items() if found is None]
     if todo:
+        require(
+            experiment.device == "cpu" or torch.cuda.is_available(),
+            f"device {experiment.device!r}: torch finds no GPU here",
+            allowed="cpu",
+            remedy="leave device at cpu, or install a torch that finds the GPU",
+        )
         checkpoint = None if experiment.start is SCRATCH else _checkpoint(experiment.start).numpy()
         together = groups(todo)
         done = map_units(_complete, together, available(todo), checkpoint, fresh)
@@ -58,16 +71,19 @@ def run(experiment: Experiment) -> Result:
 def available(todo: Sequence[Experiment]) -> int:
     """Processes for these units: FEDAUTO_PROCESSES, which the batch sets, else one for each core.
 
-    One where another process could not find what the units name (a method or a failure process that a notebook cell
-    defines), or would start by running the user's script again.
+    One on a GPU, which all units share, and where another process could not find what the units name (a method or a
+    failure process that a notebook cell defines), or would start by running the user's script again. InputError for a
+    FEDAUTO_PROCESSES that is no number of processes.
     """
     asked = os.environ.get("FEDAUTO_PROCESSES")
+    processes = cpus() if asked is None else int(asked) if asked.isdecimal() else asked
+    remedy = "set it to the cores you can spare, or not at all"
+    require_number("FEDAUTO_PROCESSES", processes, low=1, strict=False, whole=True, remedy=remedy)
     script = asked is None and hasattr(sys.modules["__main__"], "__file__")
-    methods = {kind for unit in todo for cell in unit.cells for kind in classes(cell.method)}
-    at_home = any(method.__module__ == "__main__" for method in methods) or not all(
-        of_the_core(cell.scenario) for unit in todo for cell in unit.cells
-    )
-    return 1 if script or at_home else int(asked or len(os.sched_getaffinity(0)))
+    cells = [cell for unit in todo for cell in unit.cells]
+    at_home = any(kind.__module__ == "__main__" for cell in cells for kind in classes(cell.method))
+    of_a_notebook = at_home or not all(of_the_core(cell.scenario) for cell in cells)
+    return 1 if script or of_a_notebook or any(unit.device != "cpu" for unit in todo) else processes
 
 
 @functools.cache

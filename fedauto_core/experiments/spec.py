@@ -9,7 +9,7 @@ from fedauto_core.data.partition import FederationSpec
 from fedauto_core.engine.averaging import aggregation
 from fedauto_core.engine.pretraining import Pretraining
 from fedauto_core.engine.spec import Schedule
-from fedauto_core.errors import require
+from fedauto_core.errors import require, require_known
 from fedauto_core.methods.base import Method
 from fedauto_core.models.adapters import LoRA
 from fedauto_core.network import Scenario
@@ -57,7 +57,7 @@ class Experiment:
 
     Raises
     ------
-    InputError : without cells or seeds, or if two cells cannot be told apart
+    InputError : without cells or seeds, for another device, or if two cells cannot be told apart
     """
 
     dataset: str
@@ -69,6 +69,7 @@ class Experiment:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
+        require_known("device", self.device, ("cpu", "cuda"))
         require(
             len(self.cells) > 0 and len(self.seeds) > 0 and len({*self.seeds}) == len(self.seeds),
             f"{len(self.cells)} cells and {len(self.seeds)} seeds, {self.seeds}",
@@ -125,9 +126,9 @@ def units(experiment: Experiment) -> list[Experiment]:
 def groups(todo: Sequence[Experiment]) -> list[list[Experiment]]:
     """The units that go through the rounds together: on the CPU each by itself, so that the cores share them and an
     interrupted run loses little; on a GPU, which only large stacks keep busy, all that train one model (with LoRA the
-    frozen part is the seed's own)."""
+    frozen part is the seed's own). Company changes a unit's numbers by rounding only."""
     found: dict[object, list[Experiment]] = {}
     for unit in todo:
-        model = unit.seeds if isinstance(unit, AdapterExperiment) else ""
-        found.setdefault(unit if unit.device == "cpu" else model, []).append(unit)
+        frozen_part = unit.seeds if isinstance(unit, AdapterExperiment) else ()
+        found.setdefault(unit if unit.device == "cpu" else frozen_part, []).append(unit)
     return list(found.values())

@@ -16,7 +16,7 @@ textbook methods.
 """
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
 LARGEST_RATIO = 1e12  # of a point's square to its variance: at more the Jacobian loses its identity in rounding
 STAGES = 1000  # problems tried on the way to v; one is enough but for a small v and a centre far from all points
@@ -41,7 +41,10 @@ def _newton(points: np.ndarray, centre: np.ndarray, variance: np.ndarray, active
         mean = precision @ spread / precision.sum()
         spread -= mean
         spread *= np.sqrt(precision)[:, None]
-        factor = cho_factor(np.eye(len(centre)) + spread.T @ spread, overwrite_a=True, check_finite=False)
+        try:
+            factor = cho_factor(np.eye(len(centre)) + spread.T @ spread, overwrite_a=True, check_finite=False)
+        except LinAlgError:  # rounding left no identity in it
+            return None
         mu = cho_solve(factor, mean - centre)
         beta = _free_weights(points @ mu, variance)
         changed = np.abs(beta[(beta > 0) != active])

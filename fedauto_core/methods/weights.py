@@ -107,7 +107,10 @@ def _solve(alpha: np.ndarray, centre: np.ndarray, scale: np.ndarray, variance: n
         residual = _violation(beta, points @ (beta @ points) + variance * beta) / float(largest)
         if residual <= KKT_TOLERANCE:
             return beta, residual
-    return _solve_by_nnls(alpha, centre, scale, variance)
+    try:
+        return _solve_by_nnls(alpha, centre, scale, variance)
+    except RuntimeError as error:
+        raise ArithmeticError(f"aggregation weights not found: {error}") from error
 
 
 def _minimise_kl(alpha: np.ndarray, target: np.ndarray, variance: np.ndarray) -> tuple[np.ndarray, float]:

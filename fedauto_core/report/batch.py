@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedauto_core.errors import InputError, require_number
+from fedauto_core.store.cores import cpus
 from fedauto_core.store.writing import locked, write_atomically
 
 from .folder import REPORTS, clear, log_file, work_folder
@@ -69,10 +70,9 @@ def run_report(
     fresh: compute everything again, experiments included.
     scheduler: address of a Dask scheduler whose workers see the same files. InputError for input that does not fit.
     """
-    cpus = len(os.sched_getaffinity(0))
-    remedy = f"leave it out to run one process per CPU ({cpus} here)"
-    require_number("--jobs", cpus if jobs is None else jobs, low=1, strict=False, whole=True, remedy=remedy)
-    parallel = jobs or cpus
+    remedy = f"leave it out to run one process per CPU ({cpus()} here)"
+    parallel = cpus() if jobs is None else jobs
+    require_number("--jobs", parallel, low=1, strict=False, whole=True, remedy=remedy)
     everything = read_profile(profile, notebooks_dir)
     plan = override(select(everything, only), settings)
     target = (out or REPORTS / profile).resolve()
@@ -282,7 +282,8 @@ def _print_plan(plan: Sequence[Job], batch: Batch) -> None:
         wait_for = "all others" if job.reads_all else ", ".join(job.after)
         values = str(job.notebook.problem or "  ".join(f"{name}={value}" for name, value in job.parameters.items()))
         print(f"{job.name:28} {state:22} {job.minutes:6.1f} min  {f'after {wait_for}  ' if wait_for else ''}{values}")
-    minutes = max([sum(job.minutes for job in todo) / batch.jobs, *(job.minutes for job in todo)], default=0.0)
+    work = sum(job.minutes * _processes(job, batch) for job in todo) / batch.jobs
+    minutes = max([work, *(job.minutes for job in todo)], default=0.0)
     print(f"about {minutes:.0f} minutes with {batch.jobs} process(es); into {batch.out}")
 
 

@@ -64,5 +64,5 @@ class Scaffold(Composable, StepLength):
         c_own = state.memory["c_own"].index_add(0, torch.as_tensor(ids, device=w.device), change)
         # c += sum_{k in S} p_k (c_k^+ - c_k), with p_k of everyone who could be heard
         c = c + combine(data_weights(context)[ids], change)
-        moved = context.steps * context.lr * float(c.norm())  # a client by c alone in a round
+        moved = context.steps * arrivals.lr * float(c.norm())  # a client by c alone in a round
         return w + step, state.noted({"correction": moved}, c=c, c_own=c_own)

@@ -5,19 +5,25 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
+from fedauto_core.data.datasets import load_dataset
+from fedauto_core.data.federation import build_federation
 from fedauto_core.data.partition import FederationSpec
-from fedauto_core.engine.pretraining import Pretraining
+from fedauto_core.engine.central import central_optimum
+from fedauto_core.engine.local import predict
+from fedauto_core.engine.pretraining import Pretraining, pretrained
 from fedauto_core.engine.spec import Schedule
 from fedauto_core.errors import require_known
 from fedauto_core.methods.base import Method
 from fedauto_core.methods.registry import METHODS, make_method
 from fedauto_core.models.adapters import LoRA
+from fedauto_core.models.model import build_model
 from fedauto_core.network import Scenario
 
 from .running import run
-from .spec import AdapterExperiment, Cell, Experiment, Result
+from .spec import SCRATCH, AdapterExperiment, Cell, Experiment, Result
 from .summary import in_every_scenario
 from .tuning import tune, tuned_cells
+from .unit import initial_model
 
 
 def contestants(asked: str, variants: Mapping[str, Method], always: Iterable[str]) -> dict[str, Method]:
@@ -99,6 +105,17 @@ class Comparison:
         result, names = self.run(tuned_cells(cells, tuned)), [scenario.name for scenario in scenarios]
         curves, rounds = (in_every_scenario(frame, once, names) for frame in (result.curves, result.rounds))
         return replace(result, curves=curves, rounds=rounds)
+
+    def central_accuracy(self, seed: int = 0) -> float:
+        """Test accuracy in points, on the test images of the results, of the central optimum for the federation of
+        `seed` (`engine.central_optimum`; all parameters are trained)."""
+        dataset = load_dataset(self.dataset)
+        model = build_model(self.model, tuple(dataset.x_train.shape[1:]), dataset.n_classes)
+        checkpoint = None if self.start is SCRATCH else pretrained(self.start).numpy()
+        federation, w0 = build_federation(dataset, self.federation, seed), initial_model(checkpoint, model, seed)
+        theta = central_optimum(model, federation, w0, seed=seed)
+        x, y = (part[: self.test_samples] for part in (dataset.x_test, dataset.y_test))
+        return 100 * float((predict(model, theta[None], x)[0].argmax(dim=1) == y).double().mean())
 
     def _experiment(self, cells: Iterable[Cell], schedule: Schedule, seeds: Iterable[int]) -> Experiment:
         parts = (self.dataset, self.model, self.start, schedule, tuple(cells), tuple(seeds), self.device)

@@ -183,13 +183,22 @@ def by_family(comparisons: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for scenario, here in comparisons.groupby("scenario", sort=False):
         for name, some in families(here.assign(counts=True)):
-            row = deciding(some)
-            found = f"[{row['mark']}]" + ("" if row["settled"] else " early")
-            shown = found if here["counts"].all() else "harmless here"
-            ends = {"low": row["decides_low"], "high": row["decides_high"], "interval %": 100 * row["level"]}
-            rows.append({"scenario": scenario, "family": name, "rivals": len(some), "mark": shown}
-                        | {"decided by": row["rival"], "difference": row["mean"]} | ends)  # fmt: skip
+            decided = {"scenario": scenario, "family": name, "rivals": len(some)} | _decided(some)
+            rows.append(decided if here["counts"].all() else decided | {"mark": "harmless here"})
     return pd.DataFrame(rows)
+
+
+def over_all(comparisons: pd.DataFrame) -> pd.DataFrame:
+    """One row per family, all rivals last, over all that counts: the mark, and the comparison that decides it."""
+    rows = [{"family": name, "scenario": deciding(some)["scenario"]} | _decided(some) for name, some in families(comparisons)]
+    return pd.DataFrame(rows)
+
+
+def _decided(comparisons: pd.DataFrame) -> dict[str, object]:
+    row = deciding(comparisons)
+    ends = {"low": row["decides_low"], "high": row["decides_high"], "interval %": 100 * row["level"]}
+    found = f"[{row['mark']}]" + ("" if row["settled"] else " early")
+    return {"mark": found, "decided by": row["rival"], "difference": row["mean"]} | ends
 
 
 def power(comparisons: pd.DataFrame) -> str:

@@ -71,6 +71,8 @@ def test_the_optimum_of_a_head_is_that_of_everybodys_samples(federation, tmp_pat
     assert theta.dtype == start.dtype and theta.shape == start.shape
     assert np.linalg.norm(loss_and_gradient(theta.double().numpy(), x, y, 10)[1]) <= 1e-5
     assert torch.equal(central_optimum(HEAD, federation, 0 * start, lr=3.0, cache=tmp_path), theta)
+    run = central_optimum(HEAD, federation, start, exact=False, **SETTINGS, cache=tmp_path)
+    assert torch.equal(run, long_run(HEAD, federation, start, **SETTINGS))
 
 
 def test_a_long_run_is_plain_sgd_with_falling_steps(federation):

@@ -190,7 +190,10 @@ def by_family(comparisons: pd.DataFrame) -> pd.DataFrame:
 
 def over_all(comparisons: pd.DataFrame) -> pd.DataFrame:
     """One row per family, all rivals last, over all that counts: the mark, and the comparison that decides it."""
-    rows = [{"family": name, "scenario": deciding(some)["scenario"]} | _decided(some) for name, some in families(comparisons)]
+    rows = [
+        {"family": name, "scenario": deciding(some)["scenario"]} | _decided(some)
+        for name, some in families(comparisons)
+    ]
     return pd.DataFrame(rows)
 
 

@@ -21,7 +21,7 @@ report: $(STAMP)
 # Runs the grids of step sizes anew and keeps them in fedauto_core/experiments/tuned/, from where `make report` takes them.
 tune: $(STAMP)
 	FEDAUTO_STORE_TUNING=1 .venv/bin/python -m fedauto_core report --profile $(PROFILE) --only '10_*' --only '11_*' \
-		--only '12_*' --only '13_*' --out reports/scratch/tuning $(ARGS)
+		--only '12_*' --only '13_*' --only '15_*' --out reports/scratch/tuning $(ARGS)
 
 test: $(STAMP)
 	.venv/bin/pytest $(ARGS)

@@ -21,7 +21,8 @@ OPTIONAL_PACKAGES = ("pepit", "cvxpy", "clarabel", "transformers", "tokenizers",
 DATA: Mapping[str, str] = {
     "fedauto_core.experiments.tuning": "experiments/tuned/*.csv",
     "fedauto_core.network.recorded": "network/*.csv",
-    "fedauto_core.report.paper": "report/*.csv",
+    "fedauto_core.report.history": "report/first_verdicts.csv",
+    "fedauto_core.report.paper": "report/paper_values.csv",
 }
 """Module -> pattern of the files beside the code that it reads."""
 

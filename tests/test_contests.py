@@ -232,6 +232,7 @@ def test_one_idea_counts_once():
     assert found["identical"].tolist() == [True, False] and found.loc["near", "apart"] == pytest.approx(0.1)
     assert same_ideas(summary, ["near", "fedavg", "twin"], "points")["follows"].tolist() == ["near", "near"]
     assert len(same_ideas(summary, ["fedavg", "far"], "points")) == 0
+    assert len(same_ideas(summary[:0], ["fedavg", "far"], "points")) == 0  # nothing with failures was run
 
 
 def test_leads_are_paired_by_seed_and_round():

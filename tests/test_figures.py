@@ -77,6 +77,13 @@ def test_comparisons_are_coloured_by_their_mark():
     assert [line.get_color() for line in intervals] == [figures.MARK_COLOURS[m] for m in ("¬Re", "~", "Re")]
 
 
+def test_differences_of_one_seed_are_drawn_without_their_intervals():
+    sides = dict.fromkeys(("low", "decides_low"), -np.inf) | dict.fromkeys(("high", "decides_high"), np.inf)
+    frame = pd.DataFrame({"scenario": "mixed", "rival": ["a", "b"], "mean": [2.0, -2.0], "mark": "~"} | sides)
+    (axes,) = figures.comparisons(frame, "points").axes
+    assert axes.get_xlim()[0] < -2 and axes.get_xlim()[1] > 2
+
+
 def test_the_map_of_differences_has_every_comparison_with_its_sign():
     frame = pd.DataFrame(
         {
@@ -122,6 +129,18 @@ def test_the_horizon_shows_every_lead_and_three_points():
     np.testing.assert_allclose(drawn["fedprox"].get_ydata(), np.array(leads) + 0.1)
     assert drawn["fedprox"].get_linestyle() != drawn["feddyn"].get_linestyle()
     assert axes.get_ylim() == (-3, 3) and axes.get_xlim() == (5, 20)
+
+
+def test_the_horizon_has_room_for_every_rival_of_a_family():
+    rivals = [f"rival {i}" for i in range(len(figures.MARKERS) + 2)]
+    rows = [
+        {"scenario": "F1", "rival": r, "seed": s, "round": at, "lead": 1.0}
+        for r in rivals
+        for s in (0, 1)
+        for at in (5, 10)
+    ]
+    (axes,) = figures.horizon(pd.DataFrame(rows), dict.fromkeys(rivals, "aggregation"), 1.0).axes
+    assert {line.get_label() for line in axes.lines} >= set(rivals)
 
 
 def test_settings_draw_one_panel_per_study_and_scenario():

@@ -23,11 +23,12 @@ BYTES = 4  # of a number sent or kept: float32
 SAMPLES, PUBLIC = 500, 300  # of a client and of the server, in the made-up federation
 
 
-def declared(methods: Mapping[str, Method], n: int, p: int, c: int, d: int = 784) -> pd.DataFrame:
-    """Bytes by label for n clients, p parameters, c classes and samples of d numbers: up and down (per client and round
-    in which it is heard), once (per client), server and clients (kept between rounds, in all). See `methods.base.Cost`.
+def declared(methods: Mapping[str, Method], n: int, p: int, c: int, d: int = 784, public: int = PUBLIC) -> pd.DataFrame:
+    """Bytes by label for n clients, p parameters, c classes and samples of d numbers, of which the server has `public`:
+    up and down (per client and round in which it is heard), once (per client), server and clients (kept between rounds,
+    in all). See `methods.base.Cost`.
     """
-    sizes = {"N": n, "P": p, "C": c, "D": d, "n_0": PUBLIC}
+    sizes = {"N": n, "P": p, "C": c, "D": d, "n_0": public}
 
     def number(method: Method, text: str) -> int:
         values = {name: sympy.sympify(value) for name, value in (sizes | asdict(method)).items() if is_number(value)}

@@ -103,13 +103,13 @@ class PlainServer:
         self.network, self.run, self.schedule = network, run, schedule
         self.x, self.labels = dataset.x_train[shard], dataset.y_train[shard]
         self.counts_per_class = run.federation.class_counts[0]
-        self.round = 0
+        self.round, self.lr = 0, run.lr
 
     def train(self, w: Tensor, steps: int, classes: Sequence[int]) -> Tensor:
         pool = np.flatnonzero(np.isin(self.labels.numpy(), classes))
         draws = stream(self.run.seed, "server minibatches", self.round, 0).random((steps, self.schedule.batch))
         batches = torch.from_numpy(pool[(draws * len(pool)).astype(np.int64)])[None]
-        (end,) = plain_round(self.network, as_state(self.network, w), self.x, self.labels, batches, self.run.lr)
+        (end,) = plain_round(self.network, as_state(self.network, w), self.x, self.labels, batches, self.lr)
         return end - w
 
 
@@ -141,13 +141,14 @@ def plain_rounds(model: Model, run: Run, schedule: Schedule) -> Score:
         clients = 1 + np.flatnonzero(run.trace.arrived[r])
         ids = np.append(0, clients) if run.with_server else clients
         batches = torch.from_numpy(minibatches(run, schedule, r)[ids])
-        ends = plain_round(network, as_state(network, w), dataset.x_train, dataset.y_train, batches, run.lr)
+        lr = server.lr = run.lr * schedule.rate(r)
+        ends = plain_round(network, as_state(network, w), dataset.x_train, dataset.y_train, batches, lr)
         deltas = torch.stack([end - w for end in ends]) if ends else w.new_empty((0, len(w)))
         server.round = r
-        arrivals = Arrivals(r, ids, deltas, np.full(len(ids), schedule.steps), run.lr)
+        arrivals = Arrivals(r, ids, deltas, np.full(len(ids), schedule.steps), lr)
         w, state = run.method.aggregate(state, w, arrivals, server)
         if schedule.evaluates(r):
-            scores = plain_evaluation(network, w, dataset, schedule)
+            scores = plain_evaluation(network, run.method.judged(state, w), dataset, schedule)
     return Score(*scores, float((w - start).norm()))
 
 

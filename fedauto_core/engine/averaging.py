@@ -15,9 +15,10 @@ which averaging is linear; the factors are a chart around it and what they canno
 needs memory for the adapted layers of each participant, the others for their factors only.
 
 "Exact" is meant for sums of fresh uploads from a common start. It does not cover methods with a memory: stored updates
-of a factor (MIFA, FedVARP) belong to older partners; a factor that is held or new in each round uploads nothing, which
-leaves SCAFFOLD's and FedDyn's corrections to the head, and under "alternating" reads as a zero gradient; FedAWE's
-clients start from models of their own, taken before anything is held or cut.
+of a factor (MIFA, FedVARP, FedStale, FedAR-like, FedAuto with a memory) belong to older partners; a factor that is held
+or new in each round uploads nothing, which leaves SCAFFOLD's and FedDyn's corrections to the head, and under
+"alternating" reads as a zero gradient; clients of FedAWE and FedPBC-like start from models of their own, taken before
+anything is held or cut, as is the model from which amplified FedAvg amplifies.
 """
 
 from collections.abc import Mapping

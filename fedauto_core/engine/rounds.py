@@ -2,7 +2,7 @@
 
 Many runs (methods x seeds x scenarios) go through the rounds in lockstep, so that one stack holds the local models of
 all of them. A lost upload is never trained: no method's state may depend on it, so leaving it out is exact. An upload
-that is not finite counts as lost.
+that is not finite counts as lost; what a method trains at the server in its own step is none.
 """
 
 from __future__ import annotations

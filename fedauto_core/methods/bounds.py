@@ -26,7 +26,7 @@ class ServerOnly(Method):
 @dataclass(frozen=True)
 class Centralised(ServerOnly):
     """SGD on the pooled data of server and clients, (N + 1) E steps per round: one after another as many minibatches as
-    all of them take side by side in the ideal network.
+    all of them take side by side in the ideal network where they take equally many.
 
     E steps on minibatches N + 1 times as large would be as many samples, but faster methods pass that.
     """

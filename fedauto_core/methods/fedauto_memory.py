@@ -28,9 +28,9 @@ class FedAutoMemory(FedAuto):
     samples, r_j the round of its last update; the step is sum_j beta_j Delta_j, stored updates included.
 
     Module 1 sees the arrived clients only: m's update is fresh, and the weights choose between it and what is stored.
-    In a round without arrival the stored updates act by themselves, as in MIFA, until they are worth less than one
-    sample.
-    decay: 0: FedAuto; 1: updates do not age (for lam -> infinity: MIFA over those heard so far).
+    In a round in which no client arrives the stored updates act beside m, which then trains on all classes, until they
+    are worth less than one sample.
+    decay: 0: FedAuto; 1: updates do not age (for lam -> infinity and without m: MIFA over those heard so far).
     """
 
     name = "fedauto_memory"

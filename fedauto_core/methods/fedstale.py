@@ -4,7 +4,8 @@ Rodio, Neglia, "FedStale: leveraging stale client updates in federated learning"
 official code read. Assumes independent arrivals with constant probabilities q_j; knows nothing of the network: fresh
 updates weigh p_k / q_k, with 1 / q_k estimated by FedAU's intervals, as in the authors' code where q_k is unknown.
 Memory: one update and three numbers per participant at the server; no extra traffic. Differs from the code in:
-intervals are cut off at 50 rounds, as in `fedau`; the weight of a round leaves out the interval that ends in it.
+intervals are cut off at 50 rounds, as in `fedau`; a round without arrival leaves the model where it is; the weight of a
+round leaves out the interval that ends in it.
 """
 
 from dataclasses import dataclass

@@ -50,7 +50,8 @@ def scenario(name: str, rounds: int = 200, payload_bits: float = PAYLOAD_BITS, w
 
     All durations are shares of the run, those of timetables and the means of random ones: stated for 200 rounds, they
     grow and shrink with `rounds`, but no burst or outage gets shorter than two rounds in the mean (the time between
-    outages is lengthened with them, so that the share that is lost stays). payload_bits, window_s: of F6 and F7.
+    outages is lengthened with them, so that the share that is lost stays), no turn shorter than one, F5's period never
+    below four. payload_bits, window_s: of F6 and F7.
     """
     require_known("scenario", name, [*SCENARIOS, *SUITE])
 

@@ -44,7 +44,8 @@ class Trace:
     arrived bool [T, N]; cause int8 [T, N] (`Cause`); long_run_probability float64 [N]: of arrival;
     success_probability float64 [T, N]: the true probability of arrival given what the process makes public before
     round t (each process of `network` states what); marginal_probability float64 [T, N]: the same for one who knows the
-    law but neither the state of a channel nor whose turn it is. For oracles only.
+    law but neither the state of a channel nor whose turn it is (of radio links, which publish the shadowing of clients
+    that move and the computing times: the same as success_probability). For oracles only.
     """
 
     arrived: np.ndarray

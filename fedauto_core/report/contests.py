@@ -136,7 +136,7 @@ def same_ideas(summary: pd.DataFrame, rivals: Iterable[str], metric: str, near: 
     """
     runs = summary.pivot(index=["scenario", "seed"], columns="label", values=metric)
     first, rows = [], []
-    for rival in rivals:
+    for rival in rivals if len(runs) else ():
         apart = runs[first].sub(runs[rival], axis=0).abs().mean()
         if len(apart) and apart.min() < near:
             rows.append({"rival": rival, "follows": apart.idxmin(), "apart": apart.min()})

@@ -164,7 +164,9 @@ def horizon(leads: pd.DataFrame, contests: Mapping[str, str], margin: float, win
             here = leads[(leads["scenario"] == scenario) & (leads["rival"] == rival)].groupby("round")["lead"]
             bands = pd.DataFrame({at: t_band(values) for at, values in here}, index=["low", "high"]).T
             look = {"color": colours[rival], "ls": ("-", "--", ":", "-.")[order[rival] % 4]}
-            axes.plot(bands.index, here.mean(), **look, marker=MARKERS[order[rival]], ms=3, lw=1.5, label=rival)
+            axes.plot(
+                bands.index, here.mean(), **look, marker=MARKERS[order[rival] % len(MARKERS)], ms=3, lw=1.5, label=rival
+            )
             axes.fill_between(bands.index, *np.clip(bands.T.to_numpy(), -100, 100), color=colours[rival], alpha=0.12)
         axes.set_title(scenario, fontsize="medium")
     late = leads[leads["round"] > 0.25 * last].groupby(["scenario", "rival", "round"])["lead"].mean()
@@ -242,8 +244,10 @@ def comparisons(frame: pd.DataFrame, unit: str, winner: str = "fedauto") -> Figu
     """
     scenarios = list(frame["scenario"].unique())
     rivals = list(frame.groupby("rival")["mean"].mean().sort_values().index)
-    ends = frame["low"].quantile(CUT), frame["high"].quantile(1 - CUT)
-    margin = 0.05 * (ends[1] - ends[0])
+    # Without an interval, as with one seed, the means alone decide what is seen.
+    low, high = (frame[side].where(np.isfinite(frame[side]), frame["mean"]) for side in ("low", "high"))
+    ends = low.quantile(CUT), high.quantile(1 - CUT)
+    margin = max(0.05 * (ends[1] - ends[0]), 0.1)
     columns = min(3, len(scenarios))
     rows = -(-len(scenarios) // columns)
     figure = Figure(figsize=(2.9 * columns + 1.6, (0.28 * len(rivals) + 0.6) * rows + 0.6), layout="constrained")
@@ -253,8 +257,10 @@ def comparisons(frame: pd.DataFrame, unit: str, winner: str = "fedauto") -> Figu
     for axes, scenario in zip(panels, scenarios, strict=False):
         here = frame[frame["scenario"] == scenario].set_index("rival").loc[rivals]
         for y, (_, row) in enumerate(here.iterrows()):
-            axes.plot([row["low"], row["high"]], [y, y], color=MARK_COLOURS[row["mark"]], lw=2)
-            axes.plot([row["decides_low"], row["decides_high"]], [y, y], color=MARK_COLOURS[row["mark"]], lw=0.8)
+            for sides, width in ((["low", "high"], 2), (["decides_low", "decides_high"], 0.8)):
+                axes.plot(
+                    np.clip(row[sides].astype(float), -100, 100), [y, y], color=MARK_COLOURS[row["mark"]], lw=width
+                )
             axes.plot(row["mean"], y, "o", color=MARK_COLOURS[row["mark"]], ms=6)
         axes.axvline(0, color="0.3", lw=1)
         axes.set(title=scenario, xlim=(ends[0] - margin, ends[1] + margin))

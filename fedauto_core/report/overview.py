@@ -16,7 +16,7 @@ from fedauto_core.store.writing import write_atomically
 from .folder import log_file, read_manifest, read_products
 from .plan import Job, banner, changes
 from .tables import html_table, pipe_table
-from .verdicts import CLAIMS, LEGEND, Verdict, combine_marks, describe, report_verdicts
+from .verdicts import CLAIMS, LEGEND, Verdict, describe, mark_of, report_verdicts
 
 SEALED = "<!-- sealed "
 MARK_CLASSES = {"[Re]": "Re", "[¬Re]": "notRe", "[=]": "even", "[own]": "own"}
@@ -67,7 +67,8 @@ def verdict_rows(out: Path, jobs: Sequence[Job]) -> list[Row]:
 def _of_claim(rows: Sequence[Row], claim: str) -> tuple[list[Row], str]:
     """The rows of a claim and its mark over all of them, "–" without verdicts."""
     mine = [row for row in rows if row.verdict.claim == claim]
-    return mine, f"[{combine_marks(row.verdict.mark for row in mine)}]" if mine else "–"
+    mark = mark_of(claim, [row.verdict for row in mine])
+    return mine, f"[{mark}]" if mark else "–"
 
 
 def claims_page(rows: Sequence[Row], profile: str) -> str:

@@ -16,7 +16,7 @@ from fedauto_core.errors import InputError, require, require_known
 
 from .claims import LEVEL, holm, interval, paired
 from .record import Page
-from .verdicts import Verdict
+from .verdicts import PAPER, Verdict
 
 VALUES = Path(__file__).parent / "paper_values.csv"
 COLUMNS = {"table": str, "row": str, "column": str, "value": float}
@@ -28,10 +28,10 @@ def show(page: Page, claim: str, summary: pd.DataFrame, table: str, where: str, 
     table "". where: data and model, for the statements; the rest: of `beside`."""
     held = beside(summary, table, path)
     if len(held):
-        page.table(held, "paper", f"Ours beside {table} of the paper: points, 95 % t interval of the deviation.")
+        page.table(held, PAPER, f"Ours beside {table} of the paper: points, 95 % t interval of the deviation.")
         page.figure(figure(held), "paper_figure", held, f"Ours (dots, intervals) and {table} of the paper (crosses).")
-        page.verdict(value_verdict(claim, held, where, "paper"))
-        page.verdict(order_verdict(claim, summary, held, where, "paper"))
+        page.verdict(value_verdict(claim, held, where, PAPER))
+        page.verdict(order_verdict(claim, summary, held, where, PAPER))
 
 
 def beside(summary: pd.DataFrame, table: str, path: Path = VALUES) -> pd.DataFrame:

@@ -40,16 +40,17 @@ def reason(row: pd.Series, method: str) -> str:
     return f"; no difference is seen in what the failures cost the two ({ends})"
 
 
-def outcome(comparisons: pd.DataFrame, method: str) -> str:
-    """One item per scenario of `contests.against`: against whom `method` is ahead, equivalent, behind, undecided."""
-    return "\n".join(_scenario(name, rows, method) for name, rows in comparisons.groupby("scenario", sort=False))
+def outcome(comparisons: pd.DataFrame, method: str, noun: str = "rivals") -> str:
+    """One item per scenario of `contests.against`: against whom `method` is ahead, equivalent, behind, undecided; noun:
+    what they are."""
+    return "\n".join(_scenario(name, rows, method, noun) for name, rows in comparisons.groupby("scenario", sort=False))
 
 
-def _scenario(name: str, rows: pd.DataFrame, method: str) -> str:
+def _scenario(name: str, rows: pd.DataFrame, method: str, noun: str) -> str:
     by_mark = {mark: rows[rows["mark"] == mark].sort_values("mean") for mark in ("Re", "=", "¬Re", "~")}
     ahead, equal, behind, undecided = by_mark.values()
     where = "" if rows["counts"].all() else " (harmless here, no part of the claim)"
-    parts = [f"* **{name}**{where}: `{method}` is ahead of {len(ahead)} of {len(rows)} rivals"]
+    parts = [f"* **{name}**{where}: `{method}` is ahead of {len(ahead)} of {len(rows)} {noun}"]
     if len(ahead):
         least, most = (f"{end:.1f}" for end in (ahead["mean"].min(), ahead["mean"].max()))
         parts[0] += f", by {least if least == most else f'{least} to {most}'} points"

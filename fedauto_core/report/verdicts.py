@@ -36,6 +36,8 @@ TESTED_BY: Mapping[str, tuple[str, ...]] = {
     "C8": (),
 }
 """Claim -> notebooks that compute a verdict on it (a test holds this against the notebooks)."""
+PAPER = "paper"
+"""Evidence of a verdict on the paper's own values or their order: shown beside its claim, no part of it."""
 OWN = ("C5", "C6")
 """Claims that hold by construction (C5) or as our own reconstructed theorem (C6): one that holds is [own], not [Re]."""
 MARKS = ("Re", "=", "~", "¬Re", "own")
@@ -99,6 +101,12 @@ def report_verdicts(report: Path | None = None) -> dict[str, tuple[Verdict, ...]
     """
     folder = report or Path(os.environ.get("FEDAUTO_REPORT", REPORTS / "standard"))
     return {name: read_verdicts(path.parent) for name, path in verdict_files(folder).items()}
+
+
+def mark_of(claim: str, verdicts: Iterable[Verdict]) -> str | None:
+    """The mark of a claim, of all verdicts that speak to it; None without any."""
+    marks = [verdict.mark for verdict in verdicts if verdict.claim == claim and verdict.evidence != PAPER]
+    return combine_marks(marks) if marks else None
 
 
 def combine_marks(marks: Iterable[str]) -> str:

@@ -185,14 +185,15 @@ def test_scaffold_starts_as_fedavg_and_remembers_mean_gradients():
 
 
 def test_control_variates_are_gradients_whatever_the_step_size():
-    """Updates -tau gamma_r g_k with gamma_r a tenth of the first step size leave c_k = g_k and c their mean."""
+    """Updates -tau gamma_r g_k with gamma_r a tenth of the first step size leave c_k = g_k and c their mean, weighted by samples."""
     gradients = torch.from_numpy(np.random.default_rng(3).normal(size=(6, 7))).float()
     state = make_method("scaffold").init(context(n_parameters=7))
+    weights = torch.from_numpy(state.context.counts / state.context.counts.sum()).float()
     steps, ids = np.array([1, 2, 3, 4, 5, 6]), np.arange(6)
     deltas = -0.01 * torch.from_numpy(steps)[:, None] * gradients
     _, state = make_method("scaffold").aggregate(state, torch.zeros(7), Arrivals(0, ids, deltas, steps, 0.01), None)
     torch.testing.assert_close(state.memory["c_own"], gradients)
-    torch.testing.assert_close(state.memory["c"], gradients.mean(dim=0))
+    torch.testing.assert_close(state.memory["c"], weights @ gradients)
 
 
 def two_rounds(method, updates=((1.0, 0.0), (0.5, 2.0)), rates=(1.0, 1.0)):

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from fedauto_core.methods import METHODS, make_method, method_card
@@ -25,6 +26,30 @@ def test_the_method_card_is_the_generated_one():
         r"<!-- methods:begin -->\n(.*)<!-- methods:end -->", (ROOT / "notebooks" / "README.md").read_text(), re.S
     )
     assert shown[1] == markdown_table(method_card({name: make_method(name) for name in METHODS}))
+
+
+HEAD, CNN, LORA = "10_full_parameter-cifar10_head", "10_full_parameter", "11_lora"
+
+
+@pytest.mark.parametrize(
+    ("page", "scenario", "rival", "said"),
+    [
+        (HEAD, "F10", "fedavg", "`fedavg` by 7.0 points"),
+        (HEAD, "F10", "mifa", "`mifa` 9.8"),
+        (HEAD, "F10", "fedadam", "4.6 (`fedadam`)"),
+        (HEAD, "F10", "label_matching", "`label_matching` -1.0"),
+        (HEAD, "F10", "server_finetuning", "`server_finetuning` -0.8"),
+        (HEAD, "F8", "fedstale", "`fedstale` -1.9"),
+        (HEAD, "F8", "feddyn", "`feddyn` -1.2"),
+        (HEAD, "F4b", "fedadam", "`fedadam` -2.1"),
+        (CNN, "F10", "fedavg", "`fedavg` by 4.6"),
+        (LORA, "mixed", "fedavg", "`fedavg` by 6.5 points"),
+        (LORA, "mixed", "server_finetuning", "`server_finetuning` -1.8"),
+    ],
+)
+def test_what_came_out_says_what_the_report_says(page, scenario, rival, said):
+    table = pd.read_csv(ROOT / "reports" / "standard" / page / "comparisons.csv").set_index(["scenario", "rival"])
+    assert said in " ".join(README.split()) and f"{table.loc[(scenario, rival), 'mean']:.1f}" in said
 
 
 @pytest.mark.parametrize("page", ["README.md", "notebooks/README.md"])

@@ -1,0 +1,344 @@
+"""Flower's side of it: what is asked of whom, what of the replies counts as an upload, and the method's step.
+
+Written against the message API of Flower 1.42 (Beutel et al. 2020, arXiv 2007.14390). Clients are those of Flower's
+FedAvg: they get arrays and a config, and reply with arrays and metrics, "num-examples" among them. Before its first
+round each is asked for its label counts by a QUERY, once:
+
+    @app.query()
+    def query(message, context):
+        counts = MetricRecord({"label-counts": np.bincount(labels, minlength=n_classes).tolist()})
+        return Message(RecordDict({"metrics": counts}), reply_to=message)
+
+A client that does not know this question answers with an error and takes part all the same, under a uniform guess. A
+reply may also carry ConfigRecord({"name": ...}), under which a client is known again when it was started anew.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result, Strategy
+from torch import Tensor
+
+from fedauto_core.errors import is_number, require, require_number
+from fedauto_core.methods.base import Arrivals, Method, State
+from fedauto_core.methods.fedauto import FedAuto
+from fedauto_core.methods.feddf import FedDF
+from fedauto_core.methods.feddu import FedDU
+from fedauto_core.methods.fedlaw import FedLAW
+from fedauto_core.methods.registry import METHODS, make_method
+from fedauto_core.seeding import stream
+
+from .arrays import Layout
+from .public import Config, ServerData
+from .roster import Roster, with_context
+
+LOG = logging.getLogger("flwr.fedauto")  # a child of Flower's own, so that `flwr log` shows it
+NEEDS_SCORES = (FedLAW, FedDF, FedDU)  # of models on the public data, besides training
+
+
+class Upload(NamedTuple):
+    """What became of a client in a round (from 1); cause: why its update was lost, or ""."""
+
+    round: int
+    client: str
+    arrived: bool
+    cause: str
+
+
+def obstacle(method: Method) -> str:
+    """Why `method` cannot run with plain clients and a server that trains, or ""."""
+    cls = type(method)
+    if (cls.local_work, cls.judged) != (Method.local_work, Method.judged):
+        return "its clients do other work than plain SGD from the model that they are sent"
+    if (method.cost.up, method.cost.down) != ("P", "P"):
+        return "its clients send or get more than a model"
+    if method.participation != "network":
+        return "it does not average what arrives"
+    if method.public_share:
+        return "its clients train on the server's samples"
+    if method.needs_network_knowledge:
+        return "it must know the network"
+    if isinstance(method, NEEDS_SCORES):
+        return "it must evaluate models on the public data"
+    return ""
+
+
+class _Server:
+    """The public data as a method sees them: the part of the contract's `Server` that a trainer can answer."""
+
+    def __init__(self, data: ServerData, layout: Layout, config: Config) -> None:
+        self.data, self.layout, self.config = data, layout, config
+        self.counts_per_class = data.counts_per_class
+
+    def train(self, w: Tensor, steps: int, classes: Sequence[int] | None = None) -> Tensor:
+        after = self.data.train(self.layout.unflatten(w.numpy()), classes, steps, self.config)
+        return torch.from_numpy(self.layout.flatten(after)) - w
+
+
+class MethodStrategy(Strategy):
+    """A method of `methods/` as a strategy of Flower; `METHODS` are made by `make_method`.
+
+    In each round all nodes that are connected are asked, and those that answer before the deadline (`timeout` of
+    `start`) are heard; nobody is waited for. Lost, and named in the log, is also an update that is not finite, has
+    other names or shapes, tells no positive "num-examples" or comes twice, or whose client has not been identified. A
+    step that is not finite is refused. Where the config that clients are sent holds an "lr", it is the round's step
+    size.
+
+    Parameters
+    ----------
+    method : its clients must be plain
+    data : the server's; `torch_data` for a torch module
+    steps : of the server's own training, E; as many as a client takes
+    with_server : whether the server takes part with the public data, if it has any
+    fraction_evaluate : of the nodes that are connected, in federated evaluation
+
+    Raises
+    ------
+    InputError : for a method that needs the support of clients, or public data that are not there
+
+    Attributes
+    ----------
+    uploads : what became of everyone asked, in every round
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        data: ServerData,
+        *,
+        steps: int = 5,
+        with_server: bool = True,
+        fraction_evaluate: float = 1.0,
+    ) -> None:
+        fitting = ", ".join(name for name, cls in METHODS.items() if not obstacle(cls()))
+        why = obstacle(method)
+        remedy = "use one of these, or simulate it"
+        require(not why, f"method {method.name!r}: {why}", allowed=fitting, remedy=remedy)
+        counts = np.asarray(data.counts_per_class)
+        require(
+            counts.ndim == 1 and len(counts) > 0 and bool(np.isfinite(counts).all() and (counts >= 0).all()),
+            f"public samples of each class {counts.tolist()}",
+            allowed="one number >= 0 for each class",
+            remedy="count the labels of the public samples, np.bincount(y, minlength=n_classes)",
+        )
+        require(
+            (data.train is not None) == bool(counts.any()),
+            f"{counts.sum():g} public samples, and {'no' if data.train is None else 'a'} function that trains on them",
+            allowed="both or neither",
+            remedy="give ServerData(counts_per_class, train), or ServerData(np.zeros(n_classes)) for none",
+        )
+        require(
+            data.train is not None or method.public_data == Method.public_data,
+            f"method {method.name!r} without public data",
+            allowed="public data and a function that trains on them",
+            remedy="give ServerData(counts_per_class, train), or use fedavg",
+        )
+        require_number("steps", steps, low=1, strict=False, whole=True)
+        require_number("fraction_evaluate", fraction_evaluate, high=1, strict=False)
+        self.method, self.data, self.steps = method, data._replace(counts_per_class=counts), steps
+        self.with_server, self.fraction_evaluate = with_server and data.train is not None, fraction_evaluate
+        self.timeout = 3600.0
+        self.roster = Roster(counts)
+        self.uploads: list[Upload] = []
+        self._state: State | None = None
+        self._silent: set[int] = set()  # nodes that were asked who they are, and have not been heard since
+
+    def start(
+        self, grid: Grid, initial_arrays: ArrayRecord, num_rounds: int = 3, timeout: float = 3600, **more: Any
+    ) -> Result:
+        """As Flower's; `timeout` is also how long messages are valid, so that nobody works on a round that is over."""
+        require_number("timeout", timeout)
+        self.timeout = float(timeout)
+        return super().start(grid, initial_arrays, num_rounds, timeout, **more)
+
+    def summary(self) -> None:
+        LOG.info("\t├──> Method: %r", self.method)
+        LOG.info("\t├──> Public samples of each class: %s", self.data.counts_per_class.tolist())
+        LOG.info("\t└──> The server takes part: %s", "yes" if self.with_server else "no")
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Everyone connected gets the model; whoever is new is asked for its name and label counts first."""
+        nodes = sorted(grid.get_node_ids())
+        self._identify([node for node in nodes if node not in self.roster.ids and node not in self._silent], grid)
+        named = {name: array.numpy() for name, array in arrays.items()}
+        self._layout = Layout.of(named)
+        self._w = torch.from_numpy(self._layout.flatten(named))
+        config["server-round"] = server_round
+        self._config, self._asked = config, nodes
+        return self._messages(nodes, MessageType.TRAIN, RecordDict({"arrays": arrays, "config": config}))
+
+    def _messages(self, nodes: Iterable[int], kind: str, content: RecordDict) -> list[Message]:
+        return [Message(content, node, kind, ttl=self.timeout) for node in nodes]
+
+    def _identify(self, nodes: Sequence[int], grid: Grid) -> None:
+        """Enrol those of `nodes` that answer, be it that they do not know the question."""
+        if not nodes:
+            return
+        questions = self._messages(nodes, MessageType.QUERY, RecordDict())
+        answers = {a.metadata.src_node_id: a for a in grid.send_and_receive(questions, timeout=self.timeout)}
+        self._silent |= {*nodes} - answers.keys()
+        for node in nodes:
+            if node in answers:
+                name, labels = _told(answers[node])
+                name = name or f"node {node}"
+                if why := self.roster.enrol(node, name, labels):
+                    LOG.warning("%s: %s; its histogram is guessed to be uniform", name, why)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """The method's step from what arrived; also from nothing."""
+        # 1. Network: what of the replies is an upload, and what became of everyone else.
+        heard, causes, metrics = self._heard(replies)
+        for node in self._asked:
+            cause = causes.get(node, "" if node in heard else "silent")
+            client = self.roster.name_of(node)
+            self.uploads.append(Upload(server_round, client, node in heard, cause))
+            if cause:
+                LOG.warning("round %d: the update of %s is lost: %s", server_round, client, cause)
+        # 2. The server's own update, if it takes part.
+        server = _Server(self.data, self._layout, self._config)
+        rows = {self.roster.ids[node]: row for node, row in heard.items()}
+        if self.with_server:
+            own = server.train(self._w, self.steps)
+            if own.isfinite().all():
+                rows[0] = own
+            else:
+                LOG.warning("round %d: the server's own update is not finite and left out", server_round)
+        # 3. Aggregate, unless the step is a sign of divergence.
+        ids = sorted(rows)
+        deltas = torch.stack([rows[j] for j in ids]) if ids else self._w.new_empty((0, len(self._w)))
+        lr = float(self._config.get("lr", 1.0))
+        arrivals = Arrivals(server_round - 1, np.array(ids, dtype=np.int64), deltas, np.full(len(ids), self.steps), lr)
+        w, state = self.method.aggregate(self._known(lr), self._w, arrivals, server)
+        log = MetricRecord({"arrived": len(heard), **{k: float(v) for k, v in state.log.items()}, **_means(metrics)})
+        with np.errstate(over="ignore"):
+            arrays = self._layout.unflatten(w.numpy())
+        if not all(np.isfinite(array).all() for array in arrays.values()):
+            LOG.error("round %d: the step is not finite and refused; the model stays as it was", server_round)
+            return None, log
+        self._state = state
+        return ArrayRecord({name: Array(array) for name, array in arrays.items()}), log
+
+    def _known(self, lr: float) -> State:
+        """The method's state, with what is known by now."""
+        first = self._state.context if self._state else None
+        w0, lr = (first.w0, first.lr) if first else (self._w, lr)
+        context = self.roster.context(w0, self.steps, lr, self.with_server)
+        return with_context(self.method, self._state, context) if self._state else self.method.init(context)
+
+    def _heard(self, replies: Iterable[Message]) -> tuple[dict[int, Tensor], dict[int, str], list[MetricRecord]]:
+        """Node -> update [P] of those that count; node -> why it is lost; metrics of those that count."""
+        heard: dict[int, Tensor] = {}
+        causes: dict[int, str] = {}
+        metrics: list[MetricRecord] = []
+        for reply in replies:
+            node = reply.metadata.src_node_id
+            if node not in self._asked:  # the link's word that a node is silent, or nobody's
+                continue
+            self._silent.discard(node)  # it can be asked again who it is
+            try:
+                update, told = self._upload(reply)
+                taken = [self.roster.ids[other] for other in heard]
+                _refuse(self.roster.ids[node] in taken, "a second one in the round")
+            except ValueError as fault:
+                causes[node] = str(fault)
+                continue
+            heard[node] = update
+            metrics.append(told)
+            self.roster.counts[self.roster.ids[node] - 1] = float(told["num-examples"])
+        return heard, causes, metrics
+
+    def _upload(self, reply: Message) -> tuple[Tensor, MetricRecord]:
+        """Update [P] and metrics of a reply that is sound. ValueError says why it is not."""
+        if reply.has_error():
+            raise ValueError(f"error {reply.error.code}: {reply.error.reason}")
+        _refuse(reply.metadata.src_node_id not in self.roster.ids, "it has not told yet who it is")
+        arrays, metrics = reply.content.array_records, reply.content.metric_records
+        _refuse(len(arrays) != 1 or len(metrics) != 1, f"{len(arrays)} ArrayRecords and {len(metrics)} MetricRecords")
+        (sent,), (told,) = arrays.values(), metrics.values()
+        count = told.get("num-examples")
+        _refuse(not is_number(count) or count <= 0, f"num-examples = {count!r}")
+        with np.errstate(all="ignore"):
+            update = self._layout.flatten({name: _decoded(name, array) for name, array in sent.items()})
+            update -= self._w.numpy()
+            _refuse(not np.isfinite(update.sum()) and not np.isfinite(update).all(), "it is not finite")
+        return torch.from_numpy(update), told
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """A share of everyone connected gets the model."""
+        nodes = sorted(grid.get_node_ids())
+        drawn = stream(0, "selection", server_round).permutation(len(nodes))
+        chosen = sorted(drawn[: round(self.fraction_evaluate * len(nodes))])
+        config["server-round"] = server_round
+        content = RecordDict({"arrays": arrays, "config": config})
+        return self._messages([nodes[index] for index in chosen], MessageType.EVALUATE, content)
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Means of what the clients measured, weighted by "num-examples"."""
+        contents = [reply.content for reply in replies if reply.has_content()]
+        means = _means([told for content in contents for told in content.metric_records.values()])
+        return MetricRecord(means) if means else None
+
+
+class FedAutoStrategy(MethodStrategy):
+    """`MethodStrategy` with FedAuto; the arguments are those of both.
+
+    data : the server's, on which it takes part and stands in for classes that are missing
+    **hyper : fields of `FedAuto`, such as lam
+    """
+
+    def __init__(
+        self,
+        data: ServerData,
+        *,
+        steps: int = 5,
+        with_server: bool = True,
+        fraction_evaluate: float = 1.0,
+        **hyper: Any,
+    ) -> None:
+        method = make_method(FedAuto.name, **hyper)
+        super().__init__(method, data, steps=steps, with_server=with_server, fraction_evaluate=fraction_evaluate)
+
+
+def _refuse(wrong: bool, why: str) -> None:
+    if wrong:
+        raise ValueError(why)
+
+
+def _decoded(name: str, array: Array) -> np.ndarray:
+    try:
+        decoded = array.numpy()
+    except Exception as fault:  # whatever the bytes are, they cost their sender's update and nothing else
+        raise ValueError(f"array {name!r} cannot be read: {fault}") from fault
+    _refuse(not isinstance(decoded, np.ndarray), f"array {name!r} is none")
+    return decoded
+
+
+def _told(answer: Message) -> tuple[str, list[float] | None]:
+    """Name and label counts in the answer to a QUERY, where they are in it."""
+    if answer.has_error():
+        return "", None
+    names = [str(record["name"]) for record in answer.content.config_records.values() if "name" in record]
+    labels = [record["label-counts"] for record in answer.content.metric_records.values() if "label-counts" in record]
+    return names[0] if names else "", labels[0] if labels else None
+
+
+def _means(records: Sequence[MetricRecord]) -> dict[str, float]:
+    """Means, weighted by "num-examples", of the finite numbers that all of `records` tell."""
+    weighed = [record for record in records if is_number(n := record.get("num-examples")) and n > 0]
+    total = sum(record["num-examples"] for record in weighed)
+    names = [name for name in (weighed[0] if weighed else ()) if name != "num-examples"]
+    shared = [name for name in names if all(is_number(record.get(name)) for record in weighed)]
+    return {name: sum(record["num-examples"] * record[name] for record in weighed) / total for name in shared}

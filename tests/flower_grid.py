@@ -12,11 +12,11 @@ RAISED, UNAVAILABLE, LINK = 2, 3, 1  # Flower's error codes of a client and of i
 
 class LocalGrid(Grid):
     """apps: node -> ClientApp; `reaches(node, message)`: whether its answer arrives; asked: (node, kind) of every
-    message. An app that raises answers with the error that Flower makes of it."""
+    message; changes: functions that are given a round's updates and give what arrives of them. An app that raises
+    answers with the error that Flower makes of it."""
 
-    def __init__(self, apps, reaches=lambda node, message: True):
-        self.apps, self.reaches, self.asked = apps, reaches, []
-        self.extra = []  # functions of the replies of a round that change them
+    def __init__(self, apps, reaches=lambda node, message: True, changes=()):
+        self.apps, self.reaches, self.changes, self.asked = apps, reaches, changes, []
 
     run = set_run = create_message = push_messages = pull_messages = None  # the strategy has no use for them
 
@@ -38,8 +38,9 @@ class LocalGrid(Grid):
             except Exception as error:
                 reply = Message(Error(RAISED, str(error)), reply_to=message)
             replies.append(reply)
-        for change in self.extra:
-            replies = change(replies)
+        if replies and trains(replies[0]):
+            for change in self.changes:
+                replies = change(replies)
         return replies
 
 

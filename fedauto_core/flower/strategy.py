@@ -145,7 +145,10 @@ class MethodStrategy(Strategy):
         self.method, self.data, self.steps = method, data._replace(counts_per_class=counts), steps
         self.with_server, self.fraction_evaluate = with_server and data.train is not None, fraction_evaluate
         self.timeout = 3600.0
-        self.roster = Roster(counts)
+        self._begin()
+
+    def _begin(self) -> None:
+        self.roster = Roster(self.data.counts_per_class)
         self.uploads: list[Upload] = []
         self._state: State | None = None
         self._silent: set[int] = set()  # nodes that were asked who they are, and have not been heard since
@@ -156,6 +159,7 @@ class MethodStrategy(Strategy):
         """As Flower's; `timeout` is also how long messages are valid, so that nobody works on a round that is over."""
         require_number("timeout", timeout)
         self.timeout = float(timeout)
+        self._begin()
         return super().start(grid, initial_arrays, num_rounds, timeout, **more)
 
     def summary(self) -> None:
@@ -200,11 +204,11 @@ class MethodStrategy(Strategy):
         # 1. Network: what of the replies is an upload, and what became of everyone else.
         heard, causes, metrics = self._heard(replies)
         for node in self._asked:
-            cause = causes.get(node, "" if node in heard else "silent")
-            client = self.roster.name_of(node)
-            self.uploads.append(Upload(server_round, client, node in heard, cause))
+            client, arrived = self.roster.name_of(node), node in heard
+            cause = causes.get(node, "" if arrived else "silent")
+            self.uploads.append(Upload(server_round, client, arrived, "" if arrived else cause))
             if cause:
-                LOG.warning("round %d: the update of %s is lost: %s", server_round, client, cause)
+                LOG.warning("round %d: an update of %s is lost: %s", server_round, client, cause)
         # 2. The server's own update, if it takes part.
         server = _Server(self.data, self._layout, self._config)
         rows = {self.roster.ids[node]: row for node, row in heard.items()}

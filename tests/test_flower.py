@@ -174,7 +174,8 @@ def test_every_round_is_that_of_the_simulation(name, with_server):
     schedule = Schedule(ROUNDS, STEPS, BATCH, decay=0.5)
     data = ServerData(PUBLIC, ServerTrainer(with_server))
     strategy = MethodStrategy(make_method(name), data, steps=STEPS, with_server=with_server, fraction_evaluate=0)
-    got = deployed(strategy, LocalGrid(clients(), by_trace), schedule)
+    grid = LocalGrid(clients(), by_trace, changes=[lambda replies: replies[::-1]])  # in whatever order they come
+    got = deployed(strategy, grid, schedule)
     wanted = simulated(make_method(name), with_server, schedule)
     assert not TRACE.arrived.all() and len(got) == len(wanted) == ROUNDS
     for mine, theirs in zip(got, wanted, strict=True):
@@ -508,7 +509,7 @@ def test_a_step_that_is_not_finite_is_refused(caplog):
     got = deployed(strategy, LocalGrid(clients(), by_trace), Schedule(2, STEPS, BATCH))
     full = [bool(FEDERATION.class_counts[1:][TRACE.arrived[r]].any(axis=0).all()) for r in range(2)]
     assert [bool((after - before).any()) for before, after in zip([START, *got], got, strict=False)] == full
-    assert sum("own update is not finite" in text for text in caplog.messages) == 2
+    assert sum("own update is left out: it is not finite" in text for text in caplog.messages) == 2
     assert sum("the model stays as it was" in text for text in caplog.messages) == full.count(False) > 0
     assert all(model.isfinite().all() for model in got)
 

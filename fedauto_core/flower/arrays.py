@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 
@@ -49,8 +49,9 @@ class Layout:
         """P."""
         return sum(map(prod, self.shapes.values()))
 
-    def flatten(self, arrays: Parameters) -> np.ndarray:
-        """Vector [P] of `arrays`, in any order and of any real dtype. InputError where names or shapes differ."""
+    def parts(self, arrays: Parameters) -> Iterator[tuple[slice, np.ndarray]]:
+        """Each array, flat, and where it stands in the vector; `arrays` may have any order and any real dtype.
+        InputError where names or shapes differ."""
         names = arrays.keys() ^ self.shapes.keys()
         require(
             not names,
@@ -58,7 +59,7 @@ class Layout:
             allowed=f"the {len(self.shapes)} arrays of the model",
             remedy="send the arrays that were received",
         )
-        vector, begin = np.empty(self.size, self.dtype), 0
+        begin = 0
         for name, shape in self.shapes.items():
             array, end = arrays[name], begin + prod(shape)
             require(
@@ -67,8 +68,14 @@ class Layout:
                 allowed=f"real numbers of shape {shape}",
                 remedy="send the arrays that were received",
             )
-            vector[begin:end] = array.reshape(-1)
+            yield slice(begin, end), array.reshape(-1)
             begin = end
+
+    def flatten(self, arrays: Parameters) -> np.ndarray:
+        """Vector [P] of `arrays`."""
+        vector = np.empty(self.size, self.dtype)
+        for place, part in self.parts(arrays):
+            vector[place] = part
         return vector
 
     def unflatten(self, vector: np.ndarray) -> dict[str, np.ndarray]:

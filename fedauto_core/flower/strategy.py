@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,8 +26,8 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 from torch import Tensor
 
-from fedauto_core.errors import is_number, require, require_number
-from fedauto_core.methods.base import Arrivals, Method, State
+from fedauto_core.errors import require, require_number
+from fedauto_core.methods.base import Method, State
 from fedauto_core.methods.fedauto import FedAuto
 from fedauto_core.methods.feddf import FedDF
 from fedauto_core.methods.feddu import FedDU
@@ -35,21 +35,13 @@ from fedauto_core.methods.fedlaw import FedLAW
 from fedauto_core.methods.registry import METHODS, make_method
 from fedauto_core.seeding import stream
 
-from .arrays import Layout
-from .public import Config, ServerData
+from .arrays import Layout, Parameters
+from .public import ServerData
 from .roster import Roster, with_context
+from .uploads import Lost, Round, Upload, identity, means, read
 
 LOG = logging.getLogger("flwr.fedauto")  # a child of Flower's own, so that `flwr log` shows it
 NEEDS_SCORES = (FedLAW, FedDF, FedDU)  # of models on the public data, besides training
-
-
-class Upload(NamedTuple):
-    """What became of a client in a round (from 1); cause: why its update was lost, or ""."""
-
-    round: int
-    client: str
-    arrived: bool
-    cause: str
 
 
 def obstacle(method: Method) -> str:
@@ -73,13 +65,14 @@ def obstacle(method: Method) -> str:
 class _Server:
     """The public data as a method sees them: the part of the contract's `Server` that a trainer can answer."""
 
-    def __init__(self, data: ServerData, layout: Layout, config: Config) -> None:
-        self.data, self.layout, self.config = data, layout, config
-        self.counts_per_class = data.counts_per_class
+    def __init__(self, data: ServerData, round: Round) -> None:
+        self.data, self.round, self.counts_per_class = data, round, data.counts_per_class
+
+    def trained(self, w: Tensor, steps: int, classes: Sequence[int] | None = None) -> Parameters:
+        return self.data.train(self.round.layout.unflatten(w.numpy()), classes, steps, self.round.config)
 
     def train(self, w: Tensor, steps: int, classes: Sequence[int] | None = None) -> Tensor:
-        after = self.data.train(self.layout.unflatten(w.numpy()), classes, steps, self.config)
-        return torch.from_numpy(self.layout.flatten(after)) - w
+        return torch.from_numpy(self.round.layout.flatten(self.trained(w, steps, classes))) - w
 
 
 class MethodStrategy(Strategy):
@@ -150,6 +143,7 @@ class MethodStrategy(Strategy):
     def _begin(self) -> None:
         self.roster = Roster(self.data.counts_per_class)
         self.uploads: list[Upload] = []
+        self._round: Round | None = None
         self._state: State | None = None
         self._silent: set[int] = set()  # nodes that were asked who they are, and have not been heard since
 
@@ -174,10 +168,10 @@ class MethodStrategy(Strategy):
         nodes = sorted(grid.get_node_ids())
         self._identify([node for node in nodes if node not in self.roster.ids and node not in self._silent], grid)
         named = {name: array.numpy() for name, array in arrays.items()}
-        self._layout = Layout.of(named)
-        self._w = torch.from_numpy(self._layout.flatten(named))
+        layout = Layout.of(named)
         config["server-round"] = server_round
-        self._config, self._asked = config, nodes
+        rows = self._memory(1 + len(nodes), layout)
+        self._round = Round(server_round, config, layout, layout.flatten(named), nodes, rows)
         return self._messages(nodes, MessageType.TRAIN, RecordDict({"arrays": arrays, "config": config}))
 
     def _messages(self, nodes: Iterable[int], kind: str, content: RecordDict) -> list[Message]:
@@ -192,91 +186,77 @@ class MethodStrategy(Strategy):
         self._silent |= {*nodes} - answers.keys()
         for node in nodes:
             if node in answers:
-                name, labels = _told(answers[node])
+                name, labels = identity(answers[node])
                 name = name or f"node {node}"
                 if why := self.roster.enrol(node, name, labels):
                     LOG.warning("%s: %s; its histogram is guessed to be uniform", name, why)
+
+    def _memory(self, count: int, layout: Layout) -> np.ndarray:
+        """Of the last round, [count, P], where it fits: to get new memory takes as long as to average."""
+        last = self._round and self._round.rows
+        fits = last is not None and (last.shape, last.dtype) == ((count, layout.size), layout.dtype)
+        return last if fits else np.empty((count, layout.size), layout.dtype)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """The method's step from what arrived; also from nothing."""
-        # 1. Network: what of the replies is an upload, and what became of everyone else.
-        heard, causes, metrics = self._heard(replies)
-        for node in self._asked:
-            client, arrived = self.roster.name_of(node), node in heard
-            cause = causes.get(node, "" if arrived else "silent")
-            self.uploads.append(Upload(server_round, client, arrived, "" if arrived else cause))
-            if cause:
-                LOG.warning("round %d: an update of %s is lost: %s", server_round, client, cause)
-        # 2. The server's own update, if it takes part.
-        server = _Server(self.data, self._layout, self._config)
-        rows = {self.roster.ids[node]: row for node, row in heard.items()}
+        round = self._round
+        lr, w = float(round.config.get("lr", 1.0)), torch.from_numpy(round.w)
+        server = _Server(self.data, round)
+        # 1. The server's own update, if it takes part.
         if self.with_server:
-            own = server.train(self._w, self.steps)
-            if own.isfinite().all():
-                rows[0] = own
-            else:
-                LOG.warning("round %d: the server's own update is not finite and left out", server_round)
+            try:
+                round.take(0, server.trained(w, self.steps))
+            except Lost as why:
+                LOG.warning("round %d: the server's own update is left out: %s", server_round, why)
+        # 2. Network: what of the replies is an upload, and what became of everyone else.
+        self._take(replies)
         # 3. Aggregate, unless the step is a sign of divergence.
-        ids = sorted(rows)
-        deltas = torch.stack([rows[j] for j in ids]) if ids else self._w.new_empty((0, len(self._w)))
-        lr = float(self._config.get("lr", 1.0))
-        arrivals = Arrivals(server_round - 1, np.array(ids, dtype=np.int64), deltas, np.full(len(ids), self.steps), lr)
-        w, state = self.method.aggregate(self._known(lr), self._w, arrivals, server)
-        log = MetricRecord({"arrived": len(heard), **{k: float(v) for k, v in state.log.items()}, **_means(metrics)})
+        state = self._known(w, lr)
+        w, state = self.method.aggregate(state, w, round.arrivals(self.steps, lr), server)
+        told = {"arrived": len(round.metrics), **{name: float(value) for name, value in state.log.items()}}
+        log = MetricRecord(told | means(round.metrics))
         with np.errstate(over="ignore"):
-            arrays = self._layout.unflatten(w.numpy())
+            arrays = round.layout.unflatten(w.numpy())
         if not all(np.isfinite(array).all() for array in arrays.values()):
             LOG.error("round %d: the step is not finite and refused; the model stays as it was", server_round)
             return None, log
         self._state = state
         return ArrayRecord({name: Array(array) for name, array in arrays.items()}), log
 
-    def _known(self, lr: float) -> State:
-        """The method's state, with what is known by now."""
-        first = self._state.context if self._state else None
-        w0, lr = (first.w0, first.lr) if first else (self._w, lr)
-        context = self.roster.context(w0, self.steps, lr, self.with_server)
-        return with_context(self.method, self._state, context) if self._state else self.method.init(context)
-
-    def _heard(self, replies: Iterable[Message]) -> tuple[dict[int, Tensor], dict[int, str], list[MetricRecord]]:
-        """Node -> update [P] of those that count; node -> why it is lost; metrics of those that count."""
-        heard: dict[int, Tensor] = {}
-        causes: dict[int, str] = {}
-        metrics: list[MetricRecord] = []
-        for reply in replies:
-            node = reply.metadata.src_node_id
-            if node not in self._asked:  # the link's word that a node is silent, or nobody's
-                continue
+    def _take(self, replies: Iterable[Message]) -> None:
+        """The updates among `replies` into the round, and what became of everyone asked into `uploads`."""
+        round = self._round
+        causes = dict.fromkeys(round.asked, "silent")
+        # Others are the link, which says that somebody is silent, or nobody.
+        asked = [(reply.metadata.src_node_id, reply) for reply in replies if reply.metadata.src_node_id in causes]
+        for node, reply in sorted(asked, key=lambda one: self.roster.ids.get(one[0], 0)):
             self._silent.discard(node)  # it can be asked again who it is
             try:
-                update, told = self._upload(reply)
-                taken = [self.roster.ids[other] for other in heard]
-                _refuse(self.roster.ids[node] in taken, "a second one in the round")
+                if node not in self.roster.ids:
+                    raise Lost("it has not told yet who it is")
+                participant, (arrays, told) = self.roster.ids[node], read(reply)
+                round.take(participant, arrays)
             except ValueError as fault:
-                causes[node] = str(fault)
+                name = self.roster.name_of(node)
+                LOG.warning("round %d: an update of %s is lost: %s", round.number, name, fault)
+                causes[node] = causes[node] and str(fault)
                 continue
-            heard[node] = update
-            metrics.append(told)
-            self.roster.counts[self.roster.ids[node] - 1] = float(told["num-examples"])
-        return heard, causes, metrics
+            causes[node] = ""
+            round.metrics.append(told)
+            self.roster.counts[participant - 1] = float(told["num-examples"])
+        for node, cause in causes.items():
+            self.uploads.append(Upload(round.number, self.roster.name_of(node), not cause, cause))
+            if cause == "silent":
+                LOG.warning("round %d: nothing from %s", round.number, self.roster.name_of(node))
 
-    def _upload(self, reply: Message) -> tuple[Tensor, MetricRecord]:
-        """Update [P] and metrics of a reply that is sound. ValueError says why it is not."""
-        if reply.has_error():
-            raise ValueError(f"error {reply.error.code}: {reply.error.reason}")
-        _refuse(reply.metadata.src_node_id not in self.roster.ids, "it has not told yet who it is")
-        arrays, metrics = reply.content.array_records, reply.content.metric_records
-        _refuse(len(arrays) != 1 or len(metrics) != 1, f"{len(arrays)} ArrayRecords and {len(metrics)} MetricRecords")
-        (sent,), (told,) = arrays.values(), metrics.values()
-        count = told.get("num-examples")
-        _refuse(not is_number(count) or count <= 0, f"num-examples = {count!r}")
-        with np.errstate(all="ignore"):
-            update = self._layout.flatten({name: _decoded(name, array) for name, array in sent.items()})
-            update -= self._w.numpy()
-            _refuse(not np.isfinite(update.sum()) and not np.isfinite(update).all(), "it is not finite")
-        return torch.from_numpy(update), told
+    def _known(self, w: Tensor, lr: float) -> State:
+        """The method's state, with what is known by now."""
+        first = self._state.context if self._state else None
+        w0, lr = (first.w0, first.lr) if first else (w, lr)
+        context = self.roster.context(w0, self.steps, lr, self.with_server)
+        return with_context(self.method, self._state, context) if self._state else self.method.init(context)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -292,8 +272,8 @@ class MethodStrategy(Strategy):
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Means of what the clients measured, weighted by "num-examples"."""
         contents = [reply.content for reply in replies if reply.has_content()]
-        means = _means([told for content in contents for told in content.metric_records.values()])
-        return MetricRecord(means) if means else None
+        told = means([record for content in contents for record in content.metric_records.values()])
+        return MetricRecord(told) if told else None
 
 
 class FedAutoStrategy(MethodStrategy):
@@ -314,35 +294,3 @@ class FedAutoStrategy(MethodStrategy):
     ) -> None:
         method = make_method(FedAuto.name, **hyper)
         super().__init__(method, data, steps=steps, with_server=with_server, fraction_evaluate=fraction_evaluate)
-
-
-def _refuse(wrong: bool, why: str) -> None:
-    if wrong:
-        raise ValueError(why)
-
-
-def _decoded(name: str, array: Array) -> np.ndarray:
-    try:
-        decoded = array.numpy()
-    except Exception as fault:  # whatever the bytes are, they cost their sender's update and nothing else
-        raise ValueError(f"array {name!r} cannot be read: {fault}") from fault
-    _refuse(not isinstance(decoded, np.ndarray), f"array {name!r} is none")
-    return decoded
-
-
-def _told(answer: Message) -> tuple[str, list[float] | None]:
-    """Name and label counts in the answer to a QUERY, where they are in it."""
-    if answer.has_error():
-        return "", None
-    names = [str(record["name"]) for record in answer.content.config_records.values() if "name" in record]
-    labels = [record["label-counts"] for record in answer.content.metric_records.values() if "label-counts" in record]
-    return names[0] if names else "", labels[0] if labels else None
-
-
-def _means(records: Sequence[MetricRecord]) -> dict[str, float]:
-    """Means, weighted by "num-examples", of the finite numbers that all of `records` tell."""
-    weighed = [record for record in records if is_number(n := record.get("num-examples")) and n > 0]
-    total = sum(record["num-examples"] for record in weighed)
-    names = [name for name in (weighed[0] if weighed else ()) if name != "num-examples"]
-    shared = [name for name in names if all(is_number(record.get(name)) for record in weighed)]
-    return {name: sum(record["num-examples"] * record[name] for record in weighed) / total for name in shared}

@@ -1,28 +1,30 @@
 """FedAuto on Flower: the same global models as in the simulation, and what becomes of bad replies."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-flwr_app = pytest.importorskip("flwr.app", reason="needs Flower: pip install -e '.[flower]'")
+pytest.importorskip("flwr.app", reason="needs the extra [flower]")
 
-from flower_grid import LINK, UNAVAILABLE, LocalGrid, trains  # noqa: E402
-from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict  # noqa: E402
-from flwr.clientapp import ClientApp  # noqa: E402
+from flower_grid import LINK, UNAVAILABLE, LocalGrid, trains
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
 
-from fedauto_core.data import FederationSpec, build_federation, load_dataset  # noqa: E402
-from fedauto_core.engine import Run, Schedule, simulate  # noqa: E402
-from fedauto_core.errors import InputError  # noqa: E402
-from fedauto_core.flower import FedAutoStrategy, MethodStrategy, ServerData, torch_data  # noqa: E402
-from fedauto_core.flower.arrays import Layout  # noqa: E402
-from fedauto_core.flower.strategy import obstacle  # noqa: E402
-from fedauto_core.methods import METHODS, fedauto_on, make_method  # noqa: E402
-from fedauto_core.models import build_model  # noqa: E402
-from fedauto_core.network import draw_trace, scenario  # noqa: E402
-from fedauto_core.seeding import stream  # noqa: E402
+from fedauto_core.data import FederationSpec, build_federation, load_dataset
+from fedauto_core.engine import Run, Schedule, simulate
+from fedauto_core.errors import InputError
+from fedauto_core.flower import FedAutoStrategy, MethodStrategy, ServerData, torch_data
+from fedauto_core.flower.arrays import Layout
+from fedauto_core.flower.roster import Roster
+from fedauto_core.flower.strategy import obstacle
+from fedauto_core.methods import METHODS, Method, fedauto_on, make_method
+from fedauto_core.models import build_model
+from fedauto_core.network import draw_trace, scenario
+from fedauto_core.seeding import stream
 
 DIGITS = load_dataset("digits")
 N, ROUNDS, STEPS, BATCH, LR, SEED = 5, 6, 3, 8, 0.2, 0
@@ -163,9 +165,8 @@ def deployed(strategy, grid, schedule, start=START):
     return models[1:]
 
 
-CASES = [(name, True) for name in ("fedavg", "fedauto", "mifa")] + [
-    (name, False) for name in METHODS if not obstacle(METHODS[name]())
-]
+FITTING = [name for name in METHODS if not obstacle(METHODS[name]())]
+CASES = [(name, True) for name in ("fedavg", "fedauto", "mifa")] + [(name, False) for name in FITTING]
 
 
 @pytest.mark.parametrize("name, with_server", CASES)
@@ -371,6 +372,29 @@ def test_with_nobody_heard_fedauto_does_its_own_round(apps):
     assert torch.equal(model, START)
 
 
+@pytest.mark.parametrize("with_server", [True, False])
+@pytest.mark.parametrize("name", FITTING)
+def test_with_nobody_known_every_method_keeps_a_sound_model(name, with_server):
+    """Whether the server has data of its own, takes part with them, or has none; and its trainer may work in place."""
+
+    def train(parameters, classes, steps, config):
+        for array in parameters.values():
+            array += 1
+        return parameters
+
+    method = make_method(name)
+    data = [ServerData(PUBLIC, train)] + [NOTHING] * (method.public_data == Method.public_data)
+    for one in data:
+        strategy = MethodStrategy(method, one, with_server=with_server)
+        moved = (with_server and one.train) or method.public_data != Method.public_data
+        got = deployed(strategy, LocalGrid({}), Schedule(2, STEPS, BATCH))
+        assert all(model.isfinite().all() for model in got)
+        if not moved:
+            assert all(torch.equal(model, START) for model in got)
+        elif name in ("fedavg", "fedauto"):
+            torch.testing.assert_close(got[1], START + 2, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "counts, why",
     [
@@ -452,6 +476,27 @@ def test_who_joins_late_or_comes_back_under_another_node():
         torch.testing.assert_close(models[done + 1], mifa(rounds[: done + 1]), rtol=0, atol=1e-6)
     assert strategy.roster.names == ["site 1", "site 2", "site 3"]
     assert sum(kind == "query" for _, kind in grid.asked) == 4  # once for each node
+
+
+def test_who_comes_back_without_label_counts_keeps_the_old_ones():
+    roster = Roster(PUBLIC)
+    assert roster.enrol(1, "site", [30.0, *[0] * 9]) == ""
+    assert roster.enrol(2, "site", None) == "no label counts; the ones before stay"
+    assert roster.context(START, STEPS, LR, True).alpha[1].tolist() == [1.0, *[0.0] * 9]
+    assert roster.ids == {1: 1, 2: 1} and roster.name_of(2) == "site" and roster.name_of(3) == "node 3"
+
+
+def test_what_is_not_known_yet_is_guessed():
+    """No number of samples: the mean of the others, the server's among them; no labels: uniform."""
+    roster = Roster(np.array([10, 0]))
+    for node, labels in enumerate(([0, 30], None, [1, 1, 1])):
+        roster.enrol(node, f"site {node}", labels)
+    context = roster.context(torch.zeros(3), 1, 0.1, True)
+    assert context.counts.tolist() == [10, 30, 20, 20]
+    assert context.alpha.tolist() == [[1, 0], [0, 1], [0.5, 0.5], [0.5, 0.5]]
+    np.testing.assert_allclose(context.target, [30 / 80, 50 / 80])
+    empty = Roster(np.zeros(2)).context(torch.zeros(3), 1, 0.1, False)
+    assert empty.target.tolist() == [0.5, 0.5] and empty.counts.tolist() == [0]
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if obstacle(METHODS[name]())])
@@ -602,3 +647,20 @@ def test_training_metrics_are_those_of_clients_and_method():
     result = strategy.start(LocalGrid(clients()), record(START), 1, 1.0, train_config=ConfigRecord({"lr": LR}))
     told = result.train_metrics_clientapp[1]
     assert told["arrived"] == N and told["loss"] == pytest.approx(3.0) and told["sum_beta"] == pytest.approx(1.0)
+
+
+def test_the_lines_of_the_readme_run_in_a_server_app(capsys):
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    (block,) = (block for block in re.findall(r"```python\n(.*?)```", readme, re.S) if "flwr" in block)
+    names = {}
+    exec(compile(block, "README.md", "exec"), names)
+    heard = []
+
+    @(app := ClientApp()).train()
+    def train(message, context):
+        heard.append(message.content["config"]["server-round"])
+        arrays, metrics = message.content["arrays"], MetricRecord({"num-examples": 10})
+        return Message(RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=message)
+
+    names["main"](LocalGrid({1: app, 2: app}), Context(0, 0, {}, RecordDict(), {}))
+    assert heard == [round for round in range(1, 11) for _ in range(2)]

@@ -28,28 +28,21 @@ class Roster:
     histograms: list[np.ndarray | None] = field(default_factory=list)
 
     def enrol(self, node: int, name: str, labels: Sequence[float] | None) -> str:
-        """Take in the participant `name` behind `node` with its label counts, unless it is known. Why the labels cannot
-        be used, or ""."""
+        """Take in the participant `name` behind `node`, or know it again, with its label counts. What is wrong with
+        these, or ""."""
         if name not in self.names:
             self.names.append(name)
             self.counts.append(np.nan)
             self.histograms.append(None)
         index = self.names.index(name)
         self.ids[node] = index + 1
-        if labels is None:
-            return "no label counts"
-        counts = np.asarray(labels, dtype=float)
-        if counts.shape != self.public.shape:
-            return f"label counts of shape {counts.shape}, for {len(self.public)} classes"
-        if not np.isfinite(counts).all():
-            return "label counts that are not finite"
-        counts = np.maximum(counts, 0.0)  # noise that was added for privacy may lead below
-        if not counts.any():
-            return "label counts without a sample"
-        self.histograms[index] = counts
-        if np.isnan(self.counts[index]):
-            self.counts[index] = counts.sum()
-        return ""
+        counts, why = _label_counts(labels, len(self.public))
+        if not why:
+            self.histograms[index] = counts
+            if np.isnan(self.counts[index]):
+                self.counts[index] = counts.sum()
+        guessed = self.histograms[index] is None
+        return why and why + ("; its histogram is guessed to be uniform" if guessed else "; the ones before stay")
 
     def name_of(self, node: int) -> str:
         return self.names[self.ids[node] - 1] if node in self.ids else f"node {node}"
@@ -66,6 +59,19 @@ class Roster:
         total = counts.sum()
         target = counts @ alpha / total if total else alpha[0]
         return Context(counts, alpha, target, steps, lr, with_server, w0)
+
+
+def _label_counts(told: Sequence[float] | None, n_classes: int) -> tuple[np.ndarray, str]:
+    """Label counts [C], cut at zero, below which the noise of a private histogram may lead; what is wrong, or ""."""
+    if told is None:
+        return np.zeros(n_classes), "no label counts"
+    counts = np.asarray(told, dtype=float)
+    if counts.shape != (n_classes,):
+        return counts, f"label counts of shape {counts.shape}, for {n_classes} classes"
+    if not np.isfinite(counts).all():
+        return counts, "label counts that are not finite"
+    counts = np.maximum(counts, 0.0)
+    return counts, "" if counts.any() else "label counts without a sample"
 
 
 def with_context(method: Method, state: State, context: Context) -> State:

@@ -69,7 +69,8 @@ class _Server:
         self.data, self.round, self.counts_per_class = data, round, data.counts_per_class
 
     def trained(self, w: Tensor, steps: int, classes: Sequence[int] | None = None) -> Parameters:
-        return self.data.train(self.round.layout.unflatten(w.numpy()), classes, steps, self.round.config)
+        parameters = self.round.layout.unflatten(w.numpy().copy())  # which it may change
+        return self.data.train(parameters, classes, steps, self.round.config)
 
     def train(self, w: Tensor, steps: int, classes: Sequence[int] | None = None) -> Tensor:
         return torch.from_numpy(self.round.layout.flatten(self.trained(w, steps, classes))) - w
@@ -189,7 +190,7 @@ class MethodStrategy(Strategy):
                 name, labels = identity(answers[node])
                 name = name or f"node {node}"
                 if why := self.roster.enrol(node, name, labels):
-                    LOG.warning("%s: %s; its histogram is guessed to be uniform", name, why)
+                    LOG.warning("%s: %s", name, why)
 
     def _memory(self, count: int, layout: Layout) -> np.ndarray:
         """Of the last round, [count, P], where it fits: to get new memory takes as long as to average."""
@@ -212,6 +213,8 @@ class MethodStrategy(Strategy):
                 LOG.warning("round %d: the server's own update is left out: %s", server_round, why)
         # 2. Network: what of the replies is an upload, and what became of everyone else.
         self._take(replies)
+        if not (self.roster.names or self.with_server or self.method.public_data != Method.public_data):
+            return None, MetricRecord({"arrived": 0})  # nobody is known, and the method has nothing of its own
         # 3. Aggregate, unless the step is a sign of divergence.
         state = self._known(w, lr)
         w, state = self.method.aggregate(state, w, round.arrivals(self.steps, lr), server)

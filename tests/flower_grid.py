@@ -15,8 +15,9 @@ class LocalGrid(Grid):
     message; changes: functions that are given a round's updates and give what arrives of them. An app that raises
     answers with the error that Flower makes of it."""
 
-    def __init__(self, apps, reaches=lambda node, message: True, changes=()):
+    def __init__(self, apps, reaches=lambda node, message: True, changes=(), run_config=None):
         self.apps, self.reaches, self.changes, self.asked = apps, reaches, changes, []
+        self.run_config = run_config or {}
 
     run = set_run = create_message = push_messages = pull_messages = None  # the strategy has no use for them
 
@@ -33,7 +34,7 @@ class LocalGrid(Grid):
             if not self.reaches(node, message):
                 continue
             try:
-                context = Context(0, node, {"partition-id": node}, RecordDict(), {})
+                context = Context(0, node, {"partition-id": node % 100}, RecordDict(), self.run_config)
                 reply = self.apps[node](message, context)
             except Exception as error:
                 reply = Message(Error(RAISED, str(error)), reply_to=message)

@@ -1,6 +1,8 @@
 """FedAuto on Flower: the same global models as in the simulation, and what becomes of bad replies."""
 
+import importlib
 import re
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -322,6 +324,14 @@ def test_the_honest_reply_of_the_same_client_counts():
     torch.testing.assert_close(model, fedavg([1, 2, 3, 4, 5]), rtol=0, atol=1e-6)
 
 
+def test_a_large_number_is_finite():
+    """Its square is not."""
+    grid = LocalGrid(clients() | {2 * NODE: sends(with_array("head.bias", poisoned(1e30)))})
+    strategy = MethodStrategy(make_method("fedavg"), NOTHING, steps=STEPS)
+    (model,) = deployed(strategy, grid, ONE)
+    assert all(upload.arrived for upload in strategy.uploads) and model.max() > 1e29
+
+
 def test_what_comes_twice_counts_once(caplog):
     """The same message, and two clients under one name."""
     apps = {100: client(1), 200: client(2), 300: client(3, name="site"), 400: client(4, name="site")}
@@ -451,12 +461,12 @@ def mifa(rounds):
 
 
 def test_who_joins_late_or_comes_back_under_another_node():
-    """Client 3 joins in the second round; client 1 leaves after it and is another node from the fourth on: the update
-    that MIFA has stored of it is its own."""
-    rounds = [(1, 2), (1, 2, 3), (2, 3), (1, 2, 3)]
+    """Client 3 joins as client 1 leaves, who is another node from the fourth round on: the update that MIFA has stored
+    of it counts in between, and is replaced by its own."""
+    rounds = [(1, 2), (2, 3), (2, 3), (1, 2, 3)]
     apps = {10 * j: client(j, name=f"site {j}") for j in (1, 2, 3)}
     apps[11] = client(1, name="site 1")
-    nodes = [(10, 20), (10, 20, 30), (20, 30), (11, 20, 30)]
+    nodes = [(10, 20), (20, 30), (20, 30), (11, 20, 30)]
 
     class Changing(LocalGrid):
         def get_node_ids(self):
@@ -629,17 +639,19 @@ def test_evaluation_is_the_mean_of_what_is_told():
         if context.node_id == 4:
             raise RuntimeError("no test data")
         told = {"num-examples": context.node_id, "accuracy": 0.1 * context.node_id, "own": [1.0]}
+        if context.node_id > 4:
+            told = {"accuracy": 1.0} | ({"num-examples": 0} if context.node_id == 6 else {})
         return Message(RecordDict({"metrics": MetricRecord(told)}), reply_to=message)
 
     strategy = MethodStrategy(make_method("fedavg"), NOTHING)
-    grid = LocalGrid({node: app for node in (1, 2, 3, 4)})
+    grid = LocalGrid(dict.fromkeys(range(1, 7), app))
     result = strategy.start(grid, record(START), 1, 1.0)
     assert dict(result.evaluate_metrics_clientapp[1]) == {"accuracy": pytest.approx((0.1 + 0.4 + 0.9) / 6)}
     asked = [node for node, kind in grid.asked if kind == "evaluate"]
-    assert asked == [1, 2, 3, 4]
+    assert asked == [1, 2, 3, 4, 5, 6]
     half = MethodStrategy(make_method("fedavg"), NOTHING, fraction_evaluate=0.5)
     half.start(grid, record(START), 1, 1.0)
-    assert sum(kind == "evaluate" for _, kind in grid.asked) == 4 + 2
+    assert sum(kind == "evaluate" for _, kind in grid.asked) == 6 + 3
 
 
 def test_training_metrics_are_those_of_clients_and_method():
@@ -647,6 +659,16 @@ def test_training_metrics_are_those_of_clients_and_method():
     result = strategy.start(LocalGrid(clients()), record(START), 1, 1.0, train_config=ConfigRecord({"lr": LR}))
     told = result.train_metrics_clientapp[1]
     assert told["arrived"] == N and told["loss"] == pytest.approx(3.0) and told["sum_beta"] == pytest.approx(1.0)
+
+
+def test_a_strategy_that_starts_again_forgets_the_run_before():
+    strategy = MethodStrategy(make_method("mifa"), ServerData(PUBLIC, ServerTrainer(True)), steps=STEPS)
+    first = deployed(strategy, LocalGrid(clients()), ONE)
+    strategy.data = strategy.data._replace(train=ServerTrainer(True))
+    assert torch.equal(deployed(strategy, LocalGrid(clients(), lambda node, message: True), ONE)[0], first[0])
+    strategy.data = strategy.data._replace(train=ServerTrainer(True))
+    nobody = deployed(strategy, LocalGrid({}), ONE)[0]
+    assert not torch.equal(nobody, first[0]) and strategy.uploads == []
 
 
 def test_the_lines_of_the_readme_run_in_a_server_app(capsys):
@@ -664,3 +686,22 @@ def test_the_lines_of_the_readme_run_in_a_server_app(capsys):
 
     names["main"](LocalGrid({1: app, 2: app}), Context(0, 0, {}, RecordDict(), {}))
     assert heard == [round for round in range(1, 11) for _ in range(2)]
+
+
+def test_the_example_runs_and_says_who_is_missing(monkeypatch, capsys):
+    """Its own run configuration; site 2 is never heard."""
+    folder = Path(__file__).parents[1] / "examples" / "flower"
+    monkeypatch.syspath_prepend(folder)
+    client_app, server_app = (importlib.import_module(f"digits_app.{name}") for name in ("client_app", "server_app"))
+    declared = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["flwr"]["app"]
+    assert declared["components"] == {f"{m.__name__[11:17]}app": f"{m.__name__}:app" for m in (server_app, client_app)}
+    config = declared["config"]
+    apps = dict.fromkeys(range(config["clients"]), client_app.app)
+    grid = LocalGrid(apps, lambda node, message: node != 2 or not trains(message), run_config=config)
+    server_app.main(grid, Context(0, 0, {}, RecordDict(), config))
+    said = capsys.readouterr().out.splitlines()
+    accuracies = [float(line.split()[-1]) for line in said if line.startswith("after round")]
+    assert len(accuracies) == 1 + config["rounds"] and accuracies[-1] > 0.6 > 0.2 > accuracies[0]
+    assert said[1 + config["rounds"] :] == [
+        f"round {r}: site 2 is missing: silent" for r in range(1, 1 + config["rounds"])
+    ]

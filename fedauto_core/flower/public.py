@@ -47,8 +47,7 @@ class _TorchTrainer:
         state = self.module.state_dict()
         self.module.load_state_dict(state | {name: torch.from_numpy(a.copy()) for name, a in parameters.items()})
         self.module.train()
-        trained = [weight for weight in self.module.parameters() if weight.requires_grad]
-        optimiser = torch.optim.SGD(trained, lr=float(config.get("lr", self.lr)))
+        optimiser = torch.optim.SGD(self.module.parameters(), lr=float(config.get("lr", self.lr)))
         for rows in pool[(draws * len(pool)).astype(np.int64)]:
             optimiser.zero_grad()
             functional.cross_entropy(self.module(self.x[rows]), self.y[rows]).backward()

@@ -149,7 +149,7 @@ def simulated(method, with_server, schedule, **options):
     return models
 
 
-def deployed(strategy, grid, schedule, start=START):
+def deployed(strategy, grid, schedule, seconds=5.0):
     """The same on Flower, where the strategy is told the step size as its users tell it."""
     models = []
 
@@ -163,7 +163,7 @@ def deployed(strategy, grid, schedule, start=START):
     def evaluate(server_round, arrays):
         models.append(vector(arrays))
 
-    strategy.start(grid, record(start), num_rounds=schedule.rounds, timeout=5.0, evaluate_fn=evaluate)
+    strategy.start(grid, record(START), num_rounds=schedule.rounds, timeout=seconds, evaluate_fn=evaluate)
     return models[1:]
 
 

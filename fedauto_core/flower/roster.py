@@ -86,8 +86,7 @@ def with_context(method: Method, state: State, context: Context) -> State:
 
 
 def _grown(old: Any, fresh: Any) -> Any:
-    arrays = (is_tensor(old) or isinstance(old, np.ndarray)) and fresh is not None
-    if not arrays or old.shape == fresh.shape:
+    if fresh is None or not (is_tensor(old) or isinstance(old, np.ndarray)):
         return old
     grown = fresh.clone() if is_tensor(fresh) else fresh.copy()
     grown[tuple(map(slice, old.shape))] = old

@@ -167,6 +167,7 @@ class MethodStrategy(Strategy):
     ) -> Iterable[Message]:
         """Everyone connected gets the model; whoever is new is asked for its name and label counts first."""
         nodes = sorted(grid.get_node_ids())
+        self._grid = grid
         self._identify([node for node in nodes if node not in self.roster.ids and node not in self._silent], grid)
         named = {name: array.numpy() for name, array in arrays.items()}
         layout = Layout.of(named)
@@ -212,6 +213,9 @@ class MethodStrategy(Strategy):
             except Lost as why:
                 LOG.warning("round %d: the server's own update is left out: %s", server_round, why)
         # 2. Network: what of the replies is an upload, and what became of everyone else.
+        replies = list(replies)
+        nodes = {reply.metadata.src_node_id for reply in replies} & {*round.asked}
+        self._identify(sorted(nodes - self.roster.ids.keys()), self._grid)  # a slow start missed the question
         self._take(replies)
         if not (self.roster.names or self.with_server or self.method.public_data != Method.public_data):
             return None, MetricRecord({"arrived": 0})  # nobody is known, and the method has nothing of its own

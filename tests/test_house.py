@@ -20,6 +20,7 @@ ALLOWED = {
     "experiments": "store models network methods data engine",
     "report": "store network data",
     "theory": "models methods data",
+    "flower": "methods",
     "benchmark": "models network methods data engine",
     "__main__": "methods report",
 }

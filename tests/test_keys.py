@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 
@@ -11,7 +12,9 @@ from fedauto_core.store import keys
 MODULES = sorted(
     ".".join((keys.ROOT, *path.relative_to(keys.PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
     for path in keys.PACKAGE.rglob("*.py")
-    if path.name != "__main__.py" and not path.name.startswith("peer_")  # these have an environment of their own
+    if path.name != "__main__.py"
+    and not path.name.startswith("peer_")  # these have an environment of their own
+    and (find_spec("flwr") or path.parent.name != "flower")
 )
 LOAD_ALL = """
 import importlib, json, sys

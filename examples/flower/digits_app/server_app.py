@@ -1,0 +1,38 @@
+"""The server: FedAuto in the place of FedAvg, and the test accuracy after each round."""
+
+from flwr.app import ArrayRecord, ConfigRecord, Context, MetricRecord
+from flwr.serverapp import Grid, ServerApp
+from torch import no_grad
+
+from digits_app.task import federation, network, samples
+from fedauto_core.flower import FedAutoStrategy, torch_data
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    run = context.run_config
+    dataset, model = federation(int(run["clients"])).dataset, network()
+
+    @no_grad()
+    def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord:
+        model.load_state_dict(arrays.to_torch_state_dict())
+        right = model(dataset.x_test).argmax(dim=1) == dataset.y_test
+        return MetricRecord({"accuracy": float(right.float().mean())})
+
+    public = torch_data(network(), *samples(int(run["clients"]), 0), 10, lr=run["lr"], batch=int(run["batch"]))
+    strategy = FedAutoStrategy(public, steps=int(run["steps"]), fraction_evaluate=0.0)
+    result = strategy.start(
+        grid,
+        ArrayRecord(model.state_dict()),
+        num_rounds=int(run["rounds"]),
+        timeout=float(run["deadline-s"]),
+        train_config=ConfigRecord({"lr": run["lr"]}),
+        evaluate_fn=evaluate,
+    )
+    for server_round, measured in result.evaluate_metrics_serverapp.items():
+        print(f"after round {server_round}: accuracy {measured['accuracy']:.3f}")
+    for upload in strategy.uploads:
+        if not upload.arrived:
+            print(f"round {upload.round}: {upload.client} is missing: {upload.cause}")

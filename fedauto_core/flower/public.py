@@ -1,0 +1,86 @@
+"""The server's public data in a deployment: how many of each class, and a function that trains on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fedauto_core.errors import require, require_number
+from fedauto_core.seeding import stream
+
+from .arrays import Parameters
+
+Config = Mapping[str, Any]
+Trainer = Callable[[Parameters, Sequence[int] | None, int, Config], Parameters]
+"""train(parameters, classes, steps, config): the parameters after SGD steps on the public samples of `classes` (None:
+all of them); config: what the clients are told in this round, "server-round" (from 1) among it."""
+
+
+class ServerData(NamedTuple):
+    """counts_per_class: public samples of each class, [C]; all zero, with no `train`: the server has none."""
+
+    counts_per_class: np.ndarray
+    train: Trainer | None = None
+
+
+class _TorchTrainer:
+    """SGD on a module. The order of the calls in a round decides the minibatches."""
+
+    def __init__(self, module: nn.Module, x: Tensor, y: Tensor, lr: float, batch: int, seed: int) -> None:
+        self.module, self.x, self.y, self.lr, self.batch, self.seed = module, x, y, lr, batch, seed
+        self.labels = y.cpu().numpy()
+        self.round, self.calls = 0, 0
+
+    def __call__(
+        self, parameters: Parameters, classes: Sequence[int] | None, steps: int, config: Config
+    ) -> dict[str, np.ndarray]:
+        if config["server-round"] != self.round:
+            self.round, self.calls = config["server-round"], 0
+        pool = np.arange(len(self.labels)) if classes is None else np.flatnonzero(np.isin(self.labels, classes))
+        draws = stream(self.seed, "server minibatches", self.round - 1, self.calls).random((steps, self.batch))
+        self.calls += 1
+        state = self.module.state_dict()
+        self.module.load_state_dict(state | {name: torch.from_numpy(a.copy()) for name, a in parameters.items()})
+        self.module.train()
+        optimiser = torch.optim.SGD(self.module.parameters(), lr=float(config.get("lr", self.lr)))
+        for rows in pool[(draws * len(pool)).astype(np.int64)]:
+            optimiser.zero_grad()
+            functional.cross_entropy(self.module(self.x[rows]), self.y[rows]).backward()
+            optimiser.step()
+        after = self.module.state_dict()
+        return {name: after[name].detach().cpu().numpy().copy() for name in parameters}
+
+
+def torch_data(
+    module: nn.Module, x: Tensor, y: Tensor, n_classes: int, *, lr: float, batch: int = 32, seed: int = 0
+) -> ServerData:
+    """Public samples of a plain torch module, trained by SGD on the mean cross-entropy.
+
+    Parameters
+    ----------
+    module : whose state_dict has the arrays that are sent, or more (a frozen base below adapters). Its parameters with
+        requires_grad are trained; it is changed
+    x, y : samples [n_0, ...] and their labels, int64 [n_0], on the module's device
+    n_classes : C
+    lr : step size in rounds whose config has no "lr"
+    batch, seed : of the minibatches, drawn uniformly with replacement
+
+    Raises
+    ------
+    InputError : for no samples, labels outside 0..C-1, or a number out of range
+    """
+    require_number("lr", lr)
+    require_number("batch", batch, low=1, strict=False, whole=True)
+    require(
+        len(x) == len(y) > 0 and int(y.min()) >= 0 and int(y.max()) < n_classes,
+        f"{len(x)} samples with {len(y)} labels, {sorted(set(y.tolist()))}",
+        allowed=f"as many labels as samples, at least one, in 0..{n_classes - 1}",
+        remedy="give the labels of the public samples, and the number of all classes",
+    )
+    counts = np.bincount(y.cpu().numpy(), minlength=n_classes)
+    return ServerData(counts, _TorchTrainer(module, x, y, lr, batch, seed))

@@ -1,0 +1,110 @@
+"""What of a round's replies is an upload, and what is read from Flower's records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from flwr.app import Array, Message, MetricRecord
+
+from fedauto_core.errors import is_number
+from fedauto_core.methods.base import Arrivals
+
+from .arrays import Layout, Parameters
+from .public import Config
+
+
+class Lost(ValueError):
+    """Why an update does not count."""
+
+
+class Upload(NamedTuple):
+    """What became of a client in a round (from 1); cause: why it was not heard, or ""."""
+
+    round: int
+    client: str
+    arrived: bool
+    cause: str
+
+
+@dataclass
+class Round:
+    """A round: what was sent to whom, and what has come in by now.
+
+    number: from 1; w: the model that was sent, [P]; asked: nodes; rows: memory for the updates, [1 + asked, P], of
+    which those of `ids` are written; metrics: of the clients among them.
+    """
+
+    number: int
+    config: Config
+    layout: Layout
+    w: np.ndarray
+    asked: Sequence[int]
+    rows: np.ndarray
+    ids: list[int] = field(default_factory=list)
+    metrics: list[MetricRecord] = field(default_factory=list)
+
+    def take(self, participant: int, after: Parameters) -> None:
+        """The update of a participant whose parameters are now `after`; participants come in ascending order. Lost: it
+        is not finite, or a second one. Names or shapes that differ are an InputError."""
+        _lost_if(participant in self.ids, "a second one in the round")
+        row = self.rows[len(self.ids)]
+        with np.errstate(all="ignore"):
+            for place, part in self.layout.parts(after):
+                np.subtract(part, self.w[place], out=row[place], casting="same_kind")
+            # The squares are summed at the pace of the memory; only their overflow needs a second look.
+            _lost_if(not np.isfinite(row @ row) and not np.isfinite(row).all(), "it is not finite")
+        self.ids.append(participant)
+
+    def arrivals(self, steps: int, lr: float) -> Arrivals:
+        """As a method sees them. The rows are memory of this round alone: a method must not keep them."""
+        taken = len(self.ids)
+        deltas = torch.from_numpy(self.rows[:taken])
+        return Arrivals(self.number - 1, np.array(self.ids, dtype=np.int64), deltas, np.full(taken, steps), lr)
+
+
+def read(reply: Message) -> tuple[dict[str, np.ndarray], MetricRecord]:
+    """Arrays and metrics of a client's reply. Lost: there are none, or not one of each, or no samples behind it."""
+    if reply.has_error():
+        raise Lost(f"error {reply.error.code}: {reply.error.reason}")
+    arrays, metrics = reply.content.array_records, reply.content.metric_records
+    _lost_if(len(arrays) != 1 or len(metrics) != 1, f"{len(arrays)} ArrayRecords and {len(metrics)} MetricRecords")
+    (sent,), (told,) = arrays.values(), metrics.values()
+    count = told.get("num-examples")
+    _lost_if(not is_number(count) or count <= 0, f"num-examples = {count!r}")
+    return {name: _decoded(name, array) for name, array in sent.items()}, told
+
+
+def identity(answer: Message) -> tuple[str, Sequence[float] | None]:
+    """Name and label counts in the answer to a QUERY, where they are in it."""
+    if answer.has_error():
+        return "", None
+    names = [str(record["name"]) for record in answer.content.config_records.values() if "name" in record]
+    counts = [record["label-counts"] for record in answer.content.metric_records.values() if "label-counts" in record]
+    return names[0] if names else "", counts[0] if counts else None
+
+
+def means(records: Sequence[MetricRecord]) -> dict[str, float]:
+    """Means, weighted by "num-examples", of the finite numbers that all of `records` tell."""
+    weighed = [record for record in records if is_number(n := record.get("num-examples")) and n > 0]
+    total = sum(record["num-examples"] for record in weighed)
+    names = [name for name in (weighed[0] if weighed else ()) if name != "num-examples"]
+    shared = [name for name in names if all(is_number(record.get(name)) for record in weighed)]
+    return {name: sum(record["num-examples"] * record[name] for record in weighed) / total for name in shared}
+
+
+def _lost_if(wrong: bool, why: str) -> None:
+    if wrong:
+        raise Lost(why)
+
+
+def _decoded(name: str, array: Array) -> np.ndarray:
+    try:
+        decoded = array.numpy()
+    except Exception as fault:  # whatever the bytes are, they cost their sender's update and nothing else
+        raise Lost(f"array {name!r} cannot be read: {fault}") from fault
+    _lost_if(not isinstance(decoded, np.ndarray), f"array {name!r} is none")
+    return decoded

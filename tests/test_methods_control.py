@@ -185,7 +185,7 @@ def test_scaffold_starts_as_fedavg_and_remembers_mean_gradients():
 
 
 def test_control_variates_are_gradients_whatever_the_step_size():
-    """Updates -tau gamma_r g_k with gamma_r a tenth of the first step size leave c_k = g_k and c their mean, weighted by samples."""
+    """Updates -tau gamma_r g_k with gamma_r a tenth of gamma_1 leave c_k = g_k and c their mean, by samples."""
     gradients = torch.from_numpy(np.random.default_rng(3).normal(size=(6, 7))).float()
     state = make_method("scaffold").init(context(n_parameters=7))
     weights = torch.from_numpy(state.context.counts / state.context.counts.sum()).float()

@@ -18,7 +18,7 @@ from fedauto_core.store.writing import locked, write_atomically
 from .folder import REPORTS, clear, log_file, work_folder
 from .orders import Order, Outcome
 from .overview import write_overview
-from .plan import Job, banner, changes, inputs_of, override, read_profile, select
+from .plan import Job, changes, inputs_of, override, read_profile, select
 from .sources import NOTEBOOKS, read_notebooks
 
 BAD_INPUT = 2
@@ -91,7 +91,7 @@ def run_report(
             status = INTERRUPTED
         clear(work_folder(target))
         try:
-            write_overview(target, profile, everything)
+            write_overview(target, profile, everything, batch.notebooks_dir)
         except OSError as error:
             raise _unwritable(target, error) from None
     if status == INTERRUPTED:
@@ -149,7 +149,6 @@ def _order(job: Job, batch: Batch) -> Order:
         processes=_processes(job, batch),
         fresh=batch.fresh,
         command=batch.command([job.name]),
-        banner=banner(batch.profile),
     )
 
 

@@ -59,8 +59,10 @@ def content_hash(path: Path) -> str:
 
 
 def file_hashes(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file of a page except the manifest itself."""
-    return {path.name: content_hash(path) for path in sorted(folder.iterdir()) if path.name != "manifest.json"}
+    """SHA-256 of every result in the folder of a page: of all files but the manifest itself and the HTML page, which is
+    written from the results."""
+    left_out = {"manifest.json", f"{folder.name}.html"}
+    return {path.name: content_hash(path) for path in sorted(folder.iterdir()) if path.name not in left_out}
 
 
 def write_json(path: Path, value: object) -> None:

@@ -14,7 +14,7 @@ class Order:
     """All a worker needs for one notebook; nothing else is read from the process that sent it.
 
     overrides: parameters that differ from the notebook's own defaults. inputs: all that the result depends on, as
-    `plan.inputs_of` names it. banner: what its page says on top, from `plan.banner`.
+    `plan.inputs_of` names it.
     """
 
     name: str
@@ -26,7 +26,6 @@ class Order:
     processes: int
     fresh: bool
     command: str
-    banner: str
 
 
 @dataclass(frozen=True)

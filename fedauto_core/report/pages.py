@@ -1,122 +1,152 @@
-"""HTML pages that work without a network: one style, highlighted code, mathematics as MathML, relative links only."""
+"""The page of an executed notebook: prose, code, mathematics as MathML, figures and tables as linked files."""
 
 import html
 import os
 import re
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from xml.etree.ElementTree import tostring
 
 import nbformat
-from latex2mathml import commands
-from latex2mathml.converter import Converter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
-from fedauto_core.errors import InputError
+from fedauto_core.errors import InputError, require, require_known
 
-CODE = HtmlFormatter(cssclass="highlight", style="default")
-FONTS = {*commands.LOCAL_FONTS, *commands.MATH_NON_FONT_COMMANDS}
-ANSI = re.compile(r"\x1b\[[0-9;]*m")
-STYLE = """
-:root { color-scheme: light; }
-body { font: 17px/1.6 Georgia, "DejaVu Serif", serif; color: #1c1c1c; background: #fff; margin: 0 auto;
-  max-width: 52rem; padding: 1.5rem 1.25rem 4rem; }
-h1, h2, h3, h4, nav, table, figcaption, .mark { font-family: "Helvetica Neue", Arial, "DejaVu Sans", sans-serif; }
-h1 { font-size: 1.9rem; line-height: 1.2; margin: 1rem 0; }
-h2 { font-size: 1.35rem; margin: 2.2rem 0 .6rem; border-bottom: 1px solid #ddd; }
-h3 { font-size: 1.1rem; margin: 1.6rem 0 .4rem; }
-a { color: #00599c; }
-nav { font-size: .85rem; }
-code, pre { font: 14px/1.45 "DejaVu Sans Mono", Menlo, Consolas, monospace; }
-p code, li code, td code { background: #f3f3f3; padding: 0 .2em; border-radius: 3px; }
-pre { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; }
-.source { background: #f7f7f7; border-left: 3px solid #00599c; padding: .5rem .8rem; margin: .8rem 0 .3rem; }
-.output { margin: .3rem 0 1rem; overflow-x: auto; }
-.output p { margin: .2rem 0; }
-.output pre { padding: .2rem .8rem; color: #333; }
-.stderr { background: #fff4e5; }
-table { border-collapse: collapse; font-size: .85rem; line-height: 1.35; margin: .8rem 0; }
-th, td { padding: .3rem .6rem; text-align: left; border-bottom: 1px solid #e2e2e2; vertical-align: top; }
-thead th { border-bottom: 2px solid #999; }
-td { font-variant-numeric: tabular-nums; }
-img { max-width: 100%; height: auto; }
-blockquote { margin: 1rem 0; padding: .1rem 1rem; border-left: 3px solid #d9a400; background: #fffaf0; }
-mi[mathvariant^="bold"] { font-weight: bold; }
-.equation { margin: .9rem 0; padding: .2rem 0; overflow: auto hidden; }
-.banner { padding: .4rem .8rem; background: #fff4e5; border: 1px solid #d9a400; font-weight: bold; }
-.mark { font-weight: bold; white-space: nowrap; }
-.Re { color: #00664d; } .even, .own { color: #00599c; } .notRe { color: #a83a00; } .open { color: #666; }
-.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(22rem, 1fr)); gap: 1.5rem; }
-figure { margin: 0; } figcaption { font-size: .8rem; line-height: 1.4; }
-.wide { max-width: 76rem; }
-"""
+from .mathematics import mathml
+from .plain import ANSI, plain
+
+CODE = HtmlFormatter(cssclass="highlight")
+ROWS = 10  # of a table that are shown before it is unfolded
+ROW = re.compile(r"<tr\b.*?</tr>\s*", re.DOTALL)
+NUMBERS = re.compile(r"\b(Notebooks? )(\d\d(?:(?:,| and| to|) \d\d)*)\b", re.IGNORECASE)
+LABEL = re.compile(r"\\label\{([^{}]*)\}")
+TAG = re.compile(r"\\tag\*?\{([^{}]*)\}")
+REFERENCE = re.compile(r"\\(?:eq)?ref\{([^{}]*)\}")
+EVIDENCE = re.compile(r"(?<=evidence: )\*(\w+)\*(?=\.$)")
 
 
-def document(title: str, body: str, width: str = "") -> str:
-    """A whole page with the style inside; width: "" for prose or "wide" for overviews."""
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{html.escape(title)}</title>\n'
-        f"<style>{STYLE}{CODE.get_style_defs('.highlight')}</style>\n</head>\n"
-        f'<body class="{width}">\n{body}\n</body>\n</html>\n'
-    )
+@dataclass
+class Place:
+    """Where a piece of prose will stand.
 
-
-def mathml(latex: str, display: str = "inline") -> str:
-    r"""LaTeX as MathML (display: "inline" or "block"). InputError for what the converter does not know.
-
-    The converter itself would show an unknown command as its name, drop an unknown `\math...` font and ignore a
-    missing brace.
+    notebooks_dir: where its links are right. folder: of its page. notebooks: number, as "03" -> address from the page
+    and title, for links. equations: label -> number, of the whole page. pictures: what was pasted into the cell, as
+    name -> {media type: base64}. headings: level, identifier and text of those rendered so far.
     """
-    latex = re.sub(r"\\arg(?![A-Za-z])", r"\\operatorname{arg}", latex)  # common, and unknown to the converter
-    bare = re.sub(r"\\[{}\\]", "", latex)
-    unknown = [name for name in re.findall(r"\\math[a-z]+", latex) if name not in FONTS]
-    try:
-        if bare.count("{") != bare.count("}"):
-            raise ValueError("unbalanced braces")
-        root = Converter(display=display).convert_to_element(latex)
-        for element in root.iter():
-            element.text = html.unescape(element.text or "")
-            unknown += re.findall(r"\\[A-Za-z]*", element.text)
-        if unknown:
-            raise ValueError(f"unknown command {', '.join(unknown)}")
-    except Exception as error:  # the converter raises many types, none of which names the formula
-        raise InputError(
-            f"mathematics {latex.strip()!r}: {str(error) or type(error).__name__}",
-            allowed="the LaTeX commands that can be shown without a network",
-            remedy=r"write it with other commands, for example \operatorname*{arg\,min} or \mathbf{1}",
-        ) from error
-    return tostring(root, encoding="unicode")
+
+    notebooks_dir: Path
+    folder: Path
+    notebooks: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    equations: Mapping[str, str] = field(default_factory=dict)
+    pictures: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    headings: list[tuple[int, str, str]] = field(default_factory=list)
+
+    def identifier(self, text: str) -> str:
+        """What a link calls the heading, as Jupyter does; the second of the same name gets a number."""
+        name, taken = re.sub(r"\s", "-", plain(text)), {identifier for _, identifier, _ in self.headings}
+        same = sum(other == name or re.fullmatch(rf"{re.escape(name)}-\d+", other) is not None for other in taken)
+        return f"{name}-{same + 1}" if same else name
 
 
-def _equation(latex: str) -> str:
-    """Display mathematics in a box of its own: a formula wider than the page scrolls, the page does not."""
-    return f'<div class="equation">{mathml(latex, "block")}</div>'
+def equation_numbers(sources: Iterable[str]) -> dict[str, str]:
+    r"""Label -> number of every `\label` in prose: the `\tag` in front of it, or else counted. InputError for a label
+    that stands twice."""
+    numbers: dict[str, str] = {}
+    for block in (block for source in sources for block in source.split("$$")[1::2]):
+        for label in LABEL.findall(block):
+            require(
+                label not in numbers,
+                f"equation label {label!r} stands twice",
+                allowed="one equation for each label",
+                remedy="rename one of them",
+            )
+            tag = TAG.search(block)
+            numbers[label] = tag[1] if tag else str(len(numbers) + 1)
+    return numbers
 
 
 class _Renderer(IPythonRenderer):
-    """Markdown to HTML with MathML; links between notebooks become links between pages."""
+    """Markdown to HTML with MathML; links between notebooks, and the numbers of notebooks, become links between pages.
 
-    def __init__(self, notebooks_dir: Path, folder: Path) -> None:
-        super().__init__(escape=False, exclude_anchor_links=True)
-        self.notebooks_dir, self.folder = notebooks_dir, folder
+    escape: show HTML as text, where the prose was computed and not written.
+    """
+
+    def __init__(self, place: Place, escape: bool) -> None:
+        super().__init__(escape=escape, exclude_anchor_links=True, attachments=place.pictures)
+        self.place = place
 
     def inline_math(self, body: str) -> str:
+        if reference := REFERENCE.fullmatch(body.strip()):
+            return self._reference(reference[1])
         return mathml(body)
 
     def block_math(self, body: str) -> str:
-        return _equation(body)
+        return self._equation(body)
 
     def latex_environment(self, name: str, body: str) -> str:
-        return _equation(f"\\begin{{{name}}}{body}\\end{{{name}}}")
+        return self._equation(f"\\begin{{{name}}}{body}\\end{{{name}}}")
+
+    def text(self, text: str) -> str:
+        linked = NUMBERS.sub(lambda found: found[1] + re.sub(r"\d\d", self._notebook, found[2]), super().text(text))
+        return REFERENCE.sub(lambda found: self._reference(found[1]), linked)
+
+    def heading(self, text: str, level: int, **attrs: object) -> str:
+        text = _without_links(text)
+        words = html.unescape(re.sub(r"<[^>]+>", "", text))
+        identifier = self.place.identifier(words)
+        self.place.headings.append((level, identifier, words))
+        return f'<h{level} id="{html.escape(identifier)}">{text}</h{level}>\n'
 
     def link(self, text: str, url: str, title: str | None = None) -> str:
-        return super().link(text, self._relocated(url), title)
+        return super().link(_without_links(text), self._relocated(url), title)
 
     def image(self, text: str, url: str, title: str | None = None) -> str:
+        self._require_picture(url)
         return super().image(text, self._relocated(url), title)
+
+    def inline_html(self, html: str) -> str:
+        return super().inline_html(self._with_pictures(html))
+
+    def block_html(self, html: str) -> str:
+        return super().block_html(self._with_pictures(html))
+
+    def table(self, text: str) -> str:
+        return scroll_box(f"<table>\n{text}</table>", "table")
+
+    def _equation(self, latex: str) -> str:
+        """Display mathematics in a box of its own: a formula wider than the page scrolls, the page does not."""
+        label, tag = LABEL.search(latex), TAG.search(latex)
+        body = mathml(TAG.sub("", LABEL.sub("", latex)), "block")
+        number = tag[1] if tag else self.place.equations.get(label[1]) if label else None
+        anchor = f' id="{html.escape(label[1])}"' if label else ""
+        return equation_box(body, anchor, f'<span class="number">({html.escape(number)})</span>' if number else "")
+
+    def _reference(self, label: str) -> str:
+        require_known("equation label", label, self.place.equations)
+        return f'<a href="#{html.escape(label)}">({html.escape(self.place.equations[label])})</a>'
+
+    def _notebook(self, number: re.Match[str]) -> str:
+        if (found := self.place.notebooks.get(number[0])) is None:
+            return number[0]
+        address, title = found
+        return f'<a href="{address}" title="{html.escape(title)}">{number[0]}</a>'
+
+    def _require_picture(self, url: str) -> None:
+        if url.startswith("attachment:"):
+            require_known("pasted picture", url.removeprefix("attachment:"), self.place.pictures)
+
+    def _with_pictures(self, source: str) -> str:
+        """An <img> of a picture that was pasted into the cell shows it."""
+
+        def embedded(found: re.Match[str]) -> str:
+            self._require_picture(found[1])
+            return f'src="{self._embed_image_or_attachment(found[1])}"'
+
+        return re.sub(r"""src=["']?(attachment:[^"'\s>]+)["']?""", embedded, source)
 
     def _relocated(self, url: str) -> str:
         """A link that is right in the notebooks folder, as seen from the page's folder."""
@@ -125,56 +155,126 @@ class _Renderer(IPythonRenderer):
             return url
         if notebook := re.fullmatch(r"(?:\./)?(\w+)\.ipynb", path):
             return f"../{notebook[1]}/{notebook[1]}.html{mark}{anchor}"
-        return os.path.relpath(self.notebooks_dir / path, self.folder) + mark + anchor
+        if report := re.fullmatch(r"\.\./reports/\w+/([\w/-]+\.html)", path):
+            return f"../{report[1]}{mark}{anchor}"  # of this report, whatever its profile
+        return os.path.relpath(self.place.notebooks_dir / path, self.place.folder) + mark + anchor
 
 
-def markdown(source: str, notebooks_dir: Path, folder: Path) -> str:
-    """Markdown with mathematics as HTML, for a page in `folder`; relative links are those of a notebook."""
-    return MarkdownWithMath(renderer=_Renderer(notebooks_dir, folder)).render(source)
+def _without_links(text: str) -> str:
+    return re.sub(r"</?a\b[^>]*>", "", text)
 
 
-def _output(output: nbformat.NotebookNode, notebooks_dir: Path, folder: Path) -> str:
-    """The richest form of one output. A recorded figure is linked to its files instead of being embedded again."""
+def equation_box(body: str, anchor: str = "", number: str = "") -> str:
+    """Display mathematics that scrolls by itself where it is too wide."""
+    return f'<div class="equation"{anchor}><div class="scroll">{body}</div>{number}</div>'
+
+
+def scroll_box(body: str, name: str) -> str:
+    """A box that scrolls by itself; `name` tells a screen reader what is in it."""
+    return f'<div class="scroll" data-label="{html.escape(name)}">{body}</div>'
+
+
+def markdown(source: str, place: Place, escape: bool = False) -> str:
+    """Markdown with mathematics as HTML. escape: show HTML in it as text. InputError for mathematics or pictures that
+    cannot be shown."""
+    return MarkdownWithMath(renderer=_Renderer(place, escape)).render(source)
+
+
+def require_prose(notebook: nbformat.NotebookNode, name: str) -> None:
+    """InputError if the prose of a source notebook holds what a page could not show: told before it is run."""
+    cells = [cell for cell in notebook.cells if cell.cell_type == "markdown"]
+    place = Place(Path(), Path(), equations=equation_numbers(cell.source for cell in cells))
+    for number, cell in enumerate(cells, 1):
+        place.pictures = cell.get("attachments", {})
+        try:
+            markdown(cell.source, place)
+        except InputError as error:
+            raise error.within(f"{name}, text cell {number}") from error
+
+
+def folded(table: str, name: str, csv: str = "") -> str:
+    """A table that shows its first ROWS rows until it is unfolded, with its CSV file beside it if there is one."""
+    table = table.replace("<th></th>", "<td></td>")
+    head, body, rest = table.partition("<tbody>")
+    inside, end, tail = rest.partition("</tbody>")
+    rows = ROW.findall(inside)
+    files = [f'<a href="{csv}" download>CSV</a>'] if csv else []
+    if len(rows) > ROWS:
+        first, more = "".join(rows[:ROWS]), "".join(rows[ROWS:])
+        table = f'{head}{body}{first}{end}\n<tbody class="more">{more}</tbody>{tail}'
+        files.insert(0, f'<button type="button" class="unfold">all {len(rows)} rows</button>')
+    under = f'<p class="files">{name}: {", ".join(files)}</p>' if files else ""
+    return scroll_box(table, f"table {name}".strip()) + under
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """Width and height of a PNG or SVG file in CSS pixels."""
+    if path.suffix == ".png":
+        return struct.unpack(">II", path.read_bytes()[16:24])
+    head = path.read_text(encoding="utf-8")[:2000]
+    width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', head).groups()
+    return round(float(width) * 4 / 3), round(float(height) * 4 / 3)  # points
+
+
+def picture(folder: Path, slug: str, caption: str, where: str = "") -> str:
+    """A recorded figure: SVG where that is the smaller file, else PNG; loaded when it comes into view.
+
+    where: the way to `folder` from the page.
+    """
+    files = [path for path in (folder / f"{slug}.svg", folder / f"{slug}.png") if path.is_file()]
+    if not files:
+        return f"<p>figure {slug} is missing</p>"
+    chosen = min(files, key=lambda path: path.stat().st_size)
+    width, height = picture_size(chosen)
+    alt = html.escape(f"Figure {slug}: {plain(caption)}")
+    return f'<img src="{where}{chosen.name}" width="{width}" height="{height}" loading="lazy" alt="{alt}">'
+
+
+def _output(output: nbformat.NotebookNode, place: Place, where: Path) -> str:
+    """The richest form of one output. A recorded product is linked to its files, which lie in `where`."""
     if output.output_type == "stream":
         return f'<pre class="{output.name}">{html.escape(ANSI.sub("", output.text))}</pre>'
     if output.output_type == "error":
         return f'<pre class="stderr">{html.escape(ANSI.sub("", chr(10).join(output.traceback)))}</pre>'
-    product = output.metadata.get("fedauto", {})
+    product, data = output.metadata.get("fedauto", {}), output.data
+    slug = product.get("slug", "")
     if product.get("kind") == "figure":
-        slug, alt = product["slug"], html.escape(product["caption"])
-        links = ", ".join(f'<a href="{slug}.{suffix}">{suffix.upper()}</a>' for suffix in ("svg", "csv"))
-        return f'<img src="{slug}.png" alt="{alt}"><nav>{slug}: {links}</nav>'
-    data = output.data
+        links = ", ".join(f'<a href="{slug}.{suffix}">{suffix.upper()}</a>' for suffix in ("svg", "png", "csv"))
+        shown = picture(where, slug, product["caption"])
+        return f'<a class="figure" href="{slug}.svg">{shown}</a><p class="files">{slug}: {links}</p>'
     if "text/html" in data:
-        return data["text/html"]
-    if "image/png" in data:
-        return f'<img src="data:image/png;base64,{data["image/png"].strip()}" alt="figure">'
+        return folded(data["text/html"], slug, f"{slug}.csv" if slug else "")
+    for kind in ("image/png", "image/jpeg"):
+        if kind in data:
+            return f'<img src="data:{kind};base64,{data[kind].strip()}" alt="picture that the code above shows">'
     if "text/markdown" in data:
-        return markdown(data["text/markdown"], notebooks_dir, folder)
+        return markdown(EVIDENCE.sub(r"[\1](#\1)", data["text/markdown"]), place, escape=True)
     if "text/latex" in data:
-        return _equation(data["text/latex"].strip().strip("$").removeprefix("\\displaystyle"))
+        return equation_box(mathml(data["text/latex"].strip().strip("$").removeprefix("\\displaystyle"), "block"))
     return f"<pre>{html.escape(data.get('text/plain', ''))}</pre>"
 
 
-def banner_box(text: str) -> str:
-    """What a reader must know before anything else, in a box; nothing for an empty text."""
-    return f'<p class="banner">{html.escape(text)}</p>' if text else ""
+def _shown(output: nbformat.NotebookNode, place: Place, where: Path) -> str:
+    """As `_output`. What was computed cannot be refused any more: if it cannot be shown, the page says so there."""
+    try:
+        return _output(output, place, where)
+    except InputError as error:
+        data = output.data.get("text/markdown", output.data.get("text/latex", ""))
+        return f'<pre class="stderr">{html.escape(f"{data}{chr(10) * 2}cannot be shown: {error}")}</pre>'
 
 
-def notebook_page(
-    notebook: nbformat.NotebookNode, name: str, notebooks_dir: Path, folder: Path, banner: str = ""
-) -> str:
-    """The HTML page of an executed notebook that will lie in `folder`, with `banner` on top; links are relocated from
-    `notebooks_dir`."""
-    parts = [f'<nav><a href="../index.html">report</a> · {name} · <a href="{name}.ipynb">notebook</a></nav>']
-    parts.append(banner_box(banner))
+def notebook_body(notebook: nbformat.NotebookNode, place: Place, where: Path) -> str:
+    """The cells of an executed notebook as HTML; its recorded files lie in `where`. Headings are left in `place`."""
+    parts = []
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            parts.append(markdown(cell.source, notebooks_dir, folder))
+            place.pictures = cell.get("attachments", {})
+            parts.append(markdown(cell.source, place))
         elif cell.cell_type == "code" and cell.source.strip():
-            parts.append(f'<div class="source">{highlight(cell.source, PythonLexer(), CODE)}</div>')
+            code = highlight(cell.source, PythonLexer(), CODE)
+            parts.append(f'<div class="source scroll" id="cell-{html.escape(cell.id)}" data-label="code">{code}</div>')
             for output in cell.outputs:
                 slug = output.get("metadata", {}).get("fedauto", {}).get("slug")
                 anchor = f' id="{slug}"' if slug else ""
-                parts.append(f'<div class="output"{anchor}>{_output(output, notebooks_dir, folder)}</div>')
-    return document(name, "\n".join(parts))
+                parts.append(f'<div class="output"{anchor}>{_shown(output, place, where)}</div>')
+    return "\n".join(parts)

@@ -15,6 +15,8 @@ from typing import NamedTuple, get_args
 from fedauto_core.errors import InputError, require
 from fedauto_core.store.keys import PACKAGE, imported
 
+from .plain import plain
+
 CHECKOUT = PACKAGE.parent if (PACKAGE.parent / "notebooks" / "profiles").is_dir() else None
 NOTEBOOKS = CHECKOUT / "notebooks" if CHECKOUT else PACKAGE / "_notebooks"
 """Beside the package in a checkout; an installed package brings its own along."""
@@ -64,11 +66,12 @@ class Parameter:
 class Notebook:
     """A source notebook, what its parameters cell declares, and the modules of the core that its code imports.
 
-    problem: why it cannot be read, if so; all else is empty then.
+    title: its first heading. problem: why it cannot be read, if so; all else is empty then.
     """
 
     name: str
     source: str = ""
+    title: str = ""
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
     modules: tuple[str, ...] = ()
     problem: InputError | None = None
@@ -157,7 +160,9 @@ def read_notebook(path: Path) -> Notebook:
         remedy="keep one parameters cell",
     )
     parameters = _parse_parameters(tagged[0].text, path.name) if tagged else {}
-    return Notebook(path.stem, source, parameters, _imported_modules(cells))
+    prose = "\n".join(cell.text for cell in cells if cell.kind == "markdown")
+    heading = re.search(r"^# (.+)$", prose, re.MULTILINE)
+    return Notebook(path.stem, source, plain(heading[1]) if heading else "", parameters, _imported_modules(cells))
 
 
 def read_notebooks(folder: Path = NOTEBOOKS) -> dict[str, Notebook]:

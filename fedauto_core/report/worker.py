@@ -28,9 +28,10 @@ from fedauto_core.errors import require
 from fedauto_core.store.keys import OPTIONAL_PACKAGES, versions
 from fedauto_core.store.writing import replace_folder, write_atomically
 
-from .folder import clear, file_hashes, log_file, work_folder, write_json
+from .folder import clear, file_hashes, log_file, read_manifest, work_folder, write_json
+from .machine import machine
 from .orders import Order, Outcome
-from .pages import ANSI, notebook_page
+from .plain import ANSI
 from .sources import PARAMETERS_TAG
 
 INJECTED = "injected-parameters"
@@ -113,8 +114,6 @@ def run_notebook(order: Order) -> Outcome:
         executed, peak = _execute(order, source, folder, reached)
         final = _published(source, executed, folder, order)
         nbformat.write(final, folder / f"{order.name}.ipynb")
-        page = notebook_page(final, order.name, order.notebooks_dir, order.out / order.name, order.banner)
-        (folder / f"{order.name}.html").write_text(page, encoding="utf-8")
         seconds = round(time.monotonic() - started, 1)
         _write_manifest(order, folder, seconds, peak)
         replace_folder(order.out / order.name, folder)
@@ -188,8 +187,16 @@ def _published(
     for cell in final.cells:
         if cell.cell_type == "code":
             cell.execution_count = results[cell.id].execution_count
-            cell.outputs = [_without_machine(output, paths) for output in results[cell.id].outputs]
+            cell.outputs = [_linked(_without_machine(output, paths)) for output in results[cell.id].outputs]
     return final
+
+
+def _linked(output: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """A recorded picture lies beside the notebook, which names it instead of holding it a second time."""
+    product = output.get("metadata", {}).get("fedauto", {})
+    if product.get("kind") == "figure":
+        output.data = nbformat.from_dict({"text/markdown": f"![{product['slug']}]({product['slug']}.png)"})
+    return output
 
 
 def _without_machine(value: object, paths: Mapping[Path, str]) -> object:
@@ -210,7 +217,15 @@ def _without_machine(value: object, paths: Mapping[Path, str]) -> object:
 
 def _write_manifest(order: Order, folder: Path, seconds: float, peak: int | None) -> None:
     """The versions are this worker's own: it may be on another machine."""
-    own = {"versions": versions(OPTIONAL_PACKAGES), "seconds": seconds, "peak_mib": peak, "files": file_hashes(folder)}
+    before = read_manifest(order.out / order.name) or {}
+    own = {
+        "versions": versions(OPTIONAL_PACKAGES),
+        "machine": machine(),
+        "seconds": seconds,
+        "fresh_seconds": seconds if order.fresh else before.get("fresh_seconds"),
+        "peak_mib": peak,
+        "files": file_hashes(folder),
+    }
     write_json(folder / "manifest.json", {**order.inputs, **own})
 
 

@@ -1,0 +1,301 @@
+"""What the pages on top of a report say: claims with their evidence, what came out, figures, status, reference."""
+
+import csv
+import html
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from markupsafe import Markup
+
+from fedauto_core.network.suite import SCENARIOS, SUITE
+
+from .evidence import STATUS_COLUMNS, STATUS_NUMBERS, Row, claim_marks, status_cells
+from .folder import read_manifest, read_products
+from .pages import Place, equation_numbers, markdown, notebook_body, picture, scroll_box
+from .plain import plain
+from .search import Found, script, sections
+from .site import TITLE, Entry, Site, style, text
+from .tables import html_table
+from .verdicts import CLAIMS, LEGEND, PAPER, describe
+
+MARK_CLASSES = {"[Re]": "Re", "[¬Re]": "notRe", "[=]": "even", "[own]": "own"}
+SYMBOLS = Path(__file__).parent / "symbols.csv"
+WHAT = {
+    "[Re]": "reproduced",
+    "[=]": "equivalent",
+    "[own]": "holds, but is not the paper's to reproduce",
+    "[~]": "undecided",
+    "[¬Re]": "not reproduced",
+    "–": "not tested",
+}
+HEADLINE = "C2"  # the claim whose figure stands on the front page, if it has one
+
+
+def look(mark: str) -> str:
+    """The class of a mark in the style sheet."""
+    return MARK_CLASSES.get(mark, "open")
+
+
+def deciding(mark: str, rows: Sequence[Row]) -> Row:
+    """The verdict that a claim's mark rests on: of those that have it, the least favourable; of equal ones that on all
+    rivals. What is our own to show has no order: the first."""
+    having = [row for row in rows if f"[{row.verdict.mark}]" == mark and row.verdict.evidence != PAPER] or list(rows)
+    if mark == "[own]":
+        return having[0]
+    return min(having, key=lambda row: (row.verdict.effect, "all rivals" not in row.verdict.statement))
+
+
+def brief(statement: str) -> str:
+    """The first clause of a statement, without what stands in brackets."""
+    return re.sub(r" \([^()]*\)", "", statement).partition(";")[0].rstrip(".")
+
+
+def _verdict(row: Row) -> dict[str, Any]:
+    name, verdict, kind = row
+    slug = verdict.evidence
+    files = {"figure": [("figure", "svg"), ("CSV", "csv")], "table": [("CSV", "csv")]}.get(kind, [])
+    return {
+        "mark": f"[{verdict.mark}]",
+        "look": look(f"[{verdict.mark}]"),
+        "statement": verdict.statement,
+        "effect": describe(verdict),
+        "notebook": name,
+        "evidence": slug,
+        "page": f"{name}/{name}.html#{slug}",
+        "files": [(word, f"{name}/{slug}.{suffix}") for word, suffix in files],
+    }
+
+
+def _claim(name: str, mark: str, rows: Sequence[Row]) -> dict[str, Any]:
+    claim = {"name": name, "text": CLAIMS[name], "mark": mark, "look": look(mark), "verdicts": [*map(_verdict, rows)]}
+    if rows:
+        row = deciding(mark, rows)
+        effect, seeds = describe(row.verdict).rsplit(" (", 1)[0], row.verdict.seeds
+        claim["sentence"] = brief(row.verdict.statement)
+        claim["effect"] = f"{effect}, {seeds} seed{'s' * (seeds != 1)}"
+        claim["deciding"] = _verdict(row)
+    return claim
+
+
+def outcome(out: Path, marks: Mapping[str, str], entries: Iterable[Entry]) -> list[str]:
+    """What came out, in a few sentences: the claims by their marks, then every comparison with rivals."""
+    said = []
+    for mark, word in WHAT.items():
+        names = [claim for claim, found in marks.items() if found == mark]
+        if names:
+            said.append(f"{word} {mark}: {', '.join(names)}" if mark != "–" else f"{word}: {', '.join(names)}")
+    paragraphs = [f"Of the paper's claims: {'; '.join(said)}."]
+    for entry in entries:
+        if (path := out / entry.name / "comparisons.csv").is_file():
+            with path.open(encoding="utf-8", newline="") as lines:
+                rows = [row for row in csv.DictReader(lines) if row.get("counts") == "True"]
+            if rows:
+                paragraphs.append(f"{entry.title}: {_comparisons(rows)}")
+    return paragraphs
+
+
+def _comparisons(rows: Sequence[Mapping[str, str]]) -> str:
+    count = {mark: sum(row["mark"] == mark for row in rows) for mark in ("Re", "=", "¬Re")}
+    early = sum(row["settled"] == "False" for row in rows)
+    order = sorted(rows, key=lambda row: float(row["mean"]))
+    least, most = (f"{float(r['mean']):+.1f} points ({r['rival']} in {r['scenario']})" for r in (order[0], order[-1]))
+    return (
+        f"in {len(rows)} comparisons FedAuto is ahead in {count['Re']}, equivalent in {count['=']}, behind "
+        f"in {count['¬Re']}; {early} are of runs that still moved. From {least} to {most}."
+    )
+
+
+def page(path: str, site: Site, rows: Sequence[Row], statuses: Sequence[Any]) -> str:
+    """The text of the page or file at `path`, one of `overview.ON_TOP`. statuses: of `overview.status_of`."""
+    match path:
+        case "index.html":
+            return index(site, rows, statuses)
+        case "figures.html":
+            return figures(site)
+        case "explore.html":
+            return site.page(path, "Explore: FedAuto with four clients", path)
+        case "reference.html":
+            return reference(site)[0]
+        case "status.html":
+            return status(site, statuses)
+        case "assets/style.css":
+            return style()
+        case "assets/search.js":
+            return script(found(site))
+        case _:
+            return text(Path(path).name)
+
+
+def _place(site: Site, folder: Path, up: str) -> Place:
+    """Prose of a page in `folder`; up: the way from there to the top of the report."""
+    return Place(site.notebooks_dir, folder, {n: (f"{up}{e.page}", e.title) for n, e in site.titles.items()})
+
+
+def _body(site: Site, entry: Entry) -> tuple[nbformat.NotebookNode, str, Place]:
+    """The executed notebook, its cells as HTML, and the place with its headings."""
+    folder = site.out / entry.name
+    executed = nbformat.read(folder / f"{entry.name}.ipynb", as_version=4)
+    place = _place(site, folder, "../")
+    place.equations = equation_numbers(cell.source for cell in executed.cells if cell.cell_type == "markdown")
+    return executed, notebook_body(executed, place, folder), place
+
+
+def notebook(site: Site, name: str) -> str:
+    """The page of the executed notebook `name`."""
+    at = next(n for n, entry in enumerate(site.entries) if entry.name == name)
+    entry = site.entries[at]
+    _, body, place = _body(site, entry)
+    return site.page(
+        "notebook.html",
+        entry.title,
+        entry.page,
+        name=name,
+        body=Markup(body),
+        headings=[heading for heading in place.headings if heading[0] in (2, 3)],
+        previous=site.entries[at - 1] if at else None,
+        next=site.entries[at + 1] if at + 1 < len(site.entries) else None,
+    )
+
+
+def found(site: Site) -> list[Found]:
+    """All that the search finds."""
+    _, entries = reference(site)
+    for entry in site.entries:
+        executed, _, place = _body(site, entry)
+        entries += sections(executed, entry.page, entry.title, [identifier for _, identifier, _ in place.headings])
+        for product in read_products(site.out / entry.name):
+            slug, caption = product["slug"], plain(product["caption"])
+            entries.append(Found(f"{entry.page}#{slug}", f"{slug} ({entry.title})", product["kind"], caption))
+    return entries
+
+
+def index(site: Site, rows: Sequence[Row], statuses: Sequence[Any]) -> str:
+    """index.html: the question, the claims, what came out, the notebooks."""
+    marks, pages = claim_marks(rows), {entry.name: entry.page for entry in site.entries}
+    failed = {status.name: f"logs/{status.name}.log" for status in statuses if status.state == "failed"}
+    return site.page(
+        "index.html",
+        TITLE,
+        "index.html",
+        claims=[_claim(name, mark, [r for r in rows if r.verdict.claim == name]) for name, mark in marks.items()],
+        legend=LEGEND,
+        outcome=outcome(site.out, marks, site.entries),
+        figure=_headline(site.out, marks, rows),
+        statuses=[{"title": s.title, "state": s.state, "page": (pages | failed).get(s.name)} for s in statuses],
+    )
+
+
+def _headline(out: Path, marks: Mapping[str, str], rows: Sequence[Row]) -> dict[str, Any] | None:
+    """The figure that the headline claim rests on, or else the first that any claim rests on."""
+    for claim in sorted(CLAIMS, key=lambda name: name != HEADLINE):
+        shown = [row for row in rows if row.verdict.claim == claim and row.kind == "figure"]
+        if shown:
+            row = deciding(marks[claim], shown)
+            found = {p["slug"]: p["caption"] for p in read_products(out / row.notebook)}
+            return _figure(out, row.notebook, row.verdict.evidence, found[row.verdict.evidence])
+    return None
+
+
+def _figure(out: Path, name: str, slug: str, caption: str) -> dict[str, Any]:
+    text = Markup(markdown(caption, Place(out / name, out), escape=True))
+    shown = Markup(picture(out / name, slug, caption, f"{name}/"))
+    return {"page": f"{name}/{name}.html#{slug}", "picture": shown, "caption": text}
+
+
+def figures(site: Site) -> str:
+    """figures.html: every figure of the report, by notebook."""
+    groups = []
+    for entry in site.entries:
+        products = [p for p in read_products(site.out / entry.name) if p["kind"] == "figure"]
+        if products:
+            groups.append((entry, [_figure(site.out, entry.name, p["slug"], p["caption"]) for p in products]))
+    return site.page("figures.html", "All figures", "figures.html", groups=groups)
+
+
+def _table(name: str, head: Sequence[str], rows: Iterable[Iterable[str]], right: Sequence[int] = ()) -> Markup:
+    return Markup(scroll_box(html_table(head, rows, right), name))
+
+
+def status(site: Site, statuses: Sequence[Any]) -> str:
+    """status.html: state, time and memory of every notebook, on which machine, with which versions."""
+    linked = {entry.name: f'<a href="{entry.page}">{entry.name}</a>' for entry in site.entries}
+    lines = [tuple(map(html.escape, status_cells(status))) for status in statuses]
+    cells = [(linked.get(status.name, name), *rest) for status, (name, *rest) in zip(statuses, lines, strict=True)]
+    machines: dict[str, list[str]] = {}
+    versions: dict[tuple[str, str], list[str]] = {}
+    for entry in site.entries:
+        manifest = read_manifest(site.out / entry.name) or {}
+        if "machine" in manifest:
+            machines.setdefault(_words(manifest["machine"]), []).append(entry.name)
+        for package in manifest.get("versions", {}).items():
+            versions.setdefault(package, []).append(entry.name)
+
+    def of(names: Sequence[str]) -> str:
+        return "all" if len(names) == len(site.entries) else html.escape(", ".join(names))
+
+    return site.page(
+        "status.html",
+        "Status",
+        "status.html",
+        summary=f"Profile {site.profile}: {len(site.entries)} of {len(statuses)} notebooks have a page.",
+        notebooks=_table("notebooks", STATUS_COLUMNS, cells, STATUS_NUMBERS),
+        machines=_table("machines", ["machine", "notebooks"], [(html.escape(m), of(n)) for m, n in machines.items()]),
+        versions=_table(
+            "versions",
+            ["package", "version", "notebooks"],
+            [(*map(html.escape, package), of(names)) for package, names in sorted(versions.items())],
+        ),
+    )
+
+
+def _words(machine: Mapping[str, Any]) -> str:
+    return (
+        f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} CPUs to use, "
+        f"{machine['memory_gib']} GiB, {machine['system']}"
+    )
+
+
+def reference(site: Site) -> tuple[str, list[Found]]:
+    """reference.html: the methods of the method card, scenarios, symbols; and what the search finds there."""
+    place, entries = _place(site, site.out, ""), []
+
+    def line(kind: str, name: str, *cells: str) -> tuple[str, ...]:
+        """The cells of a row whose first one the search finds."""
+        anchor = f"{kind}-{re.sub(r'[^A-Za-z0-9_]+', '', name)}"
+        words = " ".join(re.sub("<[^>]+>", "", cell) for cell in cells[1:])
+        entries.append(Found(f"reference.html#{anchor}", name, kind, html.unescape(words)))
+        return (f'<span id="{anchor}">{cells[0]}</span>', *cells[1:])
+
+    def inline(source: str) -> str:
+        return markdown(source, place).strip().removeprefix("<p>").removesuffix("</p>")
+
+    head, *card = _method_card(site.notebooks_dir) or [[]]
+    methods = [line("method", cells[0], *map(html.escape, cells)) for cells in card]
+    scenarios = [line("scenario", name, name, html.escape(what)) for name, what in (SCENARIOS | SUITE).items()]
+    with SYMBOLS.open(encoding="utf-8", newline="") as lines:
+        listed = [*csv.reader(lines)][1:]
+    symbols = [
+        line("symbol", name.replace("\\", "").strip("$"), inline(name), inline(meaning), inline(f"notebook {number}"))
+        for name, meaning, number in listed
+    ]
+    page = site.page(
+        "reference.html",
+        "Methods, scenarios, symbols",
+        "reference.html",
+        methods=_table("methods", head, methods) if methods else "",
+        scenarios=_table("scenarios", ["name", "what fails"], scenarios),
+        symbols=_table("symbols", ["symbol", "meaning", "explained in"], symbols),
+    )
+    return page, entries
+
+
+def _method_card(notebooks_dir: Path) -> list[list[str]]:
+    """Head and rows of the generated table in the notebooks' README, as text; nothing where there is none."""
+    readme = notebooks_dir / "README.md"
+    text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
+    card = text.partition("<!-- methods:begin -->\n")[2].partition("<!-- methods:end -->")[0]
+    lines = [re.split(r"(?<!\\)\|", line.strip().strip("|")) for line in card.splitlines()]
+    return [[cell.strip().replace("\\|", "|") for cell in line] for n, line in enumerate(lines) if n != 1]

@@ -1,4 +1,4 @@
-"""The command line: `python -m fedauto_core report` builds a report, `list` names notebooks, `methods` the methods."""
+"""The command line: `python -m fedauto_core report` builds a report, `list`, `methods`: what there is."""
 
 import argparse
 import os
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedauto_core.errors import InputError
-from fedauto_core.report.batch import BAD_INPUT, print_notebooks, run_report
+from fedauto_core.report.batch import BAD_INPUT, print_notebooks, run_report, write_pages
 from fedauto_core.report.folder import REPORTS
 from fedauto_core.report.sources import NOTEBOOKS
 from fedauto_core.report.tables import markdown_table
@@ -25,12 +25,14 @@ def parser() -> argparse.ArgumentParser:
     listing = commands.add_parser("list", help="notebooks with their parameters: type, default, help")
     commands.add_parser("methods", help="the method card: what every method needs, keeps and sends (Markdown)")
     report = commands.add_parser("report", help="run the notebooks of a profile; what is up to date is skipped")
+    pages = commands.add_parser("pages", help="write the HTML pages of a report anew; nothing is run")
     folder = {"type": Path, "metavar": "DIR"}
-    for command in (listing, report):
+    for command in (listing, report, pages):
         text = f"source notebooks (default: {notebooks})"
         command.add_argument("--notebooks", dest="notebooks_dir", **folder, default=NOTEBOOKS, help=text)
-    report.add_argument("--profile", default="smoke", help="profiles/PROFILE.yaml beside them (default: smoke)")
-    report.add_argument("--out", **folder, help=f"report folder (default: {reports}/PROFILE)")
+    for command in (report, pages):
+        command.add_argument("--profile", default="smoke", help="profiles/PROFILE.yaml beside them (default: smoke)")
+        command.add_argument("--out", **folder, help=f"report folder (default: {reports}/PROFILE)")
     several = {"action": "append", "default": []}
     report.add_argument("--only", **several, metavar="PATTERN", help="notebooks, such as '1*'; repeatable")
     text = "a parameter, in every notebook that has it"
@@ -50,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if command == "report":
             return run_report(options.pop("profile"), **options)
+        if command == "pages":
+            return write_pages(options.pop("profile"), **options)
         if command == "list":
             print_notebooks(options["notebooks_dir"])
         else:

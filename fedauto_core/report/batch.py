@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedauto_core.errors import InputError, require_number
+from fedauto_core.errors import InputError, require, require_number
 from fedauto_core.store.cores import cpus
 from fedauto_core.store.writing import locked, write_atomically
 
@@ -90,16 +90,38 @@ def run_report(
         except KeyboardInterrupt:
             status = INTERRUPTED
         clear(work_folder(target))
-        try:
-            write_overview(target, profile, everything, batch.notebooks_dir)
-        except OSError as error:
-            raise _unwritable(target, error) from None
+        _write_pages(target, profile, everything, batch.notebooks_dir)
     if status == INTERRUPTED:
         print(f"\nstopped; finished notebooks are kept. Continue with: {batch.command(batch.only)}")
         return status
     _print_failures(failed, batch)
     print(f"report: {os.path.relpath(target / 'index.html')}")
     return status
+
+
+def write_pages(profile: str, out: Path | None = None, notebooks_dir: Path = NOTEBOOKS) -> int:
+    """Write the pages of a report anew from what its notebooks have left, without running any; the exit status, 0.
+
+    InputError for a profile or a report that is not there.
+    """
+    jobs, target = read_profile(profile, notebooks_dir), (out or REPORTS / profile).resolve()
+    require(
+        any((target / job.name).is_dir() for job in jobs),
+        f"no notebook of profile {profile} has been run into {target}",
+        allowed="the folder of a report",
+        remedy="name it with --out, or run `python -m fedauto_core report` first",
+    )
+    with _held(target):
+        _write_pages(target, profile, jobs, notebooks_dir.resolve())
+    print(f"report: {os.path.relpath(target / 'index.html')}")
+    return 0
+
+
+def _write_pages(target: Path, profile: str, jobs: Sequence[Job], notebooks_dir: Path) -> None:
+    try:
+        write_overview(target, profile, jobs, notebooks_dir)
+    except OSError as error:
+        raise _unwritable(target, error) from None
 
 
 def _run(plan: Sequence[Job], batch: Batch, pool: Callable[[], Executor]) -> Iterator[Outcome]:
@@ -153,13 +175,18 @@ def _order(job: Job, batch: Batch) -> Order:
 
 
 def _submit(job: Job, batch: Batch, pool: Callable[[], Executor]) -> Future:
-    """A notebook that cannot be read and a pool that has lost a process are failures, reported like any other."""
+    """A notebook that cannot be read or shown, and a pool that has lost a process, are failures like any other."""
     future: Future = Future()
-    if job.notebook.problem:
-        future.set_exception(job.notebook.problem)
-        return future
-    from .worker import run_notebook  # a second of imports that a report without work does not need
+    from .pages import require_prose  # two seconds of imports that a report without work does not need
+    from .worker import run_notebook
 
+    try:
+        if job.notebook.problem:
+            raise job.notebook.problem
+        require_prose(job.notebook.source, job.notebook.name)
+    except InputError as error:
+        future.set_exception(error)
+        return future
     executor = pool()
     try:
         return executor.submit(run_notebook, _order(job, batch))

@@ -125,7 +125,8 @@ def dots(
     grid.set_axis_labels("final test accuracy (points)", "")
     for value, axes in grid.axes_dict.items():
         here = summary[summary[column] == value]
-        axes.scatter(here[x], here["label"].map(labels.index), s=6, color="0.35", zorder=3)  # one collection: small SVG
+        dots = here[x], here["label"].map(labels.index)
+        axes.scatter(*dots, s=6, color="0.35", zorder=3, rasterized=True)  # thousands of them: small SVG
         means = here.groupby("label")[x].mean().reindex(labels)
         for place, mean in enumerate(means):
             if mean < axes.get_xlim()[0]:  # the mean lies outside: an arrow at the edge

@@ -1,5 +1,6 @@
 """What the pages on top of a report say: claims with their evidence, what came out, figures, status, reference."""
 
+import collections
 import csv
 import html
 import re
@@ -31,6 +32,7 @@ WHAT = {
     "[¬Re]": "not reproduced",
     "–": "not tested",
 }
+SENTENCE = 50  # letters
 HEADLINE = "C2"  # the claim whose figure stands on the front page, if it has one
 
 
@@ -49,8 +51,10 @@ def deciding(mark: str, rows: Sequence[Row]) -> Row:
 
 
 def brief(statement: str) -> str:
-    """The first clause of a statement, without what stands in brackets."""
-    return re.sub(r" \([^()]*\)", "", statement).partition(";")[0].rstrip(".")
+    """The first clauses of a statement, as many as make a sentence, without what stands in brackets."""
+    clauses = re.sub(r" \([^()]*\)", "", statement).split("; ")
+    whole = next(n for n in range(1, len(clauses) + 1) if n == len(clauses) or len("; ".join(clauses[:n])) >= SENTENCE)
+    return "; ".join(clauses[:whole]).rstrip(".")
 
 
 def _verdict(row: Row) -> dict[str, Any]:
@@ -80,31 +84,32 @@ def _claim(name: str, mark: str, rows: Sequence[Row]) -> dict[str, Any]:
     return claim
 
 
-def outcome(out: Path, marks: Mapping[str, str], entries: Iterable[Entry]) -> list[str]:
-    """What came out, in a few sentences: the claims by their marks, then every comparison with rivals."""
+def outcome(out: Path, marks: Mapping[str, str], entries: Iterable[Entry]) -> tuple[str, list[tuple[Entry, str]]]:
+    """What came out: the claims by their marks in a sentence, then one for every notebook that compares with rivals."""
     said = []
     for mark, word in WHAT.items():
         names = [claim for claim, found in marks.items() if found == mark]
         if names:
             said.append(f"{word} {mark}: {', '.join(names)}" if mark != "–" else f"{word}: {', '.join(names)}")
-    paragraphs = [f"Of the paper's claims: {'; '.join(said)}."]
+    comparisons = []
     for entry in entries:
         if (path := out / entry.name / "comparisons.csv").is_file():
             with path.open(encoding="utf-8", newline="") as lines:
                 rows = [row for row in csv.DictReader(lines) if row.get("counts") == "True"]
             if rows:
-                paragraphs.append(f"{entry.title}: {_comparisons(rows)}")
-    return paragraphs
+                comparisons.append((entry, _comparisons(rows)))
+    return f"Of the paper's claims: {'; '.join(said)}.", comparisons
 
 
 def _comparisons(rows: Sequence[Mapping[str, str]]) -> str:
-    count = {mark: sum(row["mark"] == mark for row in rows) for mark in ("Re", "=", "¬Re")}
+    count = collections.Counter(row["standing"] for row in rows)
+    ahead, behind = (count[word] + count[f"{word}, uncorrected"] for word in ("won", "lost"))
     early = sum(row["settled"] == "False" for row in rows)
     order = sorted(rows, key=lambda row: float(row["mean"]))
-    least, most = (f"{float(r['mean']):+.1f} points ({r['rival']} in {r['scenario']})" for r in (order[0], order[-1]))
+    least, most = (f"{float(row['mean']):+z.1f} ({row['rival']}, {row['scenario']})" for row in (order[0], order[-1]))
     return (
-        f"in {len(rows)} comparisons FedAuto is ahead in {count['Re']}, equivalent in {count['=']}, behind "
-        f"in {count['¬Re']}; {early} are of runs that still moved. From {least} to {most}."
+        f"of {len(rows)} comparisons FedAuto is ahead in {ahead} ({count['won']} after the correction), equivalent in "
+        f"{count['equivalent']}, behind in {behind} ({count['lost']}); {early} early. From {least} to {most} points."
     )
 
 
@@ -116,7 +121,7 @@ def page(path: str, site: Site, rows: Sequence[Row], statuses: Sequence[Any]) ->
         case "figures.html":
             return figures(site)
         case "explore.html":
-            return site.page(path, "Explore: FedAuto with four clients", path)
+            return site.page(path, "Explore: FedAuto with four clients", path, by_hand=site.titles.get("03"))
         case "reference.html":
             return reference(site)[0]
         case "status.html":
@@ -153,6 +158,7 @@ def notebook(site: Site, name: str) -> str:
         entry.title,
         entry.page,
         name=name,
+        variant=name.partition("-")[2],
         body=Markup(body),
         headings=[heading for heading in place.headings if heading[0] in (2, 3)],
         previous=site.entries[at - 1] if at else None,
@@ -175,6 +181,7 @@ def found(site: Site) -> list[Found]:
 def index(site: Site, rows: Sequence[Row], statuses: Sequence[Any]) -> str:
     """index.html: the question, the claims, what came out, the notebooks."""
     marks, pages = claim_marks(rows), {entry.name: entry.page for entry in site.entries}
+    said, comparisons = outcome(site.out, marks, site.entries)
     failed = {status.name: f"logs/{status.name}.log" for status in statuses if status.state == "failed"}
     return site.page(
         "index.html",
@@ -182,7 +189,8 @@ def index(site: Site, rows: Sequence[Row], statuses: Sequence[Any]) -> str:
         "index.html",
         claims=[_claim(name, mark, [r for r in rows if r.verdict.claim == name]) for name, mark in marks.items()],
         legend=LEGEND,
-        outcome=outcome(site.out, marks, site.entries),
+        marks=said,
+        comparisons=comparisons,
         figure=_headline(site.out, marks, rows),
         statuses=[{"title": s.title, "state": s.state, "page": (pages | failed).get(s.name)} for s in statuses],
     )

@@ -21,6 +21,7 @@ from .plain import ANSI, plain
 
 CODE = HtmlFormatter(cssclass="highlight")
 ROWS = 10  # of a table that are shown before it is unfolded
+LONG = 16  # letters of a formula within a line that may be wider than a telephone
 ROW = re.compile(r"<tr\b.*?</tr>\s*", re.DOTALL)
 NUMBERS = re.compile(r"\b(Notebooks? )(\d\d(?:(?:,| and| to|) \d\d)*)\b", re.IGNORECASE)
 LABEL = re.compile(r"\\label\{([^{}]*)\}")
@@ -82,7 +83,9 @@ class _Renderer(IPythonRenderer):
     def inline_math(self, body: str) -> str:
         if reference := REFERENCE.fullmatch(body.strip()):
             return self._reference(reference[1])
-        return mathml(body)
+        formula = mathml(body)
+        letters = re.sub(r"<[^>]+>|&\w+;", "", formula)
+        return f'<span class="long">{formula}</span>' if len(letters) > LONG else formula
 
     def block_math(self, body: str) -> str:
         return self._equation(body)
@@ -115,7 +118,10 @@ class _Renderer(IPythonRenderer):
         return super().block_html(self._with_pictures(html))
 
     def table(self, text: str) -> str:
-        return scroll_box(f"<table>\n{text}</table>", "table")
+        head, end, body = text.partition("</thead>")
+        if not re.sub(r"<[^>]+>|\s", "", head):  # a table must have a head in Markdown, which a card leaves empty
+            head, end = "", ""
+        return scroll_box(_with_corners(f"<table>\n{head}{end}{body}</table>"), "table")
 
     def _equation(self, latex: str) -> str:
         """Display mathematics in a box of its own: a formula wider than the page scrolls, the page does not."""
@@ -160,6 +166,11 @@ class _Renderer(IPythonRenderer):
         return os.path.relpath(self.place.notebooks_dir / path, self.place.folder) + mark + anchor
 
 
+def _with_corners(table: str) -> str:
+    """An empty cell in a table's head, as above row names, heads nothing."""
+    return re.sub(r"<th\b[^>]*></th>", "<td></td>", table)
+
+
 def _without_links(text: str) -> str:
     return re.sub(r"</?a\b[^>]*>", "", text)
 
@@ -180,21 +191,24 @@ def markdown(source: str, place: Place, escape: bool = False) -> str:
     return MarkdownWithMath(renderer=_Renderer(place, escape)).render(source)
 
 
-def require_prose(notebook: nbformat.NotebookNode, name: str) -> None:
-    """InputError if the prose of a source notebook holds what a page could not show: told before it is run."""
-    cells = [cell for cell in notebook.cells if cell.cell_type == "markdown"]
-    place = Place(Path(), Path(), equations=equation_numbers(cell.source for cell in cells))
+def require_prose(source: str, name: str) -> None:
+    """InputError if the prose of a source notebook (its file's text) holds what a page could not show: told before it
+    is run."""
+    place = Place(Path(), Path())
+    cells = nbformat.reads(source, as_version=4).cells
+    place.equations = equation_numbers(cell.source for cell in cells if cell.cell_type == "markdown")
     for number, cell in enumerate(cells, 1):
-        place.pictures = cell.get("attachments", {})
-        try:
-            markdown(cell.source, place)
-        except InputError as error:
-            raise error.within(f"{name}, text cell {number}") from error
+        if cell.cell_type == "markdown":
+            place.pictures = cell.get("attachments", {})
+            try:
+                markdown(cell.source, place)
+            except InputError as error:
+                raise error.within(f"{name}, cell {number}") from None
 
 
 def folded(table: str, name: str, csv: str = "") -> str:
     """A table that shows its first ROWS rows until it is unfolded, with its CSV file beside it if there is one."""
-    table = table.replace("<th></th>", "<td></td>")
+    table = _with_corners(table)
     head, body, rest = table.partition("<tbody>")
     inside, end, tail = rest.partition("</tbody>")
     rows = ROW.findall(inside)

@@ -4,6 +4,7 @@ The same numbers give the same bytes: no timestamps, fixed float format, fixed i
 """
 
 import functools
+import io
 import math
 import os
 import re
@@ -23,6 +24,7 @@ from fedauto_core.errors import InputError, require, require_known
 from fedauto_core.store.keys import versions
 
 from .folder import REPORTS, write_json
+from .pictures import small_png, small_svg
 from .sources import Value, declared
 from .tables import cell, html_table, markdown_table, numeric
 from .verdicts import Verdict, describe, stored
@@ -88,12 +90,15 @@ class Page:
         """Save `fig` as slug.svg and slug.png and the numbers in it (`frame`) as slug.csv; show it with its caption."""
         self._register(slug, "figure", caption)
         self._write_csv(frame, slug)
+        drawn, painted = io.StringIO(), io.BytesIO()
         with mpl.rc_context({"svg.hashsalt": slug}):  # the default salt is random and would change the identifiers
-            fig.savefig(self.folder / f"{slug}.svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
-        picture = self.folder / f"{slug}.png"
-        fig.savefig(picture, dpi=DOTS_PER_INCH, bbox_inches="tight", metadata={"Software": None})
+            fig.savefig(drawn, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
+        fig.savefig(painted, format="png", dpi=DOTS_PER_INCH, bbox_inches="tight", metadata={"Software": None})
         plt.close(fig)
-        display(Image(picture.read_bytes(), format="png"), metadata={"fedauto": self._products[slug]})
+        picture = small_png(painted.getvalue())
+        (self.folder / f"{slug}.svg").write_text(small_svg(drawn.getvalue()), encoding="utf-8", newline="\n")
+        (self.folder / f"{slug}.png").write_bytes(picture)
+        display(Image(picture, format="png"), metadata={"fedauto": self._products[slug]})
         display(Markdown(f"**Figure.** {caption}"))
 
     def table(self, frame: pd.DataFrame, slug: str, caption: str, points: Collection[str] = ()) -> None:

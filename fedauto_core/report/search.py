@@ -23,7 +23,7 @@ class Found(NamedTuple):
 
 def sections(notebook: nbformat.NotebookNode, page: str, title: str, headings: Sequence[str]) -> list[Found]:
     """The prose of a notebook by its `headings` (identifiers, in order); page: where it stands."""
-    prose = "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    prose = "\n\n".join(text for cell in notebook.cells for text in _prose(cell))
     prose = re.sub(r"^```.*?^```", "", prose, flags=re.MULTILINE | re.DOTALL)
     parts = re.split(r"^#{1,6} (.+)$", prose, flags=re.MULTILINE)
     found = []
@@ -32,6 +32,14 @@ def sections(notebook: nbformat.NotebookNode, page: str, title: str, headings: S
         where = name if name in title else f"{name} ({title})"
         found.append(Found(f"{page}#{identifier}", where, "section", plain(text)))
     return found
+
+
+def _prose(cell: nbformat.NotebookNode) -> list[str]:
+    """What a cell says in words: its text, or that which its code has computed."""
+    if cell.cell_type == "markdown":
+        return [cell.source]
+    shown = [output.get("data", {}).get("text/markdown", "") for output in cell.get("outputs", ())]
+    return [re.sub(r"^#+ ", "", text, flags=re.MULTILINE) for text in shown]
 
 
 def script(found: Iterable[Found]) -> str:

@@ -17,11 +17,11 @@
   }
 
   function reach() { // only a box that scrolls is a stop for the tabulator key
-    for (const box of document.querySelectorAll(".scroll, .contents, #results")) {
+    for (const box of document.querySelectorAll(".scroll, .long, .contents, #results")) {
       const scrolls = box.scrollWidth > box.clientWidth || (box.scrollHeight > box.clientHeight && box.matches(".contents, #results"));
       if (scrolls) box.tabIndex = 0;
       else box.removeAttribute("tabindex");
-      if (box.matches(".scroll")) {
+      if (box.matches(".scroll, .long")) {
         for (const [name, value] of [["role", "group"], ["aria-label", box.dataset.label ?? "equation"]]) {
           if (scrolls) box.setAttribute(name, value);
           else box.removeAttribute(name);

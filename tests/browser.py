@@ -64,9 +64,9 @@ class Browser:
     def type(self, text):
         self.call("Input.insertText", text=text)
 
-    def press(self, key, code):
+    def press(self, key, code, text=""):
         for kind in ("keyDown", "keyUp"):
-            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, text=text)
 
     def picture(self, path, whole=False):
         shot = self.call("Page.captureScreenshot", captureBeyondViewport=whole)

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,7 +19,9 @@ from notebook_factory import InProcess, use_executor, write_notebook, write_prof
 from fedauto_core.errors import InputError
 from fedauto_core.report import batch, plan, worker
 from fedauto_core.report.orders import Outcome
+from fedauto_core.report.overview import ON_TOP
 
+TOP = {"claims.md", "status.md", *(name for name in ON_TOP if "/" not in name)}
 PROFILE = "01_a: {minutes: 1}\n02_b: {minutes: 5, parameters: {seeds: 4}}\n30_review: {minutes: 9, after: all}\n"
 
 
@@ -59,7 +62,7 @@ def test_longest_first_the_review_last_then_everything_is_up_to_date(folder, exe
     assert report(folder) == 0
     assert len(executor.orders) == 3
     assert capsys.readouterr().out.count("up to date\n") == 3
-    assert {path.name for path in (folder / "out").glob("*.*")} == {"index.html", "claims.md", "status.md"}
+    assert {path.name for path in (folder / "out").glob("*.*")} == TOP
 
 
 def test_only_what_changed_runs_again(folder, executor):
@@ -291,11 +294,46 @@ def test_the_index_is_rewritten_only_when_something_in_it_changed(folder, execut
     before, written = index.read_bytes(), index.stat().st_mtime_ns
     report(folder)
     assert index.stat().st_mtime_ns == written
-    index.write_bytes(before.replace(b"Claims", b"Klaims"))
+    index.write_bytes(before.replace(b"claims", b"klaims"))
     report(folder)
     assert index.read_bytes() == before
     report(folder, settings=["seeds=9"])
-    assert index.read_bytes() != before and b"seeds=9" in index.read_bytes()
+    assert index.read_bytes() != before and b"seeds=9" in (folder / "out" / "status.html").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("prose", "reason"),
+    [
+        (r"# Title $\nosuch$", r"01_a, cell 1: mathematics '\\\\nosuch': unknown command \\nosuch"),
+        (r"# See $\eqref{eq:1}$", "01_a, cell 1: unknown equation label 'eq:1'"),
+        ("# ![x](attachment:x.png)", "01_a, cell 1: unknown pasted picture 'x.png'"),
+        ('# <img src="attachment:x.png">', "01_a, cell 1: unknown pasted picture 'x.png'"),
+    ],
+)
+def test_prose_that_no_page_can_show_is_refused_before_the_run(folder, executor, capsys, prose, reason):
+    write_notebook(folder / "notebooks", "01_a", prose, "1")
+    assert report(folder, only=["0*"]) == 2
+    assert [order.name for order in executor.orders] == ["02_b"]  # the others are run
+    assert re.search(rf"01_a: outside the cells\n  InputError: {reason}", capsys.readouterr().out)
+
+
+def test_pages_are_written_anew_without_running_anything(folder, monkeypatch, capsys):
+    use_executor(monkeypatch, InProcess())
+    report(folder)
+    page = folder / "out" / "01_a" / "01_a.html"
+    before, executor = page.read_bytes(), use_executor(monkeypatch, InProcess(pretend))
+    options = {"out": folder / "out", "notebooks_dir": folder / "notebooks"}
+    page.unlink()
+    (folder / "out" / "assets" / "style.css").write_text("damaged")
+    assert batch.write_pages("tiny", **options) == 0
+    assert page.read_bytes() == before and executor.orders == []
+    assert "damaged" not in (folder / "out" / "assets" / "style.css").read_text()
+    (folder / "out" / "02_b" / "02_b.ipynb").write_text("damaged")  # which does not keep the others from theirs
+    assert batch.write_pages("tiny", **options) == 0
+    assert "| 02_b | out of date (files) |" in (folder / "out" / "status.md").read_text(encoding="utf-8")
+    with pytest.raises(InputError, match="no notebook of profile tiny has been run into"):
+        batch.write_pages("tiny", out=folder / "nothing", notebooks_dir=folder / "notebooks")
+    assert not (folder / "nothing").exists()
 
 
 def test_a_scheduler_without_dask_is_refused_with_the_remedy(folder, monkeypatch):
@@ -336,6 +374,6 @@ def test_an_interrupted_batch_stops_its_kernels_and_continues_later(tmp_path):
     assert "01_quick  ok" in out and "Continue with: python -m fedauto_core report --profile tiny" in out
     kernel.wait(timeout=30)
     result = tmp_path / "out"
-    assert {path.name for path in result.iterdir()} == {"01_quick", "index.html", "claims.md", "status.md"}
+    assert {path.name for path in result.iterdir()} == {"01_quick", "assets", *TOP}
     first, second = plan.read_profile("tiny", tmp_path / "notebooks")
     assert plan.changes(first, result) == [] and plan.changes(second, result) is None

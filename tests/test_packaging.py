@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-KINDS = {"fedauto_core": (".py", ".pyi", ".csv"), "notebooks": (".ipynb", ".md", ".yaml")}
+KINDS = {"fedauto_core": (".py", ".pyi", ".csv", ".html", ".css", ".js"), "notebooks": (".ipynb", ".md", ".yaml")}
 
 
 def run(*command, **options):
@@ -20,7 +20,7 @@ def run(*command, **options):
 
 
 def shipped():
-    """Name in the wheel -> file in the checkout: modules, stubs and tables of the core; notebooks and profiles."""
+    """Name in the wheel -> file in the checkout: all files of the core; notebooks and profiles."""
     places = {"fedauto_core": "fedauto_core", "notebooks": "fedauto_core/_notebooks"}
     return {
         f"{places[folder]}/{path.relative_to(ROOT / folder).as_posix()}": path

@@ -260,8 +260,8 @@ def test_a_notebook_depends_on_the_code_that_it_imports_and_on_the_code_that_mak
         return [name for name in NAMES if inputs(folder, name)["code_sha256"] != before[name]]
 
     assert touched("fedlaw.py") == ["10_main"] and touched("search.py") == []
-    assert touched("worker.py") == touched("pages.py") == NAMES
-    assert touched("batch.py") == touched("overview.py") == []
+    assert touched("worker.py") == touched("machine.py") == NAMES
+    assert touched("batch.py") == touched("pages.py") == touched("front.py") == touched("style.css") == []
 
 
 def test_a_changed_method_touches_only_the_notebooks_that_use_it():

@@ -139,20 +139,20 @@ def _place(site: Site, folder: Path, up: str) -> Place:
     return Place(site.notebooks_dir, folder, {n: (f"{up}{e.page}", e.title) for n, e in site.titles.items()})
 
 
-def _body(site: Site, entry: Entry) -> tuple[nbformat.NotebookNode, str, Place]:
-    """The executed notebook, its cells as HTML, and the place with its headings."""
+def _body(site: Site, entry: Entry) -> tuple[str, Place]:
+    """The cells of an executed notebook as HTML, and the place with its headings."""
     folder = site.out / entry.name
     executed = nbformat.read(folder / f"{entry.name}.ipynb", as_version=4)
     place = _place(site, folder, "../")
     place.equations = equation_numbers(cell.source for cell in executed.cells if cell.cell_type == "markdown")
-    return executed, notebook_body(executed, place, folder), place
+    return notebook_body(executed, place, folder), place
 
 
 def notebook(site: Site, name: str) -> str:
     """The page of the executed notebook `name`."""
     at = next(n for n, entry in enumerate(site.entries) if entry.name == name)
     entry = site.entries[at]
-    _, body, place = _body(site, entry)
+    body, place = _body(site, entry)
     return site.page(
         "notebook.html",
         entry.title,
@@ -170,8 +170,7 @@ def found(site: Site) -> list[Found]:
     """All that the search finds."""
     _, entries = reference(site)
     for entry in site.entries:
-        executed, _, place = _body(site, entry)
-        entries += sections(executed, entry.page, entry.title, [identifier for _, identifier, _ in place.headings])
+        entries += sections(_body(site, entry)[0], entry.page, entry.title)
         for product in read_products(site.out / entry.name):
             slug, caption = product["slug"], plain(product["caption"])
             entries.append(Found(f"{entry.page}#{slug}", f"{slug} ({entry.title})", product["kind"], caption))

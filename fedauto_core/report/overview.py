@@ -5,15 +5,15 @@ What writes HTML takes a second to import, so it is imported only where a page h
 
 import functools
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fedauto_core.store.keys import code_hash
 from fedauto_core.store.writing import write_atomically
 
 from .evidence import STATUS_COLUMNS, Row, claim_marks, status_cells, status_of, verdict_rows
-from .folder import read_manifest
+from .folder import content_hash, read_manifest
 from .plan import Job, banner
 from .tables import pipe_table
 from .verdicts import CLAIMS, LEGEND, describe
@@ -70,8 +70,8 @@ def write_overview(out: Path, profile: str, jobs: Sequence[Job], notebooks_dir: 
     status_table = pipe_table(STATUS_COLUMNS, map(status_cells, statuses))
     write_atomically(out / "status.md", f"# Status, profile {profile}\n\n{status_table}")
     run = [status for status in statuses if status.state not in ("failed", "not run")]
-    shown = [status for status in run if (out / status.name / f"{status.name}.ipynb").is_file()]
-    manifests = {status.name: read_manifest(out / status.name) for status in shown}
+    manifests = {status.name: read_manifest(out / status.name) for status in run}
+    shown = [status for status in run if _intact(out / status.name / f"{status.name}.ipynb", manifests[status.name])]
     common = (profile, [(status.name, status.title) for status in shown], code_hash([WRITER]))
 
     @functools.cache
@@ -90,10 +90,14 @@ def write_overview(out: Path, profile: str, jobs: Sequence[Job], notebooks_dir: 
 
         return front.notebook(site(), name)
 
-    for name, manifest in manifests.items():
-        _write(out / name / f"{name}.html", (common, manifest["files"]), functools.partial(notebook, name))
+    for name in (status.name for status in shown):
+        _write(out / name / f"{name}.html", (common, manifests[name]["files"]), functools.partial(notebook, name))
     for name in ON_TOP:
         _write(out / name, (common, rows, statuses, manifests), functools.partial(on_top, name))
+
+
+def _intact(path: Path, manifest: Mapping[str, Any]) -> bool:
+    return path.is_file() and content_hash(path) == manifest["files"].get(path.name)
 
 
 def _write(path: Path, source: object, make: Callable[[], str]) -> None:

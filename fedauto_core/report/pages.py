@@ -221,13 +221,13 @@ def folded(table: str, name: str, csv: str = "") -> str:
     return scroll_box(table, f"table {name}".strip()) + under
 
 
-def picture_size(path: Path) -> tuple[int, int]:
-    """Width and height of a PNG or SVG file in CSS pixels."""
-    if path.suffix == ".png":
-        return struct.unpack(">II", path.read_bytes()[16:24])
-    head = path.read_text(encoding="utf-8")[:2000]
-    width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', head).groups()
-    return round(float(width) * 4 / 3), round(float(height) * 4 / 3)  # points
+def picture_size(path: Path) -> tuple[int, int] | None:
+    """Width and height of a PNG or SVG file in CSS pixels; None if it is missing or damaged."""
+    content = path.read_bytes() if path.is_file() else b""
+    if content.startswith(b"\x89PNG") and len(content) > 24:
+        return struct.unpack(">II", content[16:24])
+    box = re.search(rb'<svg[^>]* viewBox="0 0 ([\d.]+) ([\d.]+)"', content)
+    return (round(float(box[1]) * 4 / 3), round(float(box[2]) * 4 / 3)) if box else None  # from points
 
 
 def picture(folder: Path, slug: str, caption: str, where: str = "") -> str:
@@ -235,11 +235,12 @@ def picture(folder: Path, slug: str, caption: str, where: str = "") -> str:
 
     where: the way to `folder` from the page.
     """
-    files = [path for path in (folder / f"{slug}.svg", folder / f"{slug}.png") if path.is_file()]
-    if not files:
-        return f"<p>figure {slug} is missing</p>"
-    chosen = min(files, key=lambda path: path.stat().st_size)
-    width, height = picture_size(chosen)
+    sizes = {path: picture_size(path) for path in (folder / f"{slug}.svg", folder / f"{slug}.png")}
+    readable = [path for path, size in sizes.items() if size]
+    if not readable:
+        return f"<span>figure {slug} is missing or damaged</span>"
+    chosen = min(readable, key=lambda path: path.stat().st_size)
+    width, height = sizes[chosen]
     alt = html.escape(f"Figure {slug}: {plain(caption)}")
     return f'<img src="{where}{chosen.name}" width="{width}" height="{height}" loading="lazy" alt="{alt}">'
 

@@ -1,13 +1,10 @@
 """What the search of a report finds: sections of notebooks, figures and tables, methods, scenarios, symbols."""
 
+import html
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
-
-import nbformat
-
-from .plain import plain
 
 LONGEST = 1500  # letters of a section that are searched
 
@@ -21,25 +18,19 @@ class Found(NamedTuple):
     text: str
 
 
-def sections(notebook: nbformat.NotebookNode, page: str, title: str, headings: Sequence[str]) -> list[Found]:
-    """The prose of a notebook by its `headings` (identifiers, in order); page: where it stands."""
-    prose = "\n\n".join(text for cell in notebook.cells for text in _prose(cell))
-    prose = re.sub(r"^```.*?^```", "", prose, flags=re.MULTILINE | re.DOTALL)
-    parts = re.split(r"^#{1,6} (.+)$", prose, flags=re.MULTILINE)
+def sections(body: str, page: str, title: str) -> list[Found]:
+    """What a page says in words, by its headings; body: its HTML. page: where it stands."""
+    prose = re.sub(r'<div class="source.*?</pre>', "", body, flags=re.DOTALL)
+    _, *parts = re.split(r'<h\d id="([^"]*)">(.*?)</h\d>', prose)
     found = []
-    for identifier, heading, text in zip(headings, parts[1::2], parts[2::2], strict=False):
-        name = plain(heading)
-        where = name if name in title else f"{name} ({title})"
-        found.append(Found(f"{page}#{identifier}", where, "section", plain(text)))
+    for identifier, heading, text in zip(parts[::3], map(_words, parts[1::3]), map(_words, parts[2::3]), strict=True):
+        where = heading if heading in title else f"{heading} ({title})"
+        found.append(Found(f"{page}#{html.unescape(identifier)}", where, "section", text))
     return found
 
 
-def _prose(cell: nbformat.NotebookNode) -> list[str]:
-    """What a cell says in words: its text, or that which its code has computed."""
-    if cell.cell_type == "markdown":
-        return [cell.source]
-    shown = [output.get("data", {}).get("text/markdown", "") for output in cell.get("outputs", ())]
-    return [re.sub(r"^#+ ", "", text, flags=re.MULTILINE) for text in shown]
+def _words(text: str) -> str:
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", text)).split())
 
 
 def script(found: Iterable[Found]) -> str:

@@ -1,6 +1,7 @@
 """Specs, the content-keyed cache, tuning and summaries."""
 
 import importlib
+import math
 import os
 import sys
 from dataclasses import replace
@@ -36,6 +37,7 @@ from fedauto_core.store import writing
 from fedauto_core.store.cores import cpus
 from fedauto_core.store.frames import read_frames, write_frames
 from fedauto_core.store.keys import used_modules
+from fedauto_core.store.saved import read_saved
 from fedauto_core.store.writing import locked, replace_folder
 
 HALF = Scenario("half", "bernoulli", (("probability", 0.5),))
@@ -90,6 +92,23 @@ def test_a_second_run_is_served_from_the_cache_and_equal(count_simulations):
     assert len(count_simulations) == 2  # one call per seed, once
     pd.testing.assert_frame_equal(first.curves, second.curves, check_exact=True)
     pd.testing.assert_frame_equal(first.rounds, second.rounds, check_exact=True)
+
+
+def test_the_seconds_that_the_cache_saves_are_told(own_cache, monkeypatch, tmp_path):
+    told = tmp_path / "saved.txt"
+    monkeypatch.setenv("FEDAUTO_SAVED", str(told))
+    run(PLAN)
+    assert read_saved(told) == 0  # nothing was in the cache
+    entries = list((own_cache / "experiments").glob("*/seconds.txt"))
+    assert len(entries) == len(running.units(PLAN)) and all(float(entry.read_text()) > 0 for entry in entries)
+    for entry in entries:
+        entry.write_text("6\n")
+    monkeypatch.setenv("FEDAUTO_PROCESSES", "2")
+    run(PLAN)
+    assert read_saved(told) == 6 * len(entries) / 2
+    entries[0].unlink()  # a cache of before
+    run(PLAN)
+    assert math.isnan(read_saved(told))
 
 
 def test_the_number_of_processes_does_not_change_a_byte(monkeypatch, own_cache):

@@ -3,6 +3,7 @@
 import functools
 import os
 import sys
+import time
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
@@ -19,6 +20,7 @@ from fedauto_core.store.arrays import asked_fresh
 from fedauto_core.store.cores import cpus
 from fedauto_core.store.files import cache_folder
 from fedauto_core.store.frames import read_frames, write_frames
+from fedauto_core.store.saved import keep_seconds, kept_seconds, tell_saved
 
 from .key import drawn_key, joint_key, known_key, of_the_core
 from .pool import map_units
@@ -50,6 +52,8 @@ def run(experiment: Experiment) -> Result:
     keys = {unit: None if fresh else known_key(unit) for unit in units(experiment)}
     frames = {unit: _cached(key) if key else None for unit, key in keys.items()}
     todo = [unit for unit, found in frames.items() if found is None]
+    if cached := [unit for unit, found in frames.items() if found is not None]:
+        tell_saved(sum(kept_seconds(_folder(keys[unit])) for unit in cached) / available(cached))
     if todo:
         require(
             experiment.device == "cpu" or torch.cuda.is_available(),
@@ -100,8 +104,12 @@ def _complete(group: Sequence[Experiment], checkpoint: np.ndarray | None, fresh:
     keys = {unit: drawn_key(unit, world) for unit, world in worlds.items()}
     todo = {unit: worlds[unit] for unit, key in keys.items() if fresh or _cached(key) is None}
     if todo:
-        for unit, frames in zip(todo, simulate_units(todo, checkpoint), strict=True):
+        started = time.monotonic()
+        done = simulate_units(todo, checkpoint)
+        seconds = (time.monotonic() - started) / len(todo)
+        for unit, frames in zip(todo, done, strict=True):
             write_frames(_folder(keys[unit]), frames)
+            keep_seconds(_folder(keys[unit]), seconds)
     return list(keys.values())
 
 

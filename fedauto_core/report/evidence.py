@@ -22,8 +22,11 @@ STATUS_NUMBERS = range(2, 5)
 
 
 class Status(NamedTuple):
-    """What lies in the folder of one notebook. seconds: of its last run, which may have found experiments in the cache;
-    fresh_seconds: of the last one that computed everything. changed: parameters that differ from the profile's."""
+    """What lies in the folder of one notebook.
+
+    seconds: of its last run, which may have found experiments in the cache; fresh_seconds: with the time that those had
+    taken. changed: parameters that differ from the profile's.
+    """
 
     name: str
     title: str

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import os
 import re
 import shutil
@@ -26,6 +27,7 @@ from traitlets import Dict
 
 from fedauto_core.errors import require
 from fedauto_core.store.keys import OPTIONAL_PACKAGES, versions
+from fedauto_core.store.saved import read_saved
 from fedauto_core.store.writing import replace_folder, write_atomically
 
 from .folder import clear, file_hashes, log_file, read_manifest, work_folder, write_json
@@ -111,11 +113,11 @@ def run_notebook(order: Order) -> Outcome:
     reached: list[str] = []
     source = nbformat.reads(order.source, as_version=4)
     try:
-        executed, peak = _execute(order, source, folder, reached)
+        executed, peak, saved = _execute(order, source, folder, reached)
         final = _published(source, executed, folder, order)
         nbformat.write(final, folder / f"{order.name}.ipynb")
         seconds = round(time.monotonic() - started, 1)
-        _write_manifest(order, folder, seconds, peak)
+        _write_manifest(order, folder, seconds, peak, saved)
         replace_folder(order.out / order.name, folder)
         clear(log_file(order.out, order.name))
         return Outcome(order.name, seconds)
@@ -128,8 +130,11 @@ def run_notebook(order: Order) -> Outcome:
 
 def _execute(
     order: Order, source: nbformat.NotebookNode, folder: Path, reached: list[str]
-) -> tuple[nbformat.NotebookNode, int | None]:
-    """Run all cells; `reached` collects the identifiers of the cells that were started."""
+) -> tuple[nbformat.NotebookNode, int | None, float]:
+    """The executed notebook, its peak memory, and the seconds that the cache has saved (NaN: nobody knows).
+
+    `reached` collects the identifiers of the cells that were started.
+    """
     require(
         len(tempfile.gettempdir()) + len("/fa-12345678") <= LONGEST_SOCKET_FOLDER,
         f"temporary folder {tempfile.gettempdir()}",
@@ -145,6 +150,7 @@ def _execute(
         "FEDAUTO_CODE": order.inputs["code_sha256"],
         "FEDAUTO_FRESH": int(order.fresh),
         "FEDAUTO_PROCESSES": order.processes,
+        "FEDAUTO_SAVED": f"{sockets}/saved.txt",
         "IPYTHONDIR": f"{sockets}/ipython",  # the user's start-up files must not change a result
         "PYTHONHASHSEED": 0,
     }
@@ -164,7 +170,7 @@ def _execute(
             coalesce_streams=True,
             on_cell_start=lambda cell, cell_index: reached.append(cell.id),
         )
-        return executed, kernel.peak_mib
+        return executed, kernel.peak_mib, read_saved(Path(environment["FEDAUTO_SAVED"]))
     finally:
         kernel.stop()
         shutil.rmtree(sockets, ignore_errors=True)
@@ -215,14 +221,15 @@ def _without_machine(value: object, paths: Mapping[Path, str]) -> object:
     return value
 
 
-def _write_manifest(order: Order, folder: Path, seconds: float, peak: int | None) -> None:
-    """The versions are this worker's own: it may be on another machine."""
+def _write_manifest(order: Order, folder: Path, seconds: float, peak: int | None, saved: float = 0.0) -> None:
+    """The versions and the machine are this worker's own: it may be on another one."""
     before = read_manifest(order.out / order.name) or {}
+    fresh = before.get("fresh_seconds") if math.isnan(saved) else round(seconds + saved, 1)
     own = {
         "versions": versions(OPTIONAL_PACKAGES),
         "machine": machine(),
         "seconds": seconds,
-        "fresh_seconds": seconds if order.fresh else before.get("fresh_seconds"),
+        "fresh_seconds": fresh,
         "peak_mib": peak,
         "files": file_hashes(folder),
     }

@@ -2,7 +2,9 @@
 
 import json
 import re
+from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -45,3 +47,42 @@ def test_every_figure_has_its_numbers_beside_it(name):
 
 def test_the_report_stays_below_18_megabytes():
     assert sum(path.stat().st_size for path in REPORT.rglob("*") if path.is_file()) < 18e6
+
+
+class Links(HTMLParser):
+    """What a page points at, and what can be pointed at in it."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.targets, self.anchors = set(), set()
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        self.targets |= {found[key] for key in ("href", "src") if found.get(key)}
+        self.anchors |= {found["id"]} if "id" in found else set()
+
+
+def dead_links(report):
+    """Page and target of every link to a file or a place in a page that does not exist."""
+    pages = {path.resolve(): Links(path) for path in report.rglob("*.html")}
+    dead = []
+    for path, links in pages.items():
+        for target in links.targets:
+            if not re.match(r"[a-z]+:", target):
+                place, _, anchor = unquote(target).partition("#")
+                there = (path.parent / place).resolve() if place else path
+                known = there not in pages or anchor in pages[there].anchors
+                if not there.exists() or (anchor and not known):
+                    dead.append((path.relative_to(report.resolve()).as_posix(), target))
+    return sorted(dead)
+
+
+def test_no_link_is_dead():
+    assert dead_links(REPORT) == []
+
+
+def test_a_dead_link_is_found(tmp_path):
+    (tmp_path / "b.html").write_text('<p id="here"></p>')
+    (tmp_path / "a.html").write_text('<a href="b.html#here"></a><a href="b.html#there"></a><img src="c.png">')
+    assert dead_links(tmp_path) == [("a.html", "b.html#there"), ("a.html", "c.png")]

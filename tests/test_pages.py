@@ -190,8 +190,10 @@ def test_headings_can_be_linked_and_are_told_apart():
 def test_equations_are_numbered_and_referred_to():
     page = page_of(
         new_markdown_cell(r"See $\eqref{b}$ and \eqref{a}." "\n\n" r"$$x \label{a}$$"),
-        new_markdown_cell(r"$$y \tag{P}\label{b}$$"),
+        new_markdown_cell("```\n$$\n```\n\n" r"$$y \tag{P}\label{b}$$"),
+        new_markdown_cell("\\begin{align}\nz \\label{c}\n\\end{align}"),
     )
+    assert '<div class="equation" id="c">' in page and '<span class="number">(3)</span>' in page
     assert 'See <a href="#b">(P)</a> and <a href="#a">(1)</a>.' in page
     assert '<div class="equation" id="a">' in page and '<span class="number">(1)</span>' in page
     assert '<div class="equation" id="b">' in page and '<span class="number">(P)</span>' in page

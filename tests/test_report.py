@@ -122,6 +122,19 @@ def test_the_front_page_has_a_row_for_each_claim_that_opens_its_evidence(made):
     assert tops == {"claims.md", "status.md", *(name for name in report.ON_TOP if "/" not in name)}
 
 
+def test_a_damaged_comparison_says_nothing(made):
+    path = made / "01_ok" / "comparisons.csv"
+    before = path.read_bytes()
+    path.write_bytes(before[:-30])
+    try:
+        report.write_overview(made, "tiny", jobs_of(made.parent / "notebooks"), made.parent / "notebooks")
+        page = (made / "index.html").read_text()
+        assert "Title of 02_old</a>: of 2 comparisons" in page and "Title of 01_ok</a>: of" not in page
+    finally:
+        path.write_bytes(before)
+        report.write_overview(made, "tiny", jobs_of(made.parent / "notebooks"), made.parent / "notebooks")
+
+
 def test_one_figure_stands_in_front_and_all_on_a_page_of_their_own(made):
     for name, others in (("index.html", 0), ("figures.html", 0)):
         page = (made / name).read_text()

@@ -13,12 +13,12 @@ from markupsafe import Markup
 
 from fedauto_core.network.suite import SCENARIOS, SUITE
 
-from .evidence import STATUS_COLUMNS, STATUS_NUMBERS, Row, claim_marks, status_cells
-from .folder import read_manifest, read_products
+from .evidence import STATUS_COLUMNS, STATUS_NUMBERS, Row, Status, claim_marks, status_cells
+from .folder import content_hash, read_manifest, read_products
 from .pages import Place, equation_numbers, markdown, notebook_body, picture, scroll_box
 from .plain import plain
 from .search import Found, script, sections
-from .site import TITLE, Entry, Site, style, text
+from .site import TITLE, Entry, Site, style, template_text
 from .tables import html_table
 from .verdicts import CLAIMS, LEGEND, PAPER, describe
 
@@ -93,12 +93,20 @@ def outcome(out: Path, marks: Mapping[str, str], entries: Iterable[Entry]) -> tu
             said.append(f"{word} {mark}: {', '.join(names)}" if mark != "–" else f"{word}: {', '.join(names)}")
     comparisons = []
     for entry in entries:
-        if (path := out / entry.name / "comparisons.csv").is_file():
-            with path.open(encoding="utf-8", newline="") as lines:
-                rows = [row for row in csv.DictReader(lines) if row.get("counts") == "True"]
-            if rows:
-                comparisons.append((entry, _comparisons(rows)))
+        if rows := _against_rivals(out / entry.name):
+            comparisons.append((entry, _comparisons(rows)))
     return f"Of the paper's claims: {'; '.join(said)}.", comparisons
+
+
+def _against_rivals(folder: Path) -> list[dict[str, str]]:
+    """The comparisons of a page that count (`contests.against`), from its CSV file if that is as it was written."""
+    path, manifest = folder / "comparisons.csv", read_manifest(folder)
+    if manifest is None or not path.is_file() or content_hash(path) != manifest["files"].get(path.name):
+        return []
+    with path.open(encoding="utf-8", newline="") as lines:
+        table = csv.DictReader(lines)
+        needed = {"scenario", "rival", "mean", "counts", "settled", "standing"}
+        return [row for row in table if row["counts"] == "True"] if needed <= {*(table.fieldnames or ())} else []
 
 
 def _comparisons(rows: Sequence[Mapping[str, str]]) -> str:
@@ -113,8 +121,8 @@ def _comparisons(rows: Sequence[Mapping[str, str]]) -> str:
     )
 
 
-def page(path: str, site: Site, rows: Sequence[Row], statuses: Sequence[Any]) -> str:
-    """The text of the page or file at `path`, one of `overview.ON_TOP`. statuses: of `overview.status_of`."""
+def page(path: str, site: Site, rows: Sequence[Row], statuses: Sequence[Status]) -> str:
+    """The text of the page or file at `path`, one of `overview.ON_TOP`. statuses: of all notebooks."""
     match path:
         case "index.html":
             return index(site, rows, statuses)
@@ -129,9 +137,9 @@ def page(path: str, site: Site, rows: Sequence[Row], statuses: Sequence[Any]) ->
         case "assets/style.css":
             return style()
         case "assets/search.js":
-            return script(found(site))
+            return script(findable(site))
         case _:
-            return text(Path(path).name)
+            return template_text(Path(path).name)
 
 
 def _place(site: Site, folder: Path, up: str) -> Place:
@@ -166,7 +174,7 @@ def notebook(site: Site, name: str) -> str:
     )
 
 
-def found(site: Site) -> list[Found]:
+def findable(site: Site) -> list[Found]:
     """All that the search finds."""
     _, entries = reference(site)
     for entry in site.entries:
@@ -177,7 +185,7 @@ def found(site: Site) -> list[Found]:
     return entries
 
 
-def index(site: Site, rows: Sequence[Row], statuses: Sequence[Any]) -> str:
+def index(site: Site, rows: Sequence[Row], statuses: Sequence[Status]) -> str:
     """index.html: the question, the claims, what came out, the notebooks."""
     marks, pages = claim_marks(rows), {entry.name: entry.page for entry in site.entries}
     said, comparisons = outcome(site.out, marks, site.entries)
@@ -226,7 +234,7 @@ def _table(name: str, head: Sequence[str], rows: Iterable[Iterable[str]], right:
     return Markup(scroll_box(html_table(head, rows, right), name))
 
 
-def status(site: Site, statuses: Sequence[Any]) -> str:
+def status(site: Site, statuses: Sequence[Status]) -> str:
     """status.html: state, time and memory of every notebook, on which machine, with which versions."""
     linked = {entry.name: f'<a href="{entry.page}">{entry.name}</a>' for entry in site.entries}
     lines = [tuple(map(html.escape, status_cells(status))) for status in statuses]

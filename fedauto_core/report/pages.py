@@ -24,6 +24,7 @@ ROWS = 10  # of a table that are shown before it is unfolded
 LONG = 16  # letters of a formula within a line that may be wider than a telephone
 ROW = re.compile(r"<tr\b.*?</tr>\s*", re.DOTALL)
 NUMBERS = re.compile(r"\b(Notebooks? )(\d\d(?:(?:,| and| to|) \d\d)*)\b", re.IGNORECASE)
+DISPLAY = re.compile(r"\$\$.*?\$\$|\\begin\{(\w+\*?)\}.*?\\end\{\1\}", re.DOTALL)
 LABEL = re.compile(r"\\label\{([^{}]*)\}")
 TAG = re.compile(r"\\tag\*?\{([^{}]*)\}")
 REFERENCE = re.compile(r"\\(?:eq)?ref\{([^{}]*)\}")
@@ -57,7 +58,8 @@ def equation_numbers(sources: Iterable[str]) -> dict[str, str]:
     r"""Label -> number of every `\label` in prose: the `\tag` in front of it, or else counted. InputError for a label
     that stands twice."""
     numbers: dict[str, str] = {}
-    for block in (block for source in sources for block in source.split("$$")[1::2]):
+    prose = "\n\n".join(re.sub(r"```.*?```|`[^`]*`", "", source, flags=re.DOTALL) for source in sources)
+    for block in (found[0] for found in DISPLAY.finditer(prose)):
         for label in LABEL.findall(block):
             require(
                 label not in numbers,

@@ -73,9 +73,9 @@ def style() -> str:
     """The style sheet of all pages, with the colours of code on light and on dark ground."""
     light, dark = (HtmlFormatter(style=name).get_token_style_defs(".highlight") for name in (LIGHT, DARK))
     colours = "\n".join((*light, "@media screen and (prefers-color-scheme: dark) {", *dark, "}"))
-    return f"{text('style.css')}{colours}\n"
+    return f"{template_text('style.css')}{colours}\n"
 
 
-def text(name: str) -> str:
+def template_text(name: str) -> str:
     """A file of the templates as it is."""
     return TEMPLATES.loader.get_source(TEMPLATES, name)[0]

@@ -345,10 +345,13 @@ def test_a_step_is_judged_by_its_floats_as_they_are_sent(sent, kept):
         arrays = {"counter": np.array(10**6), "weight": np.array([sent], np.float32)}
         return remade(message, arrays, {"num-examples": 1})
 
-    record = ArrayRecord({name: Array(array) for name, array in start.items()})
-    strategy = MethodStrategy(make_method("fedavg"), NOTHING)
-    result = strategy.start(LocalGrid({1: app}), record, 1, 1.0)
-    assert result.arrays["counter"].numpy() == (10**6 if kept else 0) and len(strategy.uploads) == 1
+    def evaluate(server_round, arrays):
+        counters.append(int(arrays["counter"].numpy()))
+
+    counters, strategy = [], MethodStrategy(make_method("fedavg"), NOTHING)
+    begin = ArrayRecord({name: Array(array) for name, array in start.items()})
+    strategy.start(LocalGrid({1: app}), begin, 1, 1.0, evaluate_fn=evaluate)
+    assert counters == [0, 10**6 if kept else 0] and strategy.uploads[0].arrived
 
 
 def test_what_comes_twice_counts_once(caplog):

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 import numpy as np
 from torch import Tensor, as_tensor
 
-from fedauto_core.errors import require, require_number
+from fedauto_core.errors import InputError, require, require_number
 
 Participation = Literal["network", "ideal", "server", "pooled"]
 Contest = Literal["aggregation", "optimiser", "public data", "bound", "ours"]
@@ -109,10 +109,11 @@ def _label_counts(counts: np.ndarray, server_counts: np.ndarray) -> np.ndarray:
         remedy="count all classes everywhere, np.bincount(labels, minlength=n_classes)",
     )
     told = np.vstack([own, theirs])
-    for j, row in enumerate(told):
-        require(
-            bool(np.isfinite(row).all() and (row >= 0).all() and (row.any() or j == 0)),
-            f"label counts {row.tolist()} of {f'client {j}' if j else 'the server'}",
+    sound = np.isfinite(told).all(axis=1) & (told >= 0).all(axis=1) & told.any(axis=1)
+    sound[0] |= not own.any()
+    for j in np.flatnonzero(~sound)[:1]:
+        raise InputError(
+            f"label counts {told[j].tolist()} of {f'client {j}' if j else 'the server'}",
             allowed="finite numbers >= 0, of a client not all zero",
             remedy="cut noise below zero; leave a client without samples out; guess equal counts if none are told",
         )

@@ -15,14 +15,17 @@ from numba import njit
 
 from .chains import LANES
 from .vectors import (
+    MANY_ROWS,
     add,
-    barrier,
+    eight_by_one,
     fill,
     fma,
+    four_by_one,
+    four_by_two,
     load,
+    many_by_two,
     mul,
     not_inlined,
-    spread,
     store,
     sum_of_fours,
     where_equal,
@@ -49,41 +52,23 @@ def multiply(a, rows, columns, b, width, c, to_rows, to_columns, accumulate):
     tile; between tiles it may.
     """
     not_inlined()
-    last, last_block = len(rows) - 1, len(to_columns) - 1
-    for m in range(0, len(rows), 4):
-        m1, m2, m3 = min(m + 1, last), min(m + 2, last), min(m + 3, last)
-        row0, row1, row2, row3 = rows[m], rows[m1], rows[m2], rows[m3]
-        to0, to1, to2, to3 = to_rows[m], to_rows[m1], to_rows[m2], to_rows[m3]
-        for n in range(0, len(to_columns), 2):
-            other = min(n + 1, last_block)
-            left, right = to_columns[n], to_columns[other]
-            s00 = s01 = s10 = s11 = s20 = s21 = s30 = s31 = fill(a.dtype.type(0))
-            if accumulate:
-                s00, s01 = load(c, to0 + left), load(c, to0 + right)
-                s10, s11 = load(c, to1 + left), load(c, to1 + right)
-                s20, s21 = load(c, to2 + left), load(c, to2 + right)
-                s30, s31 = load(c, to3 + left), load(c, to3 + right)
-            at, step = np.uint64(LANES * n), np.uint64(LANES * (other - n))
-            for k in range(len(columns)):
-                b0, b1, column = load(b, at), load(b, at + step), columns[k]
-                at += np.uint64(width)
-                x = spread(a, row0 + column)
-                s00, s01 = fma(x, b0, s00), fma(x, b1, s01)
-                x = spread(a, row1 + column)
-                s10, s11 = fma(x, b0, s10), fma(x, b1, s11)
-                x = spread(a, row2 + column)
-                s20, s21 = fma(x, b0, s20), fma(x, b1, s21)
-                x = spread(a, row3 + column)
-                s30, s31 = fma(x, b0, s30), fma(x, b1, s31)
-                barrier()
-            store(c, to0 + left, s00)
-            store(c, to0 + right, s01)
-            store(c, to1 + left, s10)
-            store(c, to1 + right, s11)
-            store(c, to2 + left, s20)
-            store(c, to2 + right, s21)
-            store(c, to3 + left, s30)
-            store(c, to3 + right, s31)
+    paired = len(to_columns) // 2 * 2
+    for n in range(0, paired, 2):
+        m, at = 0, np.uint64(LANES * n)
+        while len(rows) - m > 4:
+            many_by_two(a, rows, m, columns, b, at, width, c, to_rows, to_columns[n], to_columns[n + 1], accumulate)
+            m += MANY_ROWS
+        while m < len(rows):
+            four_by_two(a, rows, m, columns, b, at, width, c, to_rows, to_columns[n], to_columns[n + 1], accumulate)
+            m += 4
+    for n in range(paired, len(to_columns)):
+        m, at = 0, np.uint64(LANES * n)
+        while len(rows) - m > 4:
+            eight_by_one(a, rows, m, columns, b, at, width, c, to_rows, to_columns[n], to_columns[n], accumulate)
+            m += 8
+        while m < len(rows):
+            four_by_one(a, rows, m, columns, b, at, width, c, to_rows, to_columns[n], to_columns[n], accumulate)
+            m += 4
 
 
 @inner

@@ -7,7 +7,7 @@ in plain arithmetic. `fma` may round once instead of twice, as in every BLAS.
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba import types
 from numba.core import cgutils
 from numba.core.datamodel import models, register_default
@@ -40,9 +40,10 @@ def _shuffled(builder: ir.IRBuilder, vector: Any, lanes: Sequence[int]) -> Any:
     return builder.shuffle_vector(vector, vector, ir.Constant(ir.VectorType(ir.IntType(32), LANES), lanes))
 
 
-def _filled(builder: ir.IRBuilder, number: Any) -> Any:
-    undefined = ir.Constant(ir.VectorType(number.type, LANES), ir.Undefined)
-    return _shuffled(builder, builder.insert_element(undefined, number, ir.Constant(ir.IntType(32), 0)), [0] * LANES)
+def _filled(builder: ir.IRBuilder, number: Any, lanes: int = LANES) -> Any:
+    undefined = ir.Constant(ir.VectorType(number.type, lanes), ir.Undefined)
+    first = builder.insert_element(undefined, number, ir.Constant(ir.IntType(32), 0))
+    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes))
 
 
 def _elementwise(emit: Callable[..., Any]) -> Callable[..., Any]:
@@ -149,6 +150,86 @@ def where_equal(typing, a, b, c):
     return a(a, a, a), _elementwise(emit)
 
 
+MANY_ROWS = 8 if dict(binding.get_host_cpu_features()).get("avx512f") else 4  # whose sums fit the registers
+
+
+def _product_tile(n_rows: int, blocks: int) -> Callable[..., None]:
+    """An intrinsic that computes a tile of a product, `n_rows` rows of `blocks` blocks of lanes: its arguments are those
+    of `kernels.multiply`, m the first row, `at` where its columns begin in b, left and right where in a row of c."""
+    lanes = blocks * LANES
+
+    @intrinsic
+    def tile(typing, a, rows, m, columns, b, at, width, c, to_rows, left, right, accumulate):
+        def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+            kinds = dict(zip(("a", "rows", "columns", "b", "c", "to_rows"), (a, rows, columns, b, c, to_rows), strict=True))
+            names = "a rows m columns b at width c to_rows left right accumulate".split()
+            given = dict(zip(names, arguments, strict=True))
+
+            def place(name: str, index: Any) -> Any:
+                return _pointer(context, builder, kinds[name], given[name], index)
+
+            number = context.get_data_type(a.dtype)
+            kind, align = ir.VectorType(number, lanes), a.dtype.bitwidth // 8
+            half = ir.VectorType(number, LANES)
+            one, zero = ir.Constant(given["m"].type, 1), ir.Constant(given["m"].type, 0)
+
+            def size(name: str) -> Any:
+                return cgutils.create_struct_proxy(kinds[name])(context, builder, given[name]).nitems
+
+            last = builder.sub(size("rows"), one)
+            froms, targets = [], []
+            for i in range(n_rows):
+                row = builder.add(given["m"], ir.Constant(one.type, i))
+                row = builder.select(builder.icmp_unsigned("<", row, last), row, last)
+                froms.append(place("a", builder.load(place("rows", row))))
+                to = builder.load(place("to_rows", row))
+                halves = [builder.add(to, given[side]) for side in ("left", "right")[:blocks]]
+                targets.append([builder.bitcast(place("c", at), half.as_pointer()) for at in halves])
+            sums = [cgutils.alloca_once_value(builder, ir.Constant(kind, None)) for _ in range(n_rows)]
+            for total in sums:
+                builder.store(ir.Constant(kind, None), total)
+            with builder.if_then(given["accumulate"]):
+                for total, target in zip(sums, targets, strict=True):
+                    builder.store(_joined(builder, [builder.load(part, align=align) for part in target]), total)
+            multiply_add = cgutils.get_or_insert_function(
+                builder.module, ir.FunctionType(kind, [kind] * 3), f"llvm.fmuladd.v{lanes}f{a.dtype.bitwidth}"
+            )
+            at = cgutils.alloca_once_value(builder, given["at"])
+            builder.store(given["at"], at)
+            with cgutils.for_range(builder, size("columns"), intp=one.type) as loop:
+                column, start = builder.load(place("columns", loop.index)), builder.load(at)
+                vector = builder.load(builder.bitcast(place("b", start), kind.as_pointer()), align=align)
+                builder.store(builder.add(start, given["width"]), at)
+                for total, row in zip(sums, froms, strict=True):
+                    factor = _filled(builder, builder.load(builder.gep(row, [column])), lanes)
+                    builder.store(builder.call(multiply_add, [factor, vector, builder.load(total)]), total)
+                _no_load_crosses(builder)
+            for total, target in zip(sums, targets, strict=True):
+                for part, pointer in enumerate(target):
+                    value = builder.load(total)
+                    if blocks > 1:
+                        kept = ir.Constant(ir.VectorType(ir.IntType(32), LANES), list(range(part * LANES, (part + 1) * LANES)))
+                        value = builder.shuffle_vector(value, value, kept)
+                    builder.store(value, pointer, align=align)
+            return context.get_dummy_value()
+
+        whole = types.uintp
+        return types.none(a, rows, whole, columns, b, whole, whole, c, to_rows, whole, whole, types.boolean), generate
+
+    return tile
+
+
+def _joined(builder: ir.IRBuilder, parts: Sequence[Any]) -> Any:
+    """One vector of one or two."""
+    if len(parts) == 1:
+        return parts[0]
+    return builder.shuffle_vector(*parts, ir.Constant(ir.VectorType(ir.IntType(32), 2 * LANES), list(range(2 * LANES))))
+
+
+many_by_two, four_by_two = _product_tile(MANY_ROWS, 2), _product_tile(4, 2)
+eight_by_one, four_by_one = _product_tile(8, 1), _product_tile(4, 1)
+
+
 @intrinsic
 def sum_of_fours(typing, a):
     """In every lane the sum over lanes 0 to 3 or 4 to 7, to which it belongs."""
@@ -171,13 +252,7 @@ def not_inlined(typing):
     return types.none(), generate
 
 
-@intrinsic
-def barrier(typing):
-    """No load moves across, and no machine code comes of it. At the end of a loop's body it keeps LLVM from loading for
-    later passes, for which there are no registers left (a third of the time of a product)."""
-
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        builder.asm(ir.FunctionType(ir.VoidType(), []), "", "~{memory}", [], side_effect=True)
-        return context.get_dummy_value()
-
-    return types.none(), generate
+def _no_load_crosses(builder: ir.IRBuilder) -> None:
+    """And no machine code comes of it. At the end of a loop's body it keeps LLVM from loading for later passes, for which
+    there are no registers left (a third of the time of a product)."""
+    builder.asm(ir.FunctionType(ir.VoidType(), []), "", "~{memory}", [], side_effect=True)

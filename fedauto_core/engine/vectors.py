@@ -4,6 +4,7 @@ LLVM splits a vector into what the machine has. Nothing is reordered or assumed 
 in plain arithmetic. `fma` may round once instead of twice, as in every BLAS.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -150,80 +151,74 @@ def where_equal(typing, a, b, c):
     return a(a, a, a), _elementwise(emit)
 
 
-MANY_ROWS = 8 if dict(binding.get_host_cpu_features()).get("avx512f") else 4  # whose sums fit the registers
+MANY_ROWS = 8 if dict(binding.get_host_cpu_features()).get("avx512f") else 4  # whose sums fit into the registers
 
 
 def _product_tile(n_rows: int, blocks: int) -> Callable[..., None]:
-    """An intrinsic that computes a tile of a product, `n_rows` rows of `blocks` blocks of lanes: its arguments are those
-    of `kernels.multiply`, m the first row, `at` where its columns begin in b, left and right where in a row of c."""
-    lanes = blocks * LANES
+    """An intrinsic that computes a tile of a product, `n_rows` rows by `blocks` (1 or 2) blocks of lanes, as
+    `kernels.multiply`: from row m on, which is repeated where there are too few (hence no place of c may occur twice in
+    the rows of a tile), and from column `at` of b; left and right: where the blocks are in a row of c."""
+    lanes, bits = blocks * LANES, ir.IntType(32)
 
     @intrinsic
     def tile(typing, a, rows, m, columns, b, at, width, c, to_rows, left, right, accumulate):
+        dtype, whole = a.dtype, types.uintp
+
         def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-            kinds = dict(zip(("a", "rows", "columns", "b", "c", "to_rows"), (a, rows, columns, b, c, to_rows), strict=True))
-            names = "a rows m columns b at width c to_rows left right accumulate".split()
-            given = dict(zip(names, arguments, strict=True))
+            a_, rows_, m_, columns_, b_, at_, width_, c_, to_rows_, left_, right_, accumulate_ = arguments
+            number, align = context.get_data_type(dtype), dtype.bitwidth // 8
+            kind, part_kind = ir.VectorType(number, lanes), ir.VectorType(number, LANES)
+            load = functools.partial(builder.load, align=align)
 
-            def place(name: str, index: Any) -> Any:
-                return _pointer(context, builder, kinds[name], given[name], index)
+            def pointer(array_type: Any, array: Any, index: Any) -> Any:
+                return _pointer(context, builder, array_type, array, index)
 
-            number = context.get_data_type(a.dtype)
-            kind, align = ir.VectorType(number, lanes), a.dtype.bitwidth // 8
-            half = ir.VectorType(number, LANES)
-            one, zero = ir.Constant(given["m"].type, 1), ir.Constant(given["m"].type, 0)
+            def length(array_type: Any, array: Any) -> Any:
+                return cgutils.create_struct_proxy(array_type)(context, builder, array).nitems
 
-            def size(name: str) -> Any:
-                return cgutils.create_struct_proxy(kinds[name])(context, builder, given[name]).nitems
-
-            last = builder.sub(size("rows"), one)
-            froms, targets = [], []
+            last = builder.sub(length(rows, rows_), ir.Constant(m_.type, 1))
+            sources, targets = [], []
             for i in range(n_rows):
-                row = builder.add(given["m"], ir.Constant(one.type, i))
+                row = builder.add(m_, ir.Constant(m_.type, i))
                 row = builder.select(builder.icmp_unsigned("<", row, last), row, last)
-                froms.append(place("a", builder.load(place("rows", row))))
-                to = builder.load(place("to_rows", row))
-                halves = [builder.add(to, given[side]) for side in ("left", "right")[:blocks]]
-                targets.append([builder.bitcast(place("c", at), half.as_pointer()) for at in halves])
+                sources.append(pointer(a, a_, builder.load(pointer(rows, rows_, row))))
+                to = builder.load(pointer(to_rows, to_rows_, row))
+                places = [pointer(c, c_, builder.add(to, block)) for block in (left_, right_)[:blocks]]
+                targets.append([builder.bitcast(place, part_kind.as_pointer()) for place in places])
+            # LLVM keeps these in registers.
             sums = [cgutils.alloca_once_value(builder, ir.Constant(kind, None)) for _ in range(n_rows)]
             for total in sums:
                 builder.store(ir.Constant(kind, None), total)
-            with builder.if_then(given["accumulate"]):
-                for total, target in zip(sums, targets, strict=True):
-                    builder.store(_joined(builder, [builder.load(part, align=align) for part in target]), total)
-            multiply_add = cgutils.get_or_insert_function(
-                builder.module, ir.FunctionType(kind, [kind] * 3), f"llvm.fmuladd.v{lanes}f{a.dtype.bitwidth}"
-            )
-            at = cgutils.alloca_once_value(builder, given["at"])
-            builder.store(given["at"], at)
-            with cgutils.for_range(builder, size("columns"), intp=one.type) as loop:
-                column, start = builder.load(place("columns", loop.index)), builder.load(at)
-                vector = builder.load(builder.bitcast(place("b", start), kind.as_pointer()), align=align)
-                builder.store(builder.add(start, given["width"]), at)
-                for total, row in zip(sums, froms, strict=True):
-                    factor = _filled(builder, builder.load(builder.gep(row, [column])), lanes)
+            with builder.if_then(accumulate_):
+                joint = ir.Constant(ir.VectorType(bits, lanes), list(range(lanes)))
+                for total, places in zip(sums, targets, strict=True):
+                    parts = [load(place) for place in places]
+                    builder.store(builder.shuffle_vector(parts[0], parts[-1], joint), total)
+            name = f"llvm.fmuladd.v{lanes}f{dtype.bitwidth}"
+            multiply_add = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind] * 3), name)
+            start = cgutils.alloca_once_value(builder, at_)
+            builder.store(at_, start)
+            with cgutils.for_range(builder, length(columns, columns_), intp=m_.type) as loop:
+                column, k = builder.load(pointer(columns, columns_, loop.index)), builder.load(start)
+                vector = load(builder.bitcast(pointer(b, b_, k), kind.as_pointer()))
+                builder.store(builder.add(k, width_), start)
+                for total, source in zip(sums, sources, strict=True):
+                    factor = _filled(builder, builder.load(builder.gep(source, [column])), lanes)
                     builder.store(builder.call(multiply_add, [factor, vector, builder.load(total)]), total)
-                _no_load_crosses(builder)
-            for total, target in zip(sums, targets, strict=True):
-                for part, pointer in enumerate(target):
-                    value = builder.load(total)
-                    if blocks > 1:
-                        kept = ir.Constant(ir.VectorType(ir.IntType(32), LANES), list(range(part * LANES, (part + 1) * LANES)))
-                        value = builder.shuffle_vector(value, value, kept)
-                    builder.store(value, pointer, align=align)
+                # No load moves across, and no machine code comes of it: else LLVM loads for later passes, for which
+                # there are no registers left (a third of the time of a product).
+                builder.asm(ir.FunctionType(ir.VoidType(), []), "", "~{memory}", [], side_effect=True)
+            for total, places in zip(sums, targets, strict=True):
+                value = builder.load(total)
+                for block, place in enumerate(places):
+                    mine = ir.Constant(ir.VectorType(bits, LANES), [block * LANES + lane for lane in range(LANES)])
+                    builder.store(builder.shuffle_vector(value, value, mine), place, align=align)
             return context.get_dummy_value()
 
-        whole = types.uintp
-        return types.none(a, rows, whole, columns, b, whole, whole, c, to_rows, whole, whole, types.boolean), generate
+        given = a, rows, whole, columns, b, whole, whole, c, to_rows, whole, whole, types.boolean
+        return types.none(*given), generate
 
     return tile
-
-
-def _joined(builder: ir.IRBuilder, parts: Sequence[Any]) -> Any:
-    """One vector of one or two."""
-    if len(parts) == 1:
-        return parts[0]
-    return builder.shuffle_vector(*parts, ir.Constant(ir.VectorType(ir.IntType(32), 2 * LANES), list(range(2 * LANES))))
 
 
 many_by_two, four_by_two = _product_tile(MANY_ROWS, 2), _product_tile(4, 2)
@@ -250,9 +245,3 @@ def not_inlined(typing):
         return context.get_dummy_value()
 
     return types.none(), generate
-
-
-def _no_load_crosses(builder: ir.IRBuilder) -> None:
-    """And no machine code comes of it. At the end of a loop's body it keeps LLVM from loading for later passes, for which
-    there are no registers left (a third of the time of a product)."""
-    builder.asm(ir.FunctionType(ir.VoidType(), []), "", "~{memory}", [], side_effect=True)

@@ -150,7 +150,7 @@ def train(theta, x, batches, labels, lr, shrink, shift, layers):
     size = batches.shape[2]
     outputs = zeros(size * (last.before + last.width), theta)
     slopes = zeros(len(outputs), theta)
-    targets, none = np.zeros((size, last.n_out), theta.dtype), theta[0, :0]
+    targets, none = np.zeros((size, last.n_out), theta.dtype), lr[:0]
     w = copies(layers, theta)
     for m in range(len(theta)):
         padded(theta[m], layers, w)

@@ -19,6 +19,11 @@ class InputError(ValueError):
         what, allowed, remedy = self._parts  # the default would call InputError(message): no worker could report one
         return partial(InputError, allowed=allowed, remedy=remedy), (what,)
 
+    def within(self, where: str) -> InputError:
+        """The same error, told with the place in which it was found."""
+        what, allowed, remedy = self._parts
+        return InputError(f"{where}: {what}", allowed=allowed, remedy=remedy)
+
 
 def require(condition: bool, what: str, *, allowed: str, remedy: str) -> None:
     """Raise `InputError` unless `condition` holds."""

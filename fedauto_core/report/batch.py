@@ -177,6 +177,7 @@ def _run(plan: Sequence[Job], batch: Batch, pool: Callable[[], Executor], shown:
                 sweep(batch.out, job.name)
                 if job.name not in again:
                     again.add(job.name)
+                    at.pop(job.name, None)
                     shown.line(f"{job.name}  its worker process was killed; runs again")
                     running[_submit(job, batch, pool)] = job
                     continue

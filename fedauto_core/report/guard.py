@@ -57,7 +57,8 @@ class Guard(threading.Thread):
         self._entered.append((number, cell))
 
     def run(self) -> None:
-        told, missed = -TOLD_S, 0
+        self._tell()
+        told, missed = time.monotonic(), 0
         while not self._over.wait(TICK_S):
             now = time.monotonic()
             self.peak_mib = self._peak() or self.peak_mib

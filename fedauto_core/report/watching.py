@@ -138,11 +138,14 @@ class LiveDisplay(Display):
 def display(board: Board, look: Callable[[], Mapping[str, Progress]], report: Path) -> Iterator[Display]:
     """What shows this batch here. look: what runs now."""
     if not sys.stdout.isatty():
-        yield Display(board, look, report)
+        plain = Display(board, look, report)
+        plain.keep()
+        yield plain
         return
     from rich.console import Console
 
     shown = LiveDisplay(board, look, report, Console())
+    shown.keep()
     with shown.live:
         yield shown
 

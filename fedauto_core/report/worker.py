@@ -188,7 +188,6 @@ def _execute(
             km=kernel,
             resources={"metadata": {"path": str(order.notebooks_dir)}},
             record_timing=False,
-            coalesce_streams=True,
             start_timeout=START_S,
             iopub_timeout=OUTPUT_S,
             on_cell_start=enter,
@@ -228,8 +227,35 @@ def _published(
     for cell in final.cells:
         if cell.cell_type == "code":
             cell.execution_count = results[cell.id].execution_count
-            cell.outputs = [_without_machine(output, paths) for output in results[cell.id].outputs]
+            cell.outputs = [_without_machine(output, paths) for output in coalesced(results[cell.id].outputs)]
     return final
+
+
+def coalesced(outputs: Sequence[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
+    """The outputs of a cell with each stream in one piece, where its first piece came, standard output before standard
+    error: their pieces come as the clock cuts them. A carriage return takes back its line, as on a terminal.
+
+    nbclient has this too, with an expression whose time is quadratic in the length of a line.
+    """
+    pieces: dict[str, list[str]] = {}
+    found = []
+    for output in outputs:
+        if output.output_type != "stream":
+            found.append(output)
+        elif output.name in pieces:
+            pieces[output.name].append(output.text)
+        else:
+            pieces[output.name] = [output.text]
+            found.append(nbformat.from_dict(output))
+    for output in found:
+        if output.output_type == "stream":
+            lines = "".join(pieces[output.name]).split("\n")
+            output.text = "\n".join(line[line.rfind("\r", 0, len(line) - 1) + 1 :] for line in lines)
+    names = [output.get("name") for output in found]
+    for at, pair in enumerate(zip(names, names[1:], strict=False)):
+        if pair == ("stderr", "stdout"):
+            found[at : at + 2] = found[at + 1], found[at]
+    return found
 
 
 def _without_machine(value: object, paths: Mapping[Path, str]) -> object:

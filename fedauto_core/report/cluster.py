@@ -86,7 +86,7 @@ def _require_same(worker: str, answer: dict[str, str], own: dict[str, str], repo
     )
     require(
         answer["code"] == own["code"],
-        f"worker {worker} has other code of fedauto_core ({answer['code'][:80]}) than this machine ({own['code'][:8]})",
+        f"worker {worker} has other code of fedauto_core than this machine: {answer['code']} instead of {own['code']}",
         allowed="the same code everywhere",
         remedy="start that worker from this checkout, in its environment",
     )

@@ -85,12 +85,12 @@ def table(board: Board, running: Mapping[str, Progress]) -> "RenderableType":
     from rich.progress_bar import ProgressBar
     from rich.table import Table
 
-    rows = Table.grid(padding=(0, 2))
+    rows, last = Table.grid(padding=(0, 2)), Table.grid(padding=(0, 2))
     for progress in running.values():
         bar = ProgressBar(max(progress.cells, 1), progress.cell, width=20)
         rows.add_row(*cells_of(progress), bar, f"about {clock(board.left(progress.name, progress))} left")
-    bar = ProgressBar(max(len(board.minutes), 1), len(board.ended), width=40)
-    return Group(rows, bar, board.summary(running))
+    last.add_row(ProgressBar(max(len(board.minutes), 1), len(board.ended), width=40), board.summary(running))
+    return Group(rows, last)
 
 
 class Display:

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import itertools
 import logging
 import os
 import re
@@ -252,7 +253,7 @@ def coalesced(outputs: Sequence[nbformat.NotebookNode]) -> list[nbformat.Noteboo
             lines = "".join(pieces[output.name]).split("\n")
             output.text = "\n".join(line[line.rfind("\r", 0, len(line) - 1) + 1 :] for line in lines)
     names = [output.get("name") for output in found]
-    for at, pair in enumerate(zip(names, names[1:], strict=False)):
+    for at, pair in enumerate(itertools.pairwise(names)):
         if pair == ("stderr", "stdout"):
             found[at : at + 2] = found[at + 1], found[at]
     return found

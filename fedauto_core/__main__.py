@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedauto_core.errors import InputError
-from fedauto_core.report.batch import BAD_INPUT, print_notebooks, run_report, write_pages
+from fedauto_core.report.batch import BAD_INPUT, print_notebooks, print_status, run_report, write_pages
 from fedauto_core.report.folder import REPORTS
 from fedauto_core.report.sources import NOTEBOOKS
 from fedauto_core.report.tables import markdown_table
@@ -40,6 +40,9 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument("--jobs", type=int, metavar="N", help="processes at a time (default: one per CPU)")
     report.add_argument("--dry-run", action="store_true", help="show what would run, with expected minutes")
     report.add_argument("--fresh", action="store_true", help="compute everything again, cached experiments included")
+    text = "minutes after which a notebook is ended (default: ten times what the profile expects)"
+    report.add_argument("--timeout", type=float, metavar="MINUTES", help=text)
+    report.add_argument("--status", action="store_true", help="how far a running or interrupted report is")
     text = "Dask scheduler, tcp://host:port, instead of local processes"
     report.add_argument("--scheduler", metavar="ADDRESS", help=text)
     return top
@@ -51,6 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = options.pop("command")
     try:
         if command == "report":
+            if options.pop("status"):
+                return print_status(options["profile"], options["out"], options["notebooks_dir"])
             return run_report(options.pop("profile"), **options)
         if command == "pages":
             return write_pages(options.pop("profile"), **options)

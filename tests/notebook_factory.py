@@ -49,7 +49,7 @@ def use_executor(monkeypatch, executor):
     """Let the batch use `executor` at its seam."""
 
     @contextmanager
-    def seam(jobs, scheduler):
+    def seam(*_):
         yield executor
 
     monkeypatch.setattr(batch, "_executor", seam)

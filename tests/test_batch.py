@@ -104,9 +104,9 @@ class Slow(Executor):
         self.busy.append(sum(order.processes for order in self.open.values()))
         return future
 
-    def finish(self, futures, return_when):
+    def finish(self, futures, timeout, return_when):
         first = next(iter(futures))
-        first.set_result(Outcome(self.open.pop(first).name, 1.0))
+        first.set_result(pretend(self.open.pop(first)))
         return {first}, set()
 
 
@@ -360,7 +360,7 @@ def test_an_interrupted_batch_stops_its_kernels_and_continues_later(tmp_path):
         "if __name__ == '__main__':\n    here = pathlib.Path(__file__).parent\n"
         "    sys.exit(run_report('tiny', jobs=1, out=here / 'out', notebooks_dir=here / 'notebooks'))\n"
     )
-    environment = os.environ | {"PYTHONPATH": str(Path(batch.__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(Path(batch.__file__).parents[2])}
     process = subprocess.Popen(
         [sys.executable, script], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

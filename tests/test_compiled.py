@@ -1,5 +1,6 @@
 """The compiled kernels against the torch path, whose numbers they must give: `engine/local.py` chooses between them."""
 
+import itertools
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from fedauto_core.engine import compiled, local_updates, predict
+from fedauto_core.engine.chains import CHAINS, layout
 from fedauto_core.errors import InputError
 from fedauto_core.models import build_model
 
@@ -19,6 +21,8 @@ NETWORKS = {  # model, input shape, classes: odd sides, several channels, classe
     "small, 100 classes": ("cnn_small", (3, 16, 16), 100),
     "cnn, 28": ("cnn", (1, 28, 28), 10),
     "cnn, odd side": ("cnn", (3, 19, 19), 9),
+    "dense": ("mlp", (1, 28, 28), 10),
+    "dense, 100 classes": ("mlp", (3, 5, 5), 100),
 }
 each_network = pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
 
@@ -59,10 +63,11 @@ def test_terms_of_the_objective_equal_the_torch_path(network):
         assert (ours - torchs).abs().max() < 1e-10
 
 
+@pytest.mark.parametrize("network", ["small, 28", "dense"])
 @pytest.mark.parametrize("lr", [0.02, 0.1])
-def test_ten_rounds_in_single_precision_stay_with_the_torch_path(lr):
-    """Of cnn_small: where the other one's maxima are decided by the last bit, any two paths part."""
-    model, start, x, y, _ = task(NETWORKS["small, 28"], dtype=torch.float32)
+def test_ten_rounds_in_single_precision_stay_with_the_torch_path(network, lr):
+    """Not of cnn: where its maxima are decided by the last bit, any two paths part."""
+    model, start, x, y, _ = task(NETWORKS[network], dtype=torch.float32)
     rng = np.random.default_rng(2)
     weights = {backend: start[0] for backend in ("compiled", "stacked")}
     for _ in range(10):
@@ -101,6 +106,17 @@ def test_a_row_has_the_same_bits_in_any_company(network):
     for j in range(3):
         assert torch.equal(local_updates(model, start[j, None], x, y, batches[j, None], 0.1)[0], together[j])
         assert torch.equal(predict(model, start[j, None], x)[0], predict(model, start, x)[j])
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_no_tile_of_a_convolutions_input_gradient_adds_twice_to_a_place(name):
+    """Windows overlap; a tile holds at most 8 of them, by two blocks of lanes, and stores its sums at the end."""
+    for side in range(16, 65):
+        _, second = (found := layout(build_model(name, (3, side, side), 10))).layers
+        corners, blocks = (found.table[start : start + size] for start, size in (second.corners, second.tap_blocks))
+        for m, n in itertools.product(range(0, len(corners), 8), range(0, len(blocks), 2)):
+            places = np.add.outer(corners[m : m + 8], blocks[n : n + 2])
+            assert len(np.unique(places)) == places.size
 
 
 def test_no_rows_give_no_rows():
@@ -148,7 +164,7 @@ def test_bad_input_is_refused():
             predict(model, theta, images)
     with pytest.raises(InputError, match="targets of shape"):
         compiled.gradients(model, start, x, batches[:, 0], start[:, :2])
-    with pytest.raises(InputError, match=r"backend 'compiled' for model 'cnn_small'.*1 held.*cnn, cnn_small"):
+    with pytest.raises(InputError, match=r"backend 'compiled' for model 'cnn_small'.*1 held.*cnn, cnn_small, mlp"):
         local_updates(model, start, x, y, batches, 0.1, frozen=("head.bias",), backend="compiled")
     other = build_model("softmax", (1, 8, 8), 2)
     with pytest.raises(InputError, match=r"model 'softmax'.*cnn, cnn_small"):
@@ -207,7 +223,7 @@ def tiny(monkeypatch, tmp_path):
     def result():
         monkeypatch.setenv("FEDAUTO_DATA", str(tmp_path / "cache"))
         numbers = np.array([1.0, 2.0, 3.0])
-        compiled._compile("double", (numbers,))(numbers)
+        compiled._compile("kernels", "double", (numbers,))(numbers)
         return numbers.tolist()
 
     return result

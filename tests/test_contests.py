@@ -118,6 +118,21 @@ def test_the_correction_is_one_for_all_scenarios_that_count():
     assert (first >= alone["p_holm"].to_numpy() - 1e-12).all() and (first > alone["p_holm"].to_numpy()).any()
 
 
+def test_pages_that_judge_one_claim_share_its_level():
+    summary, rivals = claim()
+    alone, shared = (against(summary, "fedauto", rivals, "points", pages=pages) for pages in (1, 3))
+    np.testing.assert_allclose(shared["p_holm"], np.minimum(3 * alone["p_holm"], 1))
+    survives = shared["standing"].isin(["won", "lost"])
+    assert survives.tolist() == [
+        p <= 0.05 / 3 and standing in ("won", "lost")
+        for p, standing in zip(alone["p_holm"], alone["standing"], strict=True)
+    ]
+    assert 0 < survives.sum() < alone["standing"].isin(["won", "lost"]).sum()
+    lost = shared["standing"].str.startswith("lost")
+    excludes = (shared["decides_high"] < 0) | (shared["decides_low"] > 0)
+    assert (excludes[lost] == survives[lost]).all() and lost.any()
+
+
 def test_a_loss_in_a_harmless_scenario_cannot_refute():
     row = compared([-20, -21, -19, -20], harmless=["s"])
     assert (row["standing"], row["mark"], row["counts"]) == ("lost, uncorrected", "~", False)

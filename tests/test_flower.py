@@ -324,12 +324,34 @@ def test_the_honest_reply_of_the_same_client_counts():
     torch.testing.assert_close(model, fedavg([1, 2, 3, 4, 5]), rtol=0, atol=1e-6)
 
 
-def test_a_large_number_is_finite():
-    """Its square is not."""
-    grid = LocalGrid(clients() | {2 * NODE: sends(with_array("head.bias", poisoned(1e30)))})
+@pytest.mark.parametrize("large, kept", [(1e30, False), (1e4, False), (1e2, True)])
+def test_a_large_number_is_finite_and_its_step_refused_as_divergence(large, kept, caplog):
+    """As in the simulation; the square of the first is not finite."""
+    grid = LocalGrid(clients() | {2 * NODE: sends(with_array("head.bias", poisoned(large)))})
     strategy = MethodStrategy(make_method("fedavg"), NOTHING, steps=STEPS)
     (model,) = deployed(strategy, grid, ONE)
-    assert all(upload.arrived for upload in strategy.uploads) and model.max() > 1e29
+    assert all(upload.arrived for upload in strategy.uploads)
+    assert bool(model.max() > large / 10) == kept and torch.equal(model, START) != kept
+    assert sum("the model stays as it was" in text for text in caplog.messages) == (not kept)
+
+
+@pytest.mark.parametrize("sent, kept", [(1, True), (60000, False), (1e5, False)])
+def test_a_step_is_judged_by_its_floats_as_they_are_sent(sent, kept):
+    """A counter may grow as it likes; half precision ends at 65504."""
+    start = {"counter": np.array(0), "weight": np.zeros(1, np.float16)}
+
+    @(app := ClientApp()).train()
+    def train(message, context):
+        arrays = {"counter": np.array(10**6), "weight": np.array([sent], np.float32)}
+        return remade(message, arrays, {"num-examples": 1})
+
+    def evaluate(server_round, arrays):
+        counters.append(int(arrays["counter"].numpy()))
+
+    counters, strategy = [], MethodStrategy(make_method("fedavg"), NOTHING)
+    begin = ArrayRecord({name: Array(array) for name, array in start.items()})
+    strategy.start(LocalGrid({1: app}), begin, 1, 1.0, evaluate_fn=evaluate)
+    assert counters == [0, 10**6 if kept else 0] and strategy.uploads[0].arrived
 
 
 def test_what_comes_twice_counts_once(caplog):
@@ -507,8 +529,8 @@ def test_what_is_not_known_yet_is_guessed():
     assert context.counts.tolist() == [10, 30, 20, 20]
     assert context.alpha.tolist() == [[1, 0], [0, 1], [0.5, 0.5], [0.5, 0.5]]
     np.testing.assert_allclose(context.target, [30 / 80, 50 / 80])
-    empty = Roster(np.zeros(2)).context(torch.zeros(3), 1, 0.1, False)
-    assert empty.target.tolist() == [0.5, 0.5] and empty.counts.tolist() == [0]
+    nobody_else = Roster(np.array([1, 3])).context(torch.zeros(3), 1, 0.1, False)
+    assert nobody_else.target.tolist() == [0.25, 0.75] and nobody_else.counts.tolist() == [4]
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if obstacle(METHODS[name]())])

@@ -16,7 +16,7 @@ from fedauto_core import InputError
 from fedauto_core.engine import AGGREGATIONS, aggregation, predict, simulate
 from fedauto_core.engine import rounds as simulation
 from fedauto_core.engine.averaging import Factor, OneSided, Residual, Stacked, Truncated
-from fedauto_core.engine.public import PublicData
+from fedauto_core.engine.lane import Lane
 from fedauto_core.methods import METHODS, make_method
 from fedauto_core.models import LoRA, adapt, build_model
 
@@ -265,7 +265,7 @@ def test_a_public_gradient_is_the_slope_along_the_product(world: World) -> None:
     digits = replace(world.digits, x_train=world.digits.x_train.double())
     federation = replace(world.federation, dataset=digits)
     run = replace(world.lane("residual", make_method("fedavg"))[1].run, federation=federation, w0=v)
-    server = PublicData(averaging, run, SCHEDULE)
+    server = Lane(averaging, run, SCHEDULE).server
     gradient = averaging.model.unflatten(server.gradient(v)[None])
     assert not gradient["hidden.A"].any() and not gradient["hidden.B"].any()
     draws = world.stream("server minibatches", 0, 0).random((1, BATCH))[0]

@@ -27,7 +27,9 @@ def calls(monkeypatch):
 
 
 def test_options_reach_the_batch_and_its_status_is_returned(calls):
-    line = "report --profile full --only 1* --only 30* --set a=1 --set b=2 --jobs 3 --dry-run --fresh --out x"
+    line = (
+        "report --profile full --only 1* --only 30* --set a=1 --set b=2 --jobs 3 --dry-run --fresh --out x --timeout 5"
+    )
     assert command.main([*line.split(), "--notebooks", "y", "--scheduler", "tcp://h:1"]) == 1
     ((arguments, options),) = calls
     assert arguments == ("full",)
@@ -38,6 +40,7 @@ def test_options_reach_the_batch_and_its_status_is_returned(calls):
         "dry_run": True,
         "fresh": True,
         "scheduler": "tcp://h:1",
+        "timeout": 5.0,
         "out": Path("x"),
         "notebooks_dir": Path("y"),
     }
@@ -55,6 +58,7 @@ def test_defaults(calls):
                 "dry_run": False,
                 "fresh": False,
                 "scheduler": None,
+                "timeout": None,
                 "out": None,
                 "notebooks_dir": NOTEBOOKS,
             },

@@ -11,7 +11,6 @@ from fedauto_core import InputError
 from fedauto_core.data import FederationSpec, build_federation, load_dataset, share_public
 from fedauto_core.engine import Averaging, Run, Schedule, local_updates
 from fedauto_core.engine.lane import Lane
-from fedauto_core.engine.public import PublicData
 from fedauto_core.methods import METHODS, Arrivals, Context, make_method
 from fedauto_core.methods.adam import Adam
 from fedauto_core.methods.fedcote_like import selection_probabilities
@@ -160,7 +159,7 @@ def test_feddf_does_not_look_at_labels(digits):
     ids = [1, 2, 3]
     results = []
     for shift in (0, 1):
-        server = PublicData(lane.averaging, lane.run, Schedule(rounds=1, batch=16))
+        server = Lane(lane.averaging, lane.run, Schedule(rounds=1, batch=16)).server
         server.labels = (server.labels + shift) % 10
         results.append(outcome(make_method("feddf"), lane.state.context, arrived(ids, deltas[ids]), server)[0])
     assert torch.equal(*results)

@@ -2,11 +2,13 @@
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import yaml
 
+from fedauto_core.report.plan import read_profile
 from fedauto_core.report.verdicts import TESTED_BY
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
@@ -57,3 +59,11 @@ def test_the_named_claims_are_the_tested_ones(notebook):
 def test_profiles_name_every_notebook(profile):
     plan = yaml.safe_load((FOLDER / "profiles" / f"{profile}.yaml").read_text())
     assert {name.partition("-")[0] for name in plan} == {path.stem for path in NOTEBOOKS}
+
+
+@pytest.mark.parametrize("profile", ["smoke", "standard", "full", "paper"])
+def test_the_pages_that_judge_a_claim_share_the_level_of_its_correction(profile):
+    jobs = [job for job in read_profile(profile) if "claim_pages" in job.parameters]
+    pages = Counter(job.notebook.name for job in jobs)
+    assert jobs
+    assert [job.parameters["claim_pages"] for job in jobs] == [pages[job.notebook.name] for job in jobs]

@@ -1,6 +1,7 @@
 """Parameters, profiles, selection, and what makes a result current."""
 
 import json
+from pathlib import Path
 
 import pytest
 from notebook_factory import jobs_of, write_notebook, write_profile
@@ -250,13 +251,11 @@ def test_everything_that_a_result_depends_on_is_an_input(folder, monkeypatch):
 
 def test_a_notebook_depends_on_the_code_that_it_imports_and_on_the_code_that_makes_its_page(folder, monkeypatch):
     write_notebook(folder, "10_main", "from fedauto_core.methods import fedlaw", parameters=PARAMETERS)
-    before, edited = {name: inputs(folder, name)["code_sha256"] for name in NAMES}, set()
+    before = {name: inputs(folder, name)["code_sha256"] for name in NAMES}
     real = keys.file_hash
-    monkeypatch.setattr(keys, "file_hash", lambda path: "edited" if path.name in edited else real(path))
 
     def touched(file):
-        edited.clear()
-        edited.add(file)
+        monkeypatch.setattr(keys, "file_hash", lambda path: "edited" if path.name == file else real(path))
         return [name for name in NAMES if inputs(folder, name)["code_sha256"] != before[name]]
 
     assert touched("fedlaw.py") == ["10_main"] and touched("search.py") == []
@@ -291,3 +290,23 @@ def leave_verdicts(page, text):
     manifest = {"parameters": {}, "seconds": 1.0, "peak_mib": None, "files": {}}
     (page / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     (page / "verdicts.json").write_text(text, encoding="utf-8")
+
+
+@pytest.mark.parametrize("variant", ["../../x", "a/b", "a b", "..\\x"])
+def test_a_variant_is_the_name_of_a_folder_and_leads_nowhere_else(folder, variant):
+    write_profile(folder, json.dumps({f"10_main-{variant}": {"minutes": 1}}))
+    with pytest.raises(InputError, match="rename the variant: its page is a folder of this name"):
+        plan.read_profile("tiny", folder)
+
+
+def test_what_many_notebooks_share_is_hashed_once_until_it_is_written_again(folder, monkeypatch):
+    hashed = []
+    monkeypatch.setattr(keys, "file_hash", lambda path: hashed.append(path) or "hash")
+    jobs = jobs_of(folder)
+    for _ in range(3):
+        assert len({plan.inputs_of(job, folder)["code_sha256"] for job in jobs}) == 1
+    assert len(hashed) == len(set(hashed)) > 0
+    path = folder / "module.py"
+    for text in ("one", "longer"):
+        path.write_text(text, encoding="utf-8")
+        assert keys._unchanged(Path.read_text, path) == text

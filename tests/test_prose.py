@@ -9,7 +9,7 @@ from fedauto_core.report import prose
 
 def row(rival, mean, low, high, mark, **more):
     found = {"scenario": "F7", "rival": rival, "contest": "aggregation", "mean": mean, "mark": mark}
-    found |= {"decides_low": low, "decides_high": high, "counts": True, "settled": True}
+    found |= {"decides_low": low, "decides_high": high, "counts": True, "settled": True, "standing": ""}
     return found | {"extra": 0.1, "extra_low": -0.4, "extra_high": 0.6} | more
 
 
@@ -20,14 +20,16 @@ ROWS = pd.DataFrame(
         row("c", 0.1, -0.4, 0.6, "="),
         row("d", -2.25, -3.5, -1.0, "¬Re", extra=-0.75, extra_low=-1.0, extra_high=-0.5),
         row("e", 1.5, 0.5, 2.5, "~", settled=False),
+        row("f", -1.0, -2.1, 0.1, "~", standing="lost, uncorrected"),
     ]
 )
 
 
 def test_the_outcome_names_everybody_once():
     assert prose.outcome(ROWS, "fedauto") == (
-        "* **F7**: `fedauto` is ahead of 2 of 5 rivals, by 2.0 to 5.0 points; equivalent to `c`; behind `d` (2.2 "
-        "points ahead, 1.0 to 3.5); undecided against `e` (1 early)."
+        "* **F7**: `fedauto` is ahead of 2 of 6 rivals, by 2.0 to 5.0 points; equivalent to `c`; behind `d` (2.2 "
+        "points ahead, 1.0 to 3.5); behind, uncorrected, `f` (-1.0 points, -2.1 to +0.1); undecided "
+        "against `e` (1 early)."
     )
     mild = prose.outcome(ROWS.assign(counts=False), "fedauto")
     assert mild.startswith("* **F7** (harmless here, no part of the claim): ")
@@ -48,7 +50,7 @@ def test_the_reason_is_the_sign_of_the_difference_in_differences(low, high, said
 
 
 def test_every_family_has_its_reason_and_all_come_last():
-    lines = prose.reasons(ROWS.assign(contest=["optimiser"] * 2 + ["aggregation"] * 3), "fedauto").splitlines()
+    lines = prose.reasons(ROWS.assign(contest=["optimiser"] * 2 + ["aggregation"] * 4), "fedauto").splitlines()
     assert [line[: line.index(":")] for line in lines] == [
         "* **aggregation** [¬Re]",
         "* **optimiser** [Re]",

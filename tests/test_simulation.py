@@ -14,7 +14,6 @@ from fedauto_core import InputError
 from fedauto_core.data import FederationSpec, build_federation, load_dataset
 from fedauto_core.engine import Averaging, Run, Schedule, rounds, simulate
 from fedauto_core.engine.lane import Lane
-from fedauto_core.engine.public import PublicData
 from fedauto_core.engine.rounds import Task, uploads
 from fedauto_core.methods import METHODS, Method, make_method
 from fedauto_core.models import build_model
@@ -135,7 +134,7 @@ def test_divergence_is_reported_and_stops_the_run(make_run, factor):
 def test_public_data_answer_for_the_server(make_run):
     model, make = make_run
     run = make("fedauto")
-    server = PublicData(Averaging(model), run, SCHEDULE)
+    server = Lane(Averaging(model), run, SCHEDULE).server
     public = run.federation.shards[0]
     labels = run.federation.dataset.y_train[public]
     assert torch.equal(server.labels, labels)
@@ -153,7 +152,7 @@ def test_a_public_gradient_is_one_step_of_public_training(make_run):
     """Against the labels, and against soft targets that happen to be the labels; new minibatch at every call."""
     model, make = make_run
     run = make("fedauto")
-    server = PublicData(Averaging(model), run, SCHEDULE)
+    server = Lane(Averaging(model), run, SCHEDULE).server
     server.start_round(1)
     delta = server.train(run.w0, 1)
     server.start_round(1)
@@ -174,14 +173,14 @@ def test_the_step_size_falls_for_clients_and_server_alike(make_run):
     run, ids = make("fedavg"), np.arange(6)
     lane, steps = Lane(Averaging(model), run, replace(schedule, steps=1)), np.ones(6, dtype=int)
     draws = {0: stream(0, "minibatches", 0).random((6, 1, 8))}
-    server, trained = PublicData(Averaging(model), run, schedule), {}
+    server, trained = lane.server, {}
     for r in (0, 4, 5):
         arrivals = uploads(Averaging(model), r, [Task(lane, ids, steps)], draws)[0]
-        server.start_round(r)
+        server.start_round(r, schedule.rate(r))
         trained[r] = torch.cat([arrivals.deltas, server.train(run.w0, 1)[None]])
         torch.testing.assert_close(trained[r][:6], schedule.rate(r) * trained[0][:6], atol=1e-7, rtol=1e-3)
         assert arrivals.lr == pytest.approx(run.lr * schedule.rate(r))
-        server.start_round(r)
+        server.start_round(r, schedule.rate(r))
         torch.testing.assert_close(trained[r][6], -arrivals.lr * server.gradient(run.w0), atol=1e-6, rtol=0)
 
 
@@ -272,7 +271,7 @@ def test_public_data_refuse_classes_the_server_does_not_hold():
         "fedauto", make_method("fedauto"), federation, trace, model.init(stream(0, "initial model")), 0, 0.1, True
     )
     with pytest.raises(InputError, match=r"no sample of the classes \[3\]"):
-        PublicData(Averaging(model), run, SCHEDULE).train(run.w0, 1, classes=[3])
+        Lane(Averaging(model), run, SCHEDULE).server.train(run.w0, 1, classes=[3])
 
 
 @pytest.mark.parametrize(
@@ -308,7 +307,7 @@ def test_different_test_images_can_be_used(make_run):
 def test_the_server_sees_only_its_own_samples(make_run):
     model, make = make_run
     run = make("fedauto")
-    server = PublicData(Averaging(model), run, SCHEDULE)
+    server = Lane(Averaging(model), run, SCHEDULE).server
     assert torch.equal(server.x, run.federation.dataset.x_train[run.federation.shards[0]])
     assert len(server.x) == len(server.labels) == run.federation.counts[0]
 

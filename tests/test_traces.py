@@ -50,13 +50,27 @@ def test_every_cause_has_a_name():
 def test_csv_round_trip(tmp_path):
     path = tmp_path / "trace.csv"
     recorded().to_csv(path)
-    assert path.read_text().startswith("round,client,arrived\n0,1,1\n0,2,0\n0,3,1\n1,1,1\n")
+    assert path.read_text().startswith("round,client,arrived,cause\n0,1,1,\n0,2,0,transient failure\n0,3,1,\n1,1,1,\n")
     again = Trace.from_csv(path)
-    assert again.sha256 == recorded().sha256
+    assert again.sha256 == recorded().sha256 and again.cause.tolist() == recorded().cause.tolist()
     assert again.long_run_probability.tolist() == [0.75, 0, 0.5]
     assert (again.success_probability == [0.75, 0, 0.5]).all() and again.success_probability.shape == (4, 3)
     lines = path.read_text().splitlines(keepends=True)
     assert read(tmp_path, lines[0] + "".join(reversed(lines[1:]))).sha256 == recorded().sha256
+
+
+def test_every_cause_comes_back(tmp_path):
+    lost = list(Cause)[1:]
+    trace = make_trace(np.zeros((1, len(lost)), bool), np.array([lost]), np.zeros((1, len(lost))), np.zeros(len(lost)))
+    trace.to_csv(tmp_path / "trace.csv")
+    assert Trace.from_csv(tmp_path / "trace.csv").cause.tolist() == [lost]
+
+
+def test_causes_of_others_are_recorded_failures(tmp_path):
+    """As those of recordings without a cause; an arrival may be called one."""
+    trace = read(tmp_path, "round,client,arrived,cause\n0,1,1,arrived\n0,2,0,error 3\n0,3,0,\n")
+    assert trace.cause.tolist() == [[Cause.OK, Cause.RECORDED, Cause.RECORDED]]
+    assert read(tmp_path, HEADER + "0,1,0\n").cause.tolist() == [[Cause.RECORDED]]
 
 
 @pytest.mark.parametrize(
@@ -64,6 +78,10 @@ def test_csv_round_trip(tmp_path):
     [
         ("", None, "line 1: columns are ''"),
         ("round,client\n0,1\n", None, "line 1: columns are 'round,client'"),
+        ("round,client,arrived,why\n", None, "line 1: columns are 'round,client,arrived,why'"),
+        ("round,client,arrived,cause\n0,1,1\n", None, "line 2: 3 values instead of 4"),
+        ("round,client,arrived,cause\n0,1,1,silenced\n", None, "line 2: arrived is 1, with the cause 'silenced'"),
+        ("round,client,arrived,cause\n0,1,0,arrived\n", None, "line 2: arrived is 0, with the cause 'arrived'"),
         (HEADER, None, "line 1: round 0, client 1 is missing after this line"),
         (HEADER + "0,1,1\n0,2\n", None, "line 3: 2 values instead of 3"),
         (HEADER + "0,1,1\n\n0,2,1\n", None, "line 3: 0 values instead of 3"),

@@ -6,7 +6,7 @@ gradient samples (`server_samples` of a `History`).
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -68,14 +68,13 @@ class _InstantServer:
 
 
 def _context(n: int, p: int, c: int) -> Context:
-    counts = np.array([PUBLIC, *[SAMPLES] * n])
     alpha = stream(0, "theory", n, c).dirichlet(np.full(c, 0.3), n + 1)
     alpha[0] = 1 / c
     alpha[1:, 0] = 0.0  # no client holds class 0, so that FedAuto has something to compensate
-    alpha /= alpha.sum(axis=1, keepdims=True)
-    half = np.full((8, n), 0.5)
-    target = counts @ alpha / counts.sum()
-    return Context(counts, alpha, target, 5, 0.1, True, torch.zeros(p), 0, half, half[0], half)
+    samples, half = np.array([PUBLIC, *[SAMPLES] * n]), np.full((8, n), 0.5)
+    own = dict(steps=5, lr=0.1, with_server=True, w0=torch.zeros(p), samples=samples)
+    context = Context.from_counts(alpha[1:], alpha[0], **own)
+    return replace(context, success_probability=half, long_run_probability=half[0], marginal_probability=half)
 
 
 def measured(methods: Mapping[str, Method], n: int, p: int, c: int, repetitions: int = 5) -> pd.DataFrame:

@@ -110,9 +110,9 @@ def share_public(federation: Federation, fraction: float, seed: int) -> Federati
 
 
 def reported(federation: Federation, epsilon: float, seed: int) -> np.ndarray:
-    """Label histograms [N+1, C] as the server learns them: exact for epsilon = inf; else each client adds
+    """Label counts, float64 [N+1, C], as the server learns them: exact for epsilon = inf; else each client adds
     Laplace(2 / epsilon) noise to its class counts (epsilon-differentially private towards the replacement of one
-    sample; Dwork et al. 2006), the server cuts them at zero and normalises. epsilon = 0: nothing is reported, and the
+    sample; Dwork et al. 2006), the server cuts them at zero. epsilon = 0: nothing is reported, and the
     server guesses the uniform histogram. The server knows its own. InputError for a negative epsilon or nan."""
     require(
         epsilon >= 0,
@@ -127,4 +127,4 @@ def reported(federation: Federation, epsilon: float, seed: int) -> np.ndarray:
         noise = stream(seed, "histogram noise").laplace(0.0, 2 / epsilon, counts[1:].shape)
         counts[1:] = np.maximum(counts[1:] + noise, 0.0)
         counts[1:][~counts[1:].any(axis=1)] = 1.0  # nothing left to normalise
-    return counts / counts.sum(axis=1, keepdims=True)
+    return counts

@@ -1,4 +1,4 @@
-"""The networks that `kernels` knows, and where in its flat arrays everything lies.
+"""The networks that `kernels` and `dense_kernels` know, and where in its flat arrays everything lies.
 
 Images are channels last, with a margin of zeros where the convolution pads. An offset is the distance of a number from
 the start of its array.
@@ -226,3 +226,31 @@ def layout(model: Model) -> Layout:
         sums=sums,
     )
     return Layout((layers[0], layers[1]), head, np.concatenate(new.tables), new.size)
+
+
+class Dense(NamedTuple):
+    """A layer [n_in, n_out]: where its parts begin in theta [P], and in the padded copy of it."""
+
+    n_in: int
+    n_out: int
+    width: int  # n_out as a multiple of LANES
+    weight_at: int
+    bias_at: int
+    weight: int  # [n_in, width]
+    bias: int  # [width]
+    before: int  # numbers that the outputs of all layers before have for a sample
+
+
+@functools.lru_cache(maxsize=8)
+def dense_layers(model: Model) -> tuple[Dense, ...]:
+    """Those of a model's `dense_chain`; hidden layers have to fill whole blocks of lanes."""
+    starts = dict(zip(model.shapes, accumulate(map(prod, model.shapes.values()), initial=0), strict=False))
+    found: list[Dense] = []
+    size = before = 0
+    for name in model.dense_chain:
+        n_in, n_out = model.shapes[f"{name}.weight"]
+        width = -(-n_out // LANES) * LANES
+        parts = size, size + n_in * width
+        found.append(Dense(n_in, n_out, width, starts[f"{name}.weight"], starts[f"{name}.bias"], *parts, before))
+        size, before = -(-(parts[1] + width) // LINE) * LINE, before + width
+    return tuple(found)

@@ -1,4 +1,5 @@
-"""The convolutional networks of `CHAINS` on the CPU by the loops of `kernels`, which Numba compiles at the first use.
+"""Small networks on the CPU by loops that Numba compiles at the first use: the convolutional ones of `CHAINS` by those
+of `kernels`, dense layers with ReLUs between by those of `dense_kernels`.
 
 The compiled code is kept in the project's cache, by what it was compiled from. Where Numba is missing or fails, every
 function here answers None, says so once in the log, and `engine/local.py` computes the same with torch, to rounding: a
@@ -7,6 +8,7 @@ cached result does not say which of the two it came from.
 
 import functools
 import hashlib
+import importlib
 import logging
 import shutil
 import tempfile
@@ -24,7 +26,10 @@ from fedauto_core.store.files import cache_folder
 from fedauto_core.store.keys import file_hash
 from fedauto_core.store.writing import locked
 
-from .chains import CHAINS, layout
+from .chains import CHAINS, dense_layers, layout
+
+SOURCES = "chains", "kernels", "vectors"  # of all compiled code
+DENSE = ("mlp",)  # softmax regression has steps of its own (`gram`)
 
 
 def fits(model: Model, theta: Tensor, x: Tensor, held: Collection[str], backend: str) -> bool:
@@ -33,7 +38,7 @@ def fits(model: Model, theta: Tensor, x: Tensor, held: Collection[str], backend:
     Raises InputError where "compiled" asks for what no kernel does.
     """
     fitting = (
-        model.name in CHAINS
+        (model.name in CHAINS or model.name in DENSE)
         and not held
         and theta.device.type == x.device.type == "cpu"
         and theta.dtype == x.dtype
@@ -42,7 +47,7 @@ def fits(model: Model, theta: Tensor, x: Tensor, held: Collection[str], backend:
     require(
         fitting or backend != "compiled",
         f"backend 'compiled' for model {model.name!r} in {theta.dtype} on {theta.device.type}, {len(held)} held",
-        allowed=f"{', '.join(CHAINS)} in float32 or float64 on the CPU, all parameters trained",
+        allowed=f"{', '.join([*CHAINS, *DENSE])} in float32 or float64 on the CPU, all parameters trained",
         remedy="choose the backend 'auto'",
     )
     return fitting and backend in ("auto", "compiled")
@@ -60,7 +65,7 @@ def updates(
     _require_below("labels", labels, model.n_classes)
     theta = start.clone(memory_format=torch.contiguous_format)
     done = _call("train", model, theta, x, batches, labels, lr, shrink, theta[:0] if shift is None else shift)
-    return theta.sub_(start) if done else None
+    return theta if done else None
 
 
 def gradients(model: Model, theta: Tensor, x: Tensor, rows: Tensor, targets: Tensor) -> Tensor | None:
@@ -98,7 +103,7 @@ def _require_below(name: str, numbers: Tensor, limit: int) -> None:
         )
 
 
-_entries: dict[tuple[str, str], Callable[..., None] | None] = {}  # name, number type -> compiled; None: cannot be
+_entries: dict[tuple[str, ...], Callable[..., None] | None] = {}  # module, name, number type; None: cannot be compiled
 
 
 def _call(entry: str, model: Model, theta: Tensor, x: Tensor, *tensors: Tensor) -> bool:
@@ -110,11 +115,13 @@ def _call(entry: str, model: Model, theta: Tensor, x: Tensor, *tensors: Tensor) 
         remedy="pass one flat parameter vector per model, and images of the model's size",
     )
     arrays = [tensor.detach().contiguous().numpy() for tensor in (theta, x, *tensors)]
-    arguments = *arrays, *layout(model).arguments(arrays[0].dtype)
-    key = entry, arrays[0].dtype.name
+    module = "dense_kernels" if model.name in DENSE else "kernels"
+    places = (dense_layers(model),) if model.name in DENSE else layout(model).arguments(arrays[0].dtype)
+    arguments = *arrays, *places
+    key = module, entry, arrays[0].dtype.name
     if key not in _entries:
         try:
-            _entries[key] = _compile(entry, arguments)
+            _entries[key] = _compile(module, entry, arguments)
         except Exception as error:  # missing, too new, out of memory: whatever it is, torch can serve
             _entries[key] = None
             _report(f"{type(error).__name__}: {error}")
@@ -130,16 +137,15 @@ def _report(reason: str) -> None:
     logging.getLogger(__name__).warning("no compiled kernels, torch computes the same more slowly: %s", reason)
 
 
-def _compile(entry: str, arguments: tuple[Any, ...]) -> Callable[..., None]:
-    """An entry of `kernels` compiled for such arguments by one process, and taken from the cache by the others. A cache
-    that cannot be written is done without; so is a damaged one, which is removed."""
+def _compile(module: str, entry: str, arguments: tuple[Any, ...]) -> Callable[..., None]:
+    """An entry of a module of kernels compiled for such arguments by one process, and taken from the cache by the
+    others. A cache that cannot be written is done without; so is a damaged one, which is removed."""
     import numba  # takes a second, so only who needs it does
 
-    from . import kernels
-
+    kernels = importlib.import_module(f"{__package__}.{module}")
     function, types = getattr(kernels, entry), tuple(map(numba.typeof, arguments))
-    hashes = [file_hash(Path(__file__).with_name(name)) for name in ("kernels.py", "vectors.py", "chains.py")]
-    key = hashlib.sha256(repr([entry, types, *hashes]).encode()).hexdigest()
+    hashes = [file_hash(Path(__file__).with_name(f"{name}.py")) for name in sorted({module, *SOURCES})]
+    key = hashlib.sha256(repr([module, entry, types, *hashes]).encode()).hexdigest()
     folder, before = cache_folder() / "kernels" / key[:32], numba.config.CACHE_DIR
     with suppress(InputError, OSError), locked(folder.with_suffix(".lock")):
         try:

@@ -15,14 +15,17 @@ from numba import njit
 
 from .chains import LANES
 from .vectors import (
+    MANY_ROWS,
     add,
-    barrier,
+    eight_by_one,
     fill,
     fma,
+    four_by_one,
+    four_by_two,
     load,
+    many_by_two,
     mul,
     not_inlined,
-    spread,
     store,
     sum_of_fours,
     where_equal,
@@ -44,46 +47,28 @@ def part(flat, span, s=0):
 def multiply(a, rows, columns, b, width, c, to_rows, to_columns, accumulate):
     """c[to_rows[m] + to_columns[n] + lane] (+)= sum over k of a[rows[m] + columns[k]] * b[k, LANES n + lane].
 
-    All are flat; b is [K, width]. The tile is 4 rows by 2 blocks of lanes: 8 sums and what they need fill the 16
-    registers. Where a tile sticks out it computes its last row or block twice. Otherwise no place may occur twice in a
-    tile; between tiles it may.
+    All are flat; b is [K, width]. Tiles are as many rows by two blocks of lanes as there are registers for their sums,
+    and 8 rows by one for an odd block; the last rows come by fours. No place may occur twice among the rows of a tile,
+    which computes its last row again where it sticks out; between tiles it may.
     """
     not_inlined()
-    last, last_block = len(rows) - 1, len(to_columns) - 1
-    for m in range(0, len(rows), 4):
-        m1, m2, m3 = min(m + 1, last), min(m + 2, last), min(m + 3, last)
-        row0, row1, row2, row3 = rows[m], rows[m1], rows[m2], rows[m3]
-        to0, to1, to2, to3 = to_rows[m], to_rows[m1], to_rows[m2], to_rows[m3]
-        for n in range(0, len(to_columns), 2):
-            other = min(n + 1, last_block)
-            left, right = to_columns[n], to_columns[other]
-            s00 = s01 = s10 = s11 = s20 = s21 = s30 = s31 = fill(a.dtype.type(0))
-            if accumulate:
-                s00, s01 = load(c, to0 + left), load(c, to0 + right)
-                s10, s11 = load(c, to1 + left), load(c, to1 + right)
-                s20, s21 = load(c, to2 + left), load(c, to2 + right)
-                s30, s31 = load(c, to3 + left), load(c, to3 + right)
-            at, step = np.uint64(LANES * n), np.uint64(LANES * (other - n))
-            for k in range(len(columns)):
-                b0, b1, column = load(b, at), load(b, at + step), columns[k]
-                at += np.uint64(width)
-                x = spread(a, row0 + column)
-                s00, s01 = fma(x, b0, s00), fma(x, b1, s01)
-                x = spread(a, row1 + column)
-                s10, s11 = fma(x, b0, s10), fma(x, b1, s11)
-                x = spread(a, row2 + column)
-                s20, s21 = fma(x, b0, s20), fma(x, b1, s21)
-                x = spread(a, row3 + column)
-                s30, s31 = fma(x, b0, s30), fma(x, b1, s31)
-                barrier()
-            store(c, to0 + left, s00)
-            store(c, to0 + right, s01)
-            store(c, to1 + left, s10)
-            store(c, to1 + right, s11)
-            store(c, to2 + left, s20)
-            store(c, to2 + right, s21)
-            store(c, to3 + left, s30)
-            store(c, to3 + right, s31)
+    paired = len(to_columns) // 2 * 2
+    for n in range(0, paired, 2):
+        m, at, left, right = 0, np.uint64(LANES * n), to_columns[n], to_columns[n + 1]
+        while len(rows) - m > 4:
+            many_by_two(a, rows, m, columns, b, at, width, c, to_rows, left, right, accumulate)
+            m += MANY_ROWS
+        while m < len(rows):
+            four_by_two(a, rows, m, columns, b, at, width, c, to_rows, left, right, accumulate)
+            m += 4
+    if paired < len(to_columns):
+        m, at, block = 0, np.uint64(LANES * paired), to_columns[paired]
+        while len(rows) - m > 4:
+            eight_by_one(a, rows, m, columns, b, at, width, c, to_rows, block, block, accumulate)
+            m += 8
+        while m < len(rows):
+            four_by_one(a, rows, m, columns, b, at, width, c, to_rows, block, block, accumulate)
+            m += 4
 
 
 @inner
@@ -121,25 +106,32 @@ def norm_relu(x, deviations, scales, shifts, lanes, places, target):
     not_inlined()
     kind = x.dtype.type
     width, size = np.uint64(len(scales)), np.uint64(len(places) * len(scales))
+    two, three, four = width + width, width + width + width, width + width + width + width
     share, zero = kind(1 / (4 * len(places))), fill(kind(0))
     for lane in lanes:
-        # Two sums each, because the next addition to a sum waits for the last.
-        even, odd, at = zero, zero, lane
-        while at + width < size:
-            even, odd = add(even, load(x, at)), add(odd, load(x, at + width))
-            at += width + width
-        if at < size:
-            even = add(even, load(x, at))
-        minus_mean = mul(sum_of_fours(add(even, odd)), fill(-share))
-        even, odd, at = zero, zero, lane
-        while at + width < size:
-            one, other = add(load(x, at), minus_mean), add(load(x, at + width), minus_mean)
-            even, odd = fma(one, one, even), fma(other, other, odd)
-            at += width + width
-        if at < size:
-            one = add(load(x, at), minus_mean)
-            even = fma(one, one, even)
-        total = add(even, odd)
+        # Four sums each, because the next addition to a sum waits for the last.
+        s0 = s1 = s2 = s3 = zero
+        at = lane
+        while at + three < size:
+            s0, s1 = add(s0, load(x, at)), add(s1, load(x, at + width))
+            s2, s3 = add(s2, load(x, at + two)), add(s3, load(x, at + three))
+            at += four
+        while at < size:
+            s0 = add(s0, load(x, at))
+            at += width
+        minus_mean = mul(sum_of_fours(add(add(s0, s1), add(s2, s3))), fill(-share))
+        s0 = s1 = s2 = s3 = zero
+        at = lane
+        while at + three < size:
+            d0, d1 = add(load(x, at), minus_mean), add(load(x, at + width), minus_mean)
+            d2, d3 = add(load(x, at + two), minus_mean), add(load(x, at + three), minus_mean)
+            s0, s1, s2, s3 = fma(d0, d0, s0), fma(d1, d1, s1), fma(d2, d2, s2), fma(d3, d3, s3)
+            at += four
+        while at < size:
+            d0 = add(load(x, at), minus_mean)
+            s0 = fma(d0, d0, s0)
+            at += width
+        total = add(add(s0, s1), add(s2, s3))
         store(deviations, lane, mul(sum_of_fours(total), fill(share)))
         for c in range(lane, lane + np.uint64(LANES)):
             deviations[c] = 1 / np.sqrt(deviations[c] + kind(EPSILON))
@@ -165,13 +157,22 @@ def norm_relu_backward(x, deviations, scales, lanes, places, active, grad, to, g
     kind, width = x.dtype.type, np.uint64(len(scales))
     minus_share = fill(kind(-1 / (4 * len(places))))
     for lane in lanes:
-        sum_g = sum_gx = fill(kind(0))
-        at = lane
-        for place in places:
-            g = where_positive(load(active, place + lane), load(grad, place + lane))
-            sum_g, sum_gx = add(sum_g, g), fma(g, load(x, at), sum_gx)
+        g0 = g1 = gx0 = gx1 = fill(kind(0))  # two sums each, as above
+        at, paired = lane, len(places) // 2 * 2
+        for q in range(0, paired, 2):
+            place, other = places[q] + lane, places[q + 1] + lane
+            g = where_positive(load(active, place), load(grad, place))
+            h = where_positive(load(active, other), load(grad, other))
+            g0, g1 = add(g0, g), add(g1, h)
+            gx0, gx1 = fma(g, load(x, at), gx0), fma(h, load(x, at + width), gx1)
             store(to, at, g)
-            at += width
+            store(to, at + width, h)
+            at += width + width
+        for place in places[paired:]:
+            g = where_positive(load(active, place + lane), load(grad, place + lane))
+            g0, gx0 = add(g0, g), fma(g, load(x, at), gx0)
+            store(to, at, g)
+        sum_g, sum_gx = add(g0, g1), add(gx0, gx1)
         store(grad_shift, lane, add(load(grad_shift, lane), sum_g))
         store(grad_scale, lane, add(load(grad_scale, lane), sum_gx))
         scale, inverse = load(scales, lane), load(deviations, lane)
@@ -239,6 +240,13 @@ def place_image(pixels, margin, image):
     """pixels [channels, side, side] into the middle of `image`, channels last."""
     not_inlined()
     channels, side, _ = pixels.shape
+    if channels == 1 and side >= LANES:
+        for row in range(side):
+            start = (row + margin) * (side + 2 * margin) + margin
+            for column in range(0, side, LANES):
+                block = min(column, side - LANES)
+                store(image, start + block, load(pixels[0, row], block))
+        return
     for i in range(channels):
         for row in range(side):
             start = ((row + margin) * (side + 2 * margin) + margin) * channels + i
@@ -352,11 +360,12 @@ def softmax_residual(scores, target, size):
 
 
 def train(theta, x, batches, labels, lr, shrink, shift, layers, head, table, work):
-    """E steps w <- shrink w + shift - lr gradient on each row of theta [M, P], in place; shift [M, P] or [0, P]."""
+    """What E steps w <- shrink w + shift - lr gradient add to each row of theta [M, P], in its place; shift [M, P] or
+    [0, P]."""
     gradient = np.empty(theta.shape[1], theta.dtype)
     targets = np.zeros((batches.shape[2], head.classes), theta.dtype)
     for m in range(len(theta)):
-        w = theta[m]
+        w, start = theta[m], theta[m].copy()
         for e in range(batches.shape[1]):
             targets[:] = 0
             for b in range(len(targets)):
@@ -367,6 +376,7 @@ def train(theta, x, batches, labels, lr, shrink, shift, layers, head, table, wor
                     w[i] = shrink[m] * w[i] + shift[m, i]
             for i in range(len(w)):
                 w[i] -= lr[m] * gradient[i]
+        w -= start
 
 
 def gradients(theta, x, rows, targets, out, layers, head, table, work):

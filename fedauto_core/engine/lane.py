@@ -1,18 +1,19 @@
 """One run as it goes through the rounds: who is heard, with which minibatches, and the step that follows."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from fedauto_core.data.federation import reported, share_public
 from fedauto_core.methods.base import Arrivals, Context, State
+from fedauto_core.methods.guard import is_sound
 from fedauto_core.seeding import stream
 
 from .averaging import Averaging
 from .public import PublicData
 from .spec import Run, Schedule
-
-FARTHEST = 100.0  # a model this many times farther from the start than the start from zero has diverged
 
 
 class Lane:
@@ -21,30 +22,33 @@ class Lane:
     def __init__(self, averaging: Averaging, run: Run, schedule: Schedule) -> None:
         self.averaging, self.run, self.schedule = averaging, run, schedule
         self.w, self.diverged = run.w0, 0
-        self.limit = FARTHEST * (1 + self.distance(torch.zeros_like(run.w0)))
         work = run.method.participation == "server" or (run.with_server and run.method.participation != "pooled")
         self.server_work = work * schedule.steps * schedule.batch  # as a participant, per round
-        self.server = PublicData(averaging, run, schedule)
-        federation, oracle = run.federation, run.method.needs_network_knowledge
+        federation, data = run.federation, run.federation.dataset
+        sgd = run.lr, schedule.batch, run.seed
+        self.server = PublicData(averaging, data.x_train, data.y_train, *sgd, rows=federation.shards[0])
         if run.method.public_share:
             federation = share_public(federation, run.method.public_share, run.seed)
         self.shards, self.pooled = federation.shards, np.concatenate(run.federation.shards)
-        alpha = reported(federation, run.epsilon, run.seed)
-        self.state: State = run.method.init(
-            Context(
-                counts=federation.counts,
-                alpha=alpha,
-                target=federation.counts @ alpha / federation.counts.sum(),
-                steps=schedule.steps,
-                lr=run.lr,
-                with_server=run.with_server,
-                w0=run.w0,
-                seed=run.seed,
-                success_probability=run.trace.success_probability if oracle else None,
-                long_run_probability=run.trace.long_run_probability if oracle else None,
-                marginal_probability=run.trace.marginal_probability if oracle else None,
-            )
+        told = reported(federation, run.epsilon, run.seed)
+        context = Context.from_counts(
+            told[1:],
+            told[0],
+            steps=schedule.steps,
+            lr=run.lr,
+            with_server=run.with_server,
+            w0=run.w0,
+            samples=federation.counts,
+            seed=run.seed,
         )
+        if run.method.needs_network_knowledge:
+            context = replace(
+                context,
+                success_probability=run.trace.success_probability,
+                long_run_probability=run.trace.long_run_probability,
+                marginal_probability=run.trace.marginal_probability,
+            )
+        self.state: State = run.method.init(context)
 
     def heard(self, round: int) -> np.ndarray:
         """Ids of those whose update reaches the method in this round, ascending, 0 = server."""
@@ -82,10 +86,10 @@ class Lane:
     def step(self, arrivals: Arrivals) -> dict[str, float]:
         """Aggregate; a step that is not finite or leads far off is refused and the run stands still from then on."""
         round, ids = arrivals.round, arrivals.ids
-        self.server.start_round(round)
+        self.server.start_round(round, self.schedule.rate(round))
         self.server.samples += self.server_work
         w, state = self.run.method.aggregate(self.state, self.w, arrivals, self.server)
-        if self.distance(w) <= self.limit:  # false for nan as well
+        if is_sound(w, self.run.w0):
             log = self._log(state, arrivals)
             self.w, self.state = self.averaging.after_step(self.w, w, round), state
         else:

@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from fedauto_core.errors import require, require_number
 from fedauto_core.methods.base import Arrivals
+from fedauto_core.methods.guard import finite
 from fedauto_core.models.model import Model
 from fedauto_core.seeding import stream
 
@@ -140,8 +141,8 @@ def uploads(averaging: Averaging, round: int, block: Sequence[Task], draws: Draw
         deltas[rows] = local_updates(averaging.model, local.start[rows], *data, **terms, frozen=held)
     # 3. Network: that they are heard is settled (`Lane.heard`); they send what the method averages.
     sent = averaging.as_upload(local.start, deltas)
-    #    One that is not finite, which its sum shows, is lost as if the trace had said so.
-    sound = sent.sum(dim=1).isfinite().cpu().numpy()[row_of]
+    #    One that is not finite is lost as if the trace had said so.
+    sound = finite(sent).cpu().numpy()[row_of]
     if len(sent) < len(row_of):
         sent = sent[row_of]
     return _arrivals(round, block, sent, sound)

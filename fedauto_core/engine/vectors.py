@@ -4,10 +4,11 @@ LLVM splits a vector into what the machine has. Nothing is reordered or assumed 
 in plain arithmetic. `fma` may round once instead of twice, as in every BLAS.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba import types
 from numba.core import cgutils
 from numba.core.datamodel import models, register_default
@@ -40,9 +41,10 @@ def _shuffled(builder: ir.IRBuilder, vector: Any, lanes: Sequence[int]) -> Any:
     return builder.shuffle_vector(vector, vector, ir.Constant(ir.VectorType(ir.IntType(32), LANES), lanes))
 
 
-def _filled(builder: ir.IRBuilder, number: Any) -> Any:
-    undefined = ir.Constant(ir.VectorType(number.type, LANES), ir.Undefined)
-    return _shuffled(builder, builder.insert_element(undefined, number, ir.Constant(ir.IntType(32), 0)), [0] * LANES)
+def _filled(builder: ir.IRBuilder, number: Any, lanes: int = LANES) -> Any:
+    undefined = ir.Constant(ir.VectorType(number.type, lanes), ir.Undefined)
+    first = builder.insert_element(undefined, number, ir.Constant(ir.IntType(32), 0))
+    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes))
 
 
 def _elementwise(emit: Callable[..., Any]) -> Callable[..., Any]:
@@ -149,6 +151,80 @@ def where_equal(typing, a, b, c):
     return a(a, a, a), _elementwise(emit)
 
 
+MANY_ROWS = 8 if dict(binding.get_host_cpu_features()).get("avx512f") else 4  # whose sums fit into the registers
+
+
+def _product_tile(n_rows: int, blocks: int) -> Callable[..., None]:
+    """An intrinsic that computes a tile of a product, `n_rows` rows by `blocks` (1 or 2) blocks of lanes, as
+    `kernels.multiply`: from row m on, which is repeated where there are too few (hence no place of c may occur twice in
+    the rows of a tile), and from column `at` of b; left and right: where the blocks are in a row of c."""
+    lanes, bits = blocks * LANES, ir.IntType(32)
+
+    @intrinsic
+    def tile(typing, a, rows, m, columns, b, at, width, c, to_rows, left, right, accumulate):
+        dtype, whole = a.dtype, types.uintp
+
+        def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+            a_, rows_, m_, columns_, b_, at_, width_, c_, to_rows_, left_, right_, accumulate_ = arguments
+            number, align = context.get_data_type(dtype), dtype.bitwidth // 8
+            kind, part_kind = ir.VectorType(number, lanes), ir.VectorType(number, LANES)
+            load = functools.partial(builder.load, align=align)
+
+            def pointer(array_type: Any, array: Any, index: Any) -> Any:
+                return _pointer(context, builder, array_type, array, index)
+
+            def length(array_type: Any, array: Any) -> Any:
+                return cgutils.create_struct_proxy(array_type)(context, builder, array).nitems
+
+            last = builder.sub(length(rows, rows_), ir.Constant(m_.type, 1))
+            sources, targets = [], []
+            for i in range(n_rows):
+                row = builder.add(m_, ir.Constant(m_.type, i))
+                row = builder.select(builder.icmp_unsigned("<", row, last), row, last)
+                sources.append(pointer(a, a_, builder.load(pointer(rows, rows_, row))))
+                to = builder.load(pointer(to_rows, to_rows_, row))
+                places = [pointer(c, c_, builder.add(to, block)) for block in (left_, right_)[:blocks]]
+                targets.append([builder.bitcast(place, part_kind.as_pointer()) for place in places])
+            # LLVM keeps these in registers.
+            sums = [cgutils.alloca_once_value(builder, ir.Constant(kind, None)) for _ in range(n_rows)]
+            for total in sums:
+                builder.store(ir.Constant(kind, None), total)
+            with builder.if_then(accumulate_):
+                joint = ir.Constant(ir.VectorType(bits, lanes), list(range(lanes)))
+                for total, places in zip(sums, targets, strict=True):
+                    parts = [load(place) for place in places]
+                    builder.store(builder.shuffle_vector(parts[0], parts[-1], joint), total)
+            name = f"llvm.fmuladd.v{lanes}f{dtype.bitwidth}"
+            multiply_add = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind] * 3), name)
+            start = cgutils.alloca_once_value(builder, at_)
+            builder.store(at_, start)
+            with cgutils.for_range(builder, length(columns, columns_), intp=m_.type) as loop:
+                column, k = builder.load(pointer(columns, columns_, loop.index)), builder.load(start)
+                vector = load(builder.bitcast(pointer(b, b_, k), kind.as_pointer()))
+                builder.store(builder.add(k, width_), start)
+                for total, source in zip(sums, sources, strict=True):
+                    factor = _filled(builder, builder.load(builder.gep(source, [column])), lanes)
+                    builder.store(builder.call(multiply_add, [factor, vector, builder.load(total)]), total)
+                # No load moves across, and no machine code comes of it: else LLVM loads for later passes, for which
+                # there are no registers left (a third of the time of a product).
+                builder.asm(ir.FunctionType(ir.VoidType(), []), "", "~{memory}", [], side_effect=True)
+            for total, places in zip(sums, targets, strict=True):
+                value = builder.load(total)
+                for block, place in enumerate(places):
+                    mine = ir.Constant(ir.VectorType(bits, LANES), [block * LANES + lane for lane in range(LANES)])
+                    builder.store(builder.shuffle_vector(value, value, mine), place, align=align)
+            return context.get_dummy_value()
+
+        given = a, rows, whole, columns, b, whole, whole, c, to_rows, whole, whole, types.boolean
+        return types.none(*given), generate
+
+    return tile
+
+
+many_by_two, four_by_two = _product_tile(MANY_ROWS, 2), _product_tile(4, 2)
+eight_by_one, four_by_one = _product_tile(8, 1), _product_tile(4, 1)
+
+
 @intrinsic
 def sum_of_fours(typing, a):
     """In every lane the sum over lanes 0 to 3 or 4 to 7, to which it belongs."""
@@ -166,18 +242,6 @@ def not_inlined(typing):
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         builder.function.attributes.add("noinline")
-        return context.get_dummy_value()
-
-    return types.none(), generate
-
-
-@intrinsic
-def barrier(typing):
-    """No load moves across, and no machine code comes of it. At the end of a loop's body it keeps LLVM from loading for
-    later passes, for which there are no registers left (a third of the time of a product)."""
-
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        builder.asm(ir.FunctionType(ir.VoidType(), []), "", "~{memory}", [], side_effect=True)
         return context.get_dummy_value()
 
     return types.none(), generate

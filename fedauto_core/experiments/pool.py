@@ -2,12 +2,12 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from itertools import repeat
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from typing import TypeVar
 
 from fedauto_core.engine.local import keep_freed_memory, prepare_worker
+from fedauto_core.store.progress import tell
 
 Answer = TypeVar("Answer")
 
@@ -22,12 +22,21 @@ def map_units(
     function: Callable[..., Answer], units: Sequence[object], processes: int, *shared: object
 ) -> list[Answer]:
     """function(unit, *shared) for every unit, in order, in this process where there is work for one only."""
+    tell(0, len(units))
     if min(processes, len(units)) <= 1:
         keep_freed_memory()
-        return [function(unit, *shared) for unit in units]
+        answers = []
+        for unit in units:
+            answers.append(function(unit, *shared))
+            tell(len(answers), len(units))
+        return answers
     pool = _pool(processes)
     try:
-        return list(pool.map(function, units, *map(repeat, shared)))
+        futures = [pool.submit(function, unit, *shared) for unit in units]
+        for done, future in enumerate(as_completed(futures), 1):
+            future.result()  # the first that fails ends the others
+            tell(done, len(units))
+        return [future.result() for future in futures]
     except BaseException:  # also Ctrl-C: whatever became of the processes, the next run gets new ones
         _pool.cache_clear()
         pool.shutdown(cancel_futures=True)

@@ -49,6 +49,12 @@ class Layout:
         """P."""
         return sum(map(prod, self.shapes.values()))
 
+    @property
+    def floats(self) -> slice | np.ndarray:
+        """Where the vector holds floats, whose size says whether training goes well; a counter's does not."""
+        kinds = [dtype.kind == "f" for dtype in self.dtypes.values()]
+        return slice(None) if all(kinds) else np.repeat(kinds, [*map(prod, self.shapes.values())])
+
     def parts(self, arrays: Parameters) -> Iterator[tuple[slice, np.ndarray]]:
         """Each array, flat, and where it stands in the vector; `arrays` may have any order and any real dtype.
         InputError where names or shapes differ."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedauto_core.errors import require, require_number
-from fedauto_core.seeding import stream
+from fedauto_core.methods.public import PublicSamples
 
 from .arrays import Parameters
 
@@ -29,26 +29,21 @@ class ServerData(NamedTuple):
 
 
 class _TorchTrainer:
-    """SGD on a module. The order of the calls in a round decides the minibatches."""
+    """SGD on a module."""
 
-    def __init__(self, module: nn.Module, x: Tensor, y: Tensor, lr: float, batch: int, seed: int) -> None:
-        self.module, self.x, self.y, self.lr, self.batch, self.seed = module, x, y, lr, batch, seed
-        self.labels = y.cpu().numpy()
-        self.round, self.calls = 0, 0
+    def __init__(self, module: nn.Module, x: Tensor, y: Tensor, lr: float, public: PublicSamples) -> None:
+        self.module, self.x, self.y, self.lr, self.public = module, x, y, lr, public
 
     def __call__(
         self, parameters: Parameters, classes: Sequence[int] | None, steps: int, config: Config
     ) -> dict[str, np.ndarray]:
-        if config["server-round"] != self.round:
-            self.round, self.calls = config["server-round"], 0
-        pool = np.arange(len(self.labels)) if classes is None else np.flatnonzero(np.isin(self.labels, classes))
-        draws = stream(self.seed, "server minibatches", self.round - 1, self.calls).random((steps, self.batch))
-        self.calls += 1
+        if (round := config["server-round"] - 1) != self.public.round:
+            self.public.start_round(round)
         state = self.module.state_dict()
         self.module.load_state_dict(state | {name: torch.from_numpy(a.copy()) for name, a in parameters.items()})
         self.module.train()
         optimiser = torch.optim.SGD(self.module.parameters(), lr=float(config.get("lr", self.lr)))
-        for rows in pool[(draws * len(pool)).astype(np.int64)]:
+        for rows in self.public.minibatches(steps, classes):
             optimiser.zero_grad()
             functional.cross_entropy(self.module(self.x[rows]), self.y[rows]).backward()
             optimiser.step()
@@ -75,12 +70,11 @@ def torch_data(
     InputError : for no samples, labels outside 0..C-1, or a number out of range
     """
     require_number("lr", lr)
-    require_number("batch", batch, low=1, strict=False, whole=True)
     require(
-        len(x) == len(y) > 0 and int(y.min()) >= 0 and int(y.max()) < n_classes,
-        f"{len(x)} samples with {len(y)} labels, {sorted(set(y.tolist()))}",
-        allowed=f"as many labels as samples, at least one, in 0..{n_classes - 1}",
-        remedy="give the labels of the public samples, and the number of all classes",
+        len(x) == len(y),
+        f"{len(x)} samples with {len(y)} labels",
+        allowed="one label for each sample",
+        remedy="give the labels of the public samples",
     )
-    counts = np.bincount(y.cpu().numpy(), minlength=n_classes)
-    return ServerData(counts, _TorchTrainer(module, x, y, lr, batch, seed))
+    public = PublicSamples(y.cpu().numpy(), n_classes, batch, seed)
+    return ServerData(public.counts_per_class, _TorchTrainer(module, x, y, lr, public))

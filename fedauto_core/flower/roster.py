@@ -53,12 +53,16 @@ class Roster:
         counts = np.array([self.public.sum(), *self.counts], dtype=float)
         known = counts[counts > 0]
         counts[np.isnan(counts)] = known.mean() if len(known) else 1.0
-        rows = [self.public, *self.histograms]
-        rows = [np.ones(len(self.public)) if row is None or not row.any() else row for row in rows]
-        alpha = np.stack([row / row.sum() for row in rows])
-        total = counts.sum()
-        target = counts @ alpha / total if total else alpha[0]
-        return Context(counts, alpha, target, steps, lr, with_server, w0)
+        told = [np.ones(len(self.public)) if row is None else row for row in self.histograms]
+        return Context.from_counts(
+            np.reshape(told, (-1, len(self.public))),
+            self.public,
+            steps=steps,
+            lr=lr,
+            with_server=with_server,
+            w0=w0,
+            samples=counts,
+        )
 
 
 def _label_counts(told: Sequence[float] | None, n_classes: int) -> tuple[np.ndarray, str]:

@@ -29,9 +29,7 @@ from torch import Tensor
 from fedauto_core.errors import require, require_number
 from fedauto_core.methods.base import Method, State
 from fedauto_core.methods.fedauto import FedAuto
-from fedauto_core.methods.feddf import FedDF
-from fedauto_core.methods.feddu import FedDU
-from fedauto_core.methods.fedlaw import FedLAW
+from fedauto_core.methods.guard import is_sound
 from fedauto_core.methods.registry import METHODS, make_method
 from fedauto_core.seeding import stream
 
@@ -41,29 +39,25 @@ from .roster import Roster, with_context
 from .uploads import Lost, Round, Upload, identity, means, read
 
 LOG = logging.getLogger("flwr.fedauto")  # a child of Flower's own, so that `flwr log` shows it
-NEEDS_SCORES = (FedLAW, FedDF, FedDU)  # of models on the public data, besides training
 
 
 def obstacle(method: Method) -> str:
     """Why `method` cannot run with plain clients and a server that trains, or ""."""
-    cls = type(method)
-    if (cls.local_work, cls.judged) != (Method.local_work, Method.judged):
-        return "its clients do other work than plain SGD from the model that they are sent"
-    if (method.cost.up, method.cost.down) != ("P", "P"):
-        return "its clients send or get more than a model"
+    if method.client_support:
+        return f"it needs the support of clients: {method.client_support}"
+    if type(method).judged != Method.judged:
+        return "it judges another model than the one that it sends"
     if method.participation != "network":
         return "it does not average what arrives"
-    if method.public_share:
-        return "its clients train on the server's samples"
     if method.needs_network_knowledge:
         return "it must know the network"
-    if isinstance(method, NEEDS_SCORES):
+    if method.needs_scores:
         return "it must evaluate models on the public data"
     return ""
 
 
 class _Server:
-    """The public data as a method sees them: the part of the contract's `Server` that a trainer can answer."""
+    """The public data as a method sees them: the `PublicTraining` of the contract."""
 
     def __init__(self, data: ServerData, round: Round) -> None:
         self.data, self.round, self.counts_per_class = data, round, data.counts_per_class
@@ -82,8 +76,8 @@ class MethodStrategy(Strategy):
     In each round all nodes that are connected are asked, and those that answer before the deadline (`timeout` of
     `start`) are heard; nobody is waited for. Lost, and named in the log, is also an update that is not finite, has
     other names or shapes, tells no positive "num-examples" or comes twice, or whose client has not been identified. A
-    step that is not finite is refused. Where the config that clients are sent holds an "lr", it is the round's step
-    size.
+    step that is not finite or leads far off is refused (`methods.guard`). Where the config that clients are sent holds
+    an "lr", it is the round's step size.
 
     Parameters
     ----------
@@ -226,8 +220,9 @@ class MethodStrategy(Strategy):
         log = MetricRecord(told | means(round.metrics))
         with np.errstate(over="ignore"):
             arrays = round.layout.unflatten(w.numpy())
-        if not all(np.isfinite(array).all() for array in arrays.values()):
-            LOG.error("round %d: the step is not finite and refused; the model stays as it was", server_round)
+        floats = round.layout.floats  # as they are sent, which may be of a narrower dtype
+        if not is_sound(torch.from_numpy(round.layout.flatten(arrays))[floats], state.context.w0[floats]):
+            LOG.error("round %d: the step diverges and is refused; the model stays as it was", server_round)
             return None, log
         self._state = state
         return ArrayRecord({name: Array(array) for name, array in arrays.items()}), log

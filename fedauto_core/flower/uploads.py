@@ -12,6 +12,7 @@ from flwr.app import Array, Message, MetricRecord
 
 from fedauto_core.errors import is_number
 from fedauto_core.methods.base import Arrivals
+from fedauto_core.methods.guard import finite
 
 from .arrays import Layout, Parameters
 from .public import Config
@@ -55,8 +56,7 @@ class Round:
         with np.errstate(all="ignore"):
             for place, part in self.layout.parts(after):
                 np.subtract(part, self.w[place], out=row[place], casting="same_kind")
-            # The squares are summed at the pace of the memory; only their overflow needs a second look.
-            _lost_if(not np.isfinite(row @ row) and not np.isfinite(row).all(), "it is not finite")
+        _lost_if(not finite(torch.from_numpy(row)[None]), "it is not finite")
         self.ids.append(participant)
 
     def arrivals(self, steps: int, lr: float) -> Arrivals:

@@ -2,6 +2,7 @@ from .base import Arrivals as Arrivals
 from .base import Context as Context
 from .base import LocalWork as LocalWork
 from .base import Method as Method
+from .base import PublicTraining as PublicTraining
 from .base import Server as Server
 from .base import State as State
 from .composition import fedauto_on as fedauto_on

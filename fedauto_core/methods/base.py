@@ -15,6 +15,8 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 import numpy as np
 from torch import Tensor, as_tensor
 
+from fedauto_core.errors import InputError, require, require_number
+
 Participation = Literal["network", "ideal", "server", "pooled"]
 Contest = Literal["aggregation", "optimiser", "public data", "bound", "ours"]
 Knob = tuple[str, tuple[Any, ...]]  # the hyper-parameter that is tuned beside the client step size, and its values
@@ -48,6 +50,75 @@ class Context:
     def n_clients(self) -> int:
         return len(self.counts) - 1
 
+    @classmethod
+    def from_counts(
+        cls,
+        counts: np.ndarray,
+        server_counts: np.ndarray,
+        *,
+        steps: int,
+        lr: float,
+        with_server: bool,
+        w0: Tensor,
+        samples: np.ndarray | None = None,
+        seed: int = 0,
+    ) -> Context:
+        """What follows from label counts, which are checked.
+
+        Parameters
+        ----------
+        counts : samples of each class at every client, as far as the server is told, [N, C]: noise may have been added
+            to them for privacy, and equal ones are the guess where nothing is told
+        server_counts : public samples of each class, [C]; zeros: the server has none
+        steps, lr, with_server, w0, seed : see the class
+        samples : n_j of the server and the clients, [N+1], where they are not the sums of these counts
+
+        Raises
+        ------
+        InputError : for counts that are no histograms, which names the client (from 1), or a number out of range
+        """
+        told = _label_counts(counts, server_counts)
+        sums = told.sum(axis=1)
+        held = sums if samples is None else np.asarray(samples)
+        require(
+            held.shape == sums.shape and bool(np.isfinite(held).all() and (held[1:] > 0).all() and held[0] >= 0),
+            f"numbers of samples {held.tolist()}",
+            allowed=f"{len(sums)} finite ones, the server's >= 0, the clients' > 0",
+            remedy="give one for the server and one for each client, in the order of the label counts",
+        )
+        require(
+            bool(held.any() if not with_server else held[0] > 0 and sums[0] > 0),
+            f"{held[0]:g} public samples and {len(held) - 1} clients",
+            allowed="a client or public samples; the latter where the server takes part",
+            remedy="give public samples, or with_server=False and a client",
+        )
+        require_number("steps", steps, low=1, strict=False, whole=True)
+        require_number("lr", lr)
+        told[0] += not sums[0]  # a mixture that weighs nothing, but is one
+        alpha = told / told.sum(axis=1, keepdims=True)
+        return cls(held, alpha, held @ alpha / held.sum(), steps, lr, with_server, w0, seed)
+
+
+def _label_counts(counts: np.ndarray, server_counts: np.ndarray) -> np.ndarray:
+    """Those of the server and the clients, float64 [N+1, C], checked."""
+    own, theirs = np.asarray(server_counts, dtype=float), np.asarray(counts, dtype=float)
+    require(
+        own.ndim == 1 and own.size > 0 and theirs.ndim == 2 and theirs.shape[1] == own.size,
+        f"label counts of shape {theirs.shape} at the clients and {own.shape} at the server",
+        allowed="[clients, classes] and [classes], of the same classes",
+        remedy="count all classes everywhere, np.bincount(labels, minlength=n_classes)",
+    )
+    told = np.vstack([own, theirs])
+    sound = np.isfinite(told).all(axis=1) & (told >= 0).all(axis=1) & told.any(axis=1)
+    sound[0] |= not own.any()
+    for j in np.flatnonzero(~sound)[:1]:
+        raise InputError(
+            f"label counts {told[j].tolist()} of {f'client {j}' if j else 'the server'}",
+            allowed="finite numbers >= 0, of a client not all zero",
+            remedy="cut noise below zero; leave a client without samples out; guess equal counts if none are told",
+        )
+    return told
+
 
 @dataclass(frozen=True)
 class Arrivals:
@@ -65,15 +136,24 @@ class Arrivals:
     lr: float
 
 
-class Server(Protocol):
-    """What the server can do with its public data once it knows who arrived."""
+class PublicTraining(Protocol):
+    """What the server can do with its public data, as far as most methods ask: train.
 
-    labels: Tensor  # of the public samples, int64 [n_0]
+    Its own update, as participant 0, is such a training too, of the broadcast model on all classes for E steps; the
+    simulation trains it in one stack with the clients'.
+    """
+
     counts_per_class: np.ndarray  # public samples of each class, shape [C]
 
     def train(self, w: Tensor, steps: int, classes: Sequence[int] | None = None) -> Tensor:
         """Delta [P] after `steps` SGD steps from w [P] on the public samples (of `classes` only, if given), of the size
         that participants take in this round."""
+
+
+class Server(PublicTraining, Protocol):
+    """All that it can do once it knows who arrived; what `Method.needs_scores` adds to `PublicTraining`."""
+
+    labels: Tensor  # of the public samples, int64 [n_0]
 
     def gradient(self, w: Tensor, targets: Tensor | None = None) -> Tensor:
         """Gradient [P] at w [P] of the mean cross-entropy of the next public minibatch, against its labels or against
@@ -144,6 +224,8 @@ class Method:
     """Whom it is judged among: failure-robust "aggregation", an "optimiser" for heterogeneity, another use of the
     server's "public data", a "bound", or "ours" (FedAuto and what is built on it). Every class states it."""
     needs_network_knowledge: ClassVar[bool] = False
+    needs_scores: ClassVar[bool] = False
+    """Whether it asks of the public data for more than `PublicTraining`: labels, gradients or class scores."""
     uses_label_histograms: ClassVar[bool] = False
     public_data: ClassVar[str] = "as a participant"  # how the server's data enter where the server takes part
     cost: ClassVar[Cost] = Cost()
@@ -156,6 +238,16 @@ class Method:
 
     def __post_init__(self) -> None:
         """Where a subclass checks its hyper-parameters, after those of the classes before it."""
+
+    @property
+    def client_support(self) -> str:
+        """What clients must do for the method besides plain SGD from the model that they are sent, or "": read from
+        what it declares, so that none is forgotten."""
+        if type(self).local_work != Method.local_work:
+            return "local work of its own"
+        if self.participation != "server" and (self.cost.up, self.cost.down) != ("P", "P"):
+            return "other messages than a model"
+        return "training on public samples" if self.public_share else ""
 
     def init(self, context: Context) -> State:
         return State(context)

@@ -37,6 +37,7 @@ class FedDF(Method):
     family = "public data again"
     contest = "public data"
     public_data = "as a participant; unlabelled, for distillation"
+    needs_scores = True
     own_steps = 1000
     knob = ("distill_lr", (0.0001, 0.0003, 0.001))
     distill_lr: float = 0.0003

@@ -58,6 +58,7 @@ class FedDU(FedAvg):
     assumes = "uniform sampling"
     uses_label_histograms = True
     public_data = "as a participant; scaled SGD after the average"
+    needs_scores = True
     cost = Cost(once="C")
     own_steps = 250
     knob = ("scale", (0.3, 1.0, 3.0))

@@ -35,6 +35,7 @@ class FedLAW(Method):
     family = "public data again"
     contest = "public data"
     public_data = "as a participant; labelled, to learn the weights"
+    needs_scores = True
     own_steps = 160
     knob = ("weight_lr", (0.03, 0.1, 0.3))
     weight_lr: float = 0.1

@@ -85,6 +85,7 @@ def method_card(methods: Mapping[str, Method]) -> pd.DataFrame:
             "network knowledge": "yes" if method.needs_network_knowledge else "no",
             "label histograms": "yes" if method.uses_label_histograms else "no",
             "public data": method.public_data,
+            "client support": method.client_support or "no",
             "up": method.cost.up,
             "down": method.cost.down,
             "once": method.cost.once,
@@ -117,5 +118,7 @@ def _members(kind: type) -> list[str]:
     if is_dataclass(kind):
         return [field.name for field in fields(kind)]
     if Protocol in kind.__bases__:
-        return [name for name in {**get_annotations(kind), **vars(kind)} if not name.startswith("_")]
+        parts = [part for part in kind.__mro__ if Protocol in part.__bases__]
+        names = [name for part in reversed(parts) for name in {**get_annotations(part), **vars(part)}]
+        return [name for name in names if not name.startswith("_")]
     return []

@@ -26,6 +26,7 @@ class LoRA:
     rank : r, columns of A and rows of B
     alpha : numerator of the scale
     targets : patterns (`fnmatch`) of the dense layers and convolutions that are adapted, as in "layer3.qkv", "layer3.*"
+        (a text is one pattern)
 
     Raises
     ------
@@ -39,6 +40,8 @@ class LoRA:
     def __post_init__(self) -> None:
         require_number("LoRA rank", self.rank, low=1, strict=False, whole=True, remedy="choose a rank such as 4")
         require_number("LoRA alpha", self.alpha, remedy="choose an alpha such as twice the rank")
+        patterns = (self.targets,) if isinstance(self.targets, str) else tuple(self.targets)
+        object.__setattr__(self, "targets", patterns)
 
     @property
     def scale(self) -> float:

@@ -87,23 +87,27 @@ class Trace:
         )
 
     def to_csv(self, path: Path | str) -> None:
-        """Columns round (from 0), client (from 1), arrived (0 or 1); one line per upload."""
+        """Columns round (from 0), client (from 1), arrived (0 or 1), cause (of `CAUSES`; empty where it arrived); one
+        line per upload."""
         with Path(path).open("w", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(CSV_COLUMNS)
+            writer.writerow((*CSV_COLUMNS, CSV_CAUSE))
             for (t, k), value in np.ndenumerate(self.arrived):
-                writer.writerow((t, k + 1, int(value)))
+                writer.writerow((t, k + 1, int(value), "" if value else CAUSES[self.cause[t, k]]))
 
     @classmethod
     def from_csv(cls, path: Path | str, n_clients: int | None = None) -> Trace:
-        """Read what `to_csv` writes, lines in any order; every (round, client) exactly once.
+        """Read what `to_csv` writes, lines in any order; every (round, client) exactly once. The last column may be
+        missing; a cause in other words, or none, is "recorded failure".
 
         A recording has no known law: each of its probabilities is the recorded rate of the client.
-        InputError with file and line for gaps, duplicates, unknown clients, values other than 0 and 1, wrong columns.
+        InputError with file and line for gaps, duplicates, unknown clients, values other than 0 and 1, wrong columns,
+        and a cause that contradicts the arrival.
         """
-        arrived = _read_recording(Path(path), n_clients)
+        cause = _read_recording(Path(path), n_clients)
+        arrived = cause == Cause.OK
         rate = arrived.mean(axis=0)
-        return make_trace(arrived, Cause.RECORDED, np.broadcast_to(rate, arrived.shape).copy(), rate)
+        return make_trace(arrived, cause, np.broadcast_to(rate, arrived.shape).copy(), rate)
 
 
 def make_trace(
@@ -126,17 +130,22 @@ def _mean_run(on: np.ndarray) -> np.ndarray:
     return np.where(starts > 0, on.sum(axis=0) / np.maximum(starts, 1), np.nan)
 
 
-CSV_COLUMNS = ("round", "client", "arrived")
-_CSV_RULE = "columns round,client,arrived; rounds from 0, clients from 1, arrived 0 or 1; every (round, client) once"
+CSV_COLUMNS, CSV_CAUSE = ("round", "client", "arrived"), "cause"
+_CSV_RULE = (
+    "columns round,client,arrived and, if known, cause; rounds from 0, clients from 1, arrived 0 or 1, a cause where "
+    "it is 0; every (round, client) once"
+)
 
 
 @dataclass(frozen=True)
 class Recording:
-    """A CSV file whose first line names `columns`; whatever breaks `rule` is refused with its line."""
+    """A CSV file whose first line names `columns`, and may name one `more`; whatever breaks `rule` is refused with its
+    line."""
 
     path: Path
     columns: tuple[str, ...]
     rule: str
+    more: str = ""
 
     def refuse(self, line: int, what: str) -> InputError:
         """The error to raise about a line (from 1)."""
@@ -145,7 +154,8 @@ class Recording:
         )
 
     def rows(self) -> Iterator[tuple[int, list[str]]]:
-        """Line number and values of each line except the first. InputError for an unreadable file or a wrong shape."""
+        """Line number and values of each line except the first, "" for `more` where it is not named. InputError for an
+        unreadable file or a wrong shape."""
         try:
             lines = self.path.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
@@ -153,17 +163,19 @@ class Recording:
                 f"cannot read the recording {self.path}: {error}", allowed=self.rule, remedy="check the file"
             ) from error
         reader = csv.reader(lines)
-        header = next(reader, [])
-        if tuple(header) != self.columns:
+        header = tuple(next(reader, []))
+        whole = (*self.columns, self.more) if self.more else self.columns
+        if header not in (self.columns, whole):
             raise self.refuse(1, f"columns are {','.join(header)!r}")
         for row in reader:
-            if len(row) != len(self.columns):
-                raise self.refuse(reader.line_num, f"{len(row)} values instead of {len(self.columns)}")
-            yield reader.line_num, row
+            if len(row) != len(header):
+                raise self.refuse(reader.line_num, f"{len(row)} values instead of {len(header)}")
+            yield reader.line_num, row + [""] * (len(whole) - len(row))
 
 
 def _read_recording(path: Path, n_clients: int | None) -> np.ndarray:
-    recording = Recording(path, CSV_COLUMNS, _CSV_RULE)
+    """The causes [T, N], `Cause.OK` where it arrived."""
+    recording = Recording(path, CSV_COLUMNS, _CSV_RULE, more=CSV_CAUSE)
     refuse = recording.refuse
 
     def number(text: str, line: int) -> int:
@@ -171,16 +183,19 @@ def _read_recording(path: Path, n_clients: int | None) -> np.ndarray:
             raise refuse(line, f"{text!r} is not a whole number >= 0")
         return int(text)
 
-    recorded: dict[tuple[int, int], tuple[int, int]] = {}  # (round, client) -> (line, arrived)
-    for line, row in recording.rows():
-        t, client, arrived = (number(text, line) for text in row)
+    known = {word: code for code, word in enumerate(CAUSES)} | {"": Cause.RECORDED}
+    recorded: dict[tuple[int, int], tuple[int, int]] = {}  # (round, client) -> (line, cause)
+    for line, (*numbers, told) in recording.rows():
+        t, client, arrived = (number(text, line) for text in numbers)
         if client < 1 or client > (n_clients or client):
             raise refuse(line, f"unknown client {client}" + (f" (there are {n_clients})" if n_clients else ""))
         if arrived > 1:
             raise refuse(line, f"arrived is {arrived}")
+        if told and arrived != (told == CAUSES[Cause.OK]):
+            raise refuse(line, f"arrived is {arrived}, with the cause {told!r}")
         if (t, client) in recorded:
             raise refuse(line, f"round {t}, client {client} was already on line {recorded[t, client][0]}")
-        recorded[t, client] = (line, arrived)
+        recorded[t, client] = (line, Cause.OK if arrived else known.get(told, Cause.RECORDED))
     width = n_clients or max((client for _, client in recorded), default=1)
     previous_line = 1
     for place, (key, (line, _)) in enumerate(sorted(recorded.items())):
@@ -191,8 +206,7 @@ def _read_recording(path: Path, n_clients: int | None) -> np.ndarray:
     if not recorded or len(recorded) % width:
         t, k = divmod(len(recorded), width)
         raise refuse(previous_line, f"round {t}, client {k + 1} is missing after this line")
-    values = np.array([arrived for _, (_, arrived) in sorted(recorded.items())], dtype=bool)
-    return values.reshape(-1, width)
+    return np.array([cause for _, (_, cause) in sorted(recorded.items())], dtype=np.int8).reshape(-1, width)
 
 
 def coverage(trace: Trace, class_counts: np.ndarray) -> np.ndarray:

@@ -2,32 +2,43 @@
 
 import functools
 import math
-import multiprocessing
 import os
 import shlex
+import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from uuid import uuid4
 
 from fedauto_core.errors import InputError, require, require_number
 from fedauto_core.store.cores import cpus
 from fedauto_core.store.writing import locked, write_atomically
 
-from .folder import REPORTS, clear, log_file, work_folder
-from .orders import Order, Outcome
-from .overview import write_overview
-from .plan import Job, changes, inputs_of, override, read_profile, select
+from .cluster import cluster
+from .folder import REPORTS, clear, log_file, read_manifest, work_folder
+from .orders import Order, Outcome, logged
+from .overview import status_of, write_overview
+from .plan import WORKER, Job, changes, inputs_of, override, read_profile, select
+from .processes import Processes
+from .progress import SUFFIX, read_progress, sweep, token_file
 from .sources import NOTEBOOKS, read_notebooks
+from .watching import Board, Display, display, lines, read_board
 
 BAD_INPUT = 2
 INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
+LIMIT = 10
+"""Time limit of a notebook, as a multiple of its expected minutes."""
+TICK_S = 1.0
+LEAVE_S = 15
+"""Seconds in which notebooks on a cluster notice that their batch has ended."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What a command asks for. jobs: processes at a time, of one thread each; settings: `name=value` texts."""
+    """What a command asks for. jobs: processes at a time, of one thread each; settings: `name=value` texts; timeout:
+    minutes for each notebook, None for ten times the expected; token: names this one run of the command."""
 
     profile: str
     out: Path
@@ -36,6 +47,8 @@ class Batch:
     settings: tuple[str, ...]
     fresh: bool
     jobs: int
+    timeout: float | None = None
+    token: str = field(default_factory=lambda: uuid4().hex)
 
     def command(self, only: Sequence[str]) -> str:
         """The command line that repeats this batch for the notebooks in `only`."""
@@ -45,6 +58,8 @@ class Batch:
                 words += [option, value]
         if self.notebooks_dir != NOTEBOOKS:
             words += ["--notebooks", os.path.relpath(self.notebooks_dir)]
+        if self.timeout is not None:
+            words += ["--timeout", f"{self.timeout:g}"]
         if self.out != REPORTS / self.profile:
             words += ["--out", os.path.relpath(self.out)]
         return shlex.join(words)
@@ -59,6 +74,7 @@ def run_report(
     dry_run: bool = False,
     fresh: bool = False,
     scheduler: str | None = None,
+    timeout: float | None = None,
     out: Path | None = None,
     notebooks_dir: Path = NOTEBOOKS,
 ) -> int:
@@ -68,28 +84,38 @@ def run_report(
     only: shell patterns of notebook names. settings: `name=value`, for every selected notebook with that parameter.
     jobs: processes at a time, by default one per CPU; a `parallel` notebook's experiments take all of them.
     fresh: compute everything again, experiments included.
-    scheduler: address of a Dask scheduler whose workers see the same files. InputError for input that does not fit.
+    scheduler: address of a Dask scheduler whose workers see the same files and have the same code. timeout: minutes
+    after which a notebook is ended, by default ten times what its profile expects. InputError for input that does not
+    fit.
     """
     remedy = f"leave it out to run one process per CPU ({cpus()} here)"
     parallel = cpus() if jobs is None else jobs
     require_number("--jobs", parallel, low=1, strict=False, whole=True, remedy=remedy)
+    if timeout is not None:
+        require_number("--timeout", timeout, remedy="leave it out for ten times the expected minutes")
     everything = read_profile(profile, notebooks_dir)
     plan = override(select(everything, only), settings)
     target = (out or REPORTS / profile).resolve()
-    batch = Batch(profile, target, notebooks_dir.resolve(), tuple(only), tuple(settings), fresh, parallel)
+    batch = Batch(profile, target, notebooks_dir.resolve(), tuple(only), tuple(settings), fresh, parallel, timeout)
     if dry_run:
         _print_plan(plan, batch)
         return 0
     with _held(target):
-        clear(work_folder(target))
+        _clear_work(target)
         try:
-            with ExitStack() as pools:  # opened when the first notebook has to run
-                pool = functools.cache(lambda: pools.enter_context(_executor(parallel, scheduler)))
-                failed = [outcome for outcome in _run(plan, batch, pool) if outcome.error]
+            write_atomically(token_file(target), batch.token)
+            with ExitStack() as opened:  # processes only when the first notebook has to run
+                pool = functools.cache(lambda: opened.enter_context(_executor(batch, scheduler, plan)))
+                shown = opened.enter_context(display(_board(plan, batch), lambda: read_progress(target), target))
+                failed = [outcome for outcome in _run(plan, batch, pool, shown) if outcome.error]
             status = 0 if not failed else BAD_INPUT if all(outcome.refused for outcome in failed) else 1
         except KeyboardInterrupt:
             status = INTERRUPTED
-        clear(work_folder(target))
+        finally:
+            token_file(target).unlink(missing_ok=True)  # what runs on a cluster ends when it sees that
+            if scheduler:
+                _await_leaving(target)
+            _clear_work(target)
         _write_pages(target, profile, everything, batch.notebooks_dir)
     if status == INTERRUPTED:
         print(f"\nstopped; finished notebooks are kept. Continue with: {batch.command(batch.only)}")
@@ -124,17 +150,35 @@ def _write_pages(target: Path, profile: str, jobs: Sequence[Job], notebooks_dir:
         raise _unwritable(target, error) from None
 
 
-def _run(plan: Sequence[Job], batch: Batch, pool: Callable[[], Executor]) -> Iterator[Outcome]:
-    """Start every job as soon as those it waits for have ended; yield the outcomes as they come."""
-    pending, running, ended = {job.name: job for job in plan}, {}, 0
+def _clear_work(report: Path) -> None:
+    """Take away what unfinished notebooks have left: of a batch that was killed with its workers, processes, too."""
+    for path in work_folder(report).glob(f"*{SUFFIX}"):
+        sweep(report, path.name.removesuffix(SUFFIX))
+    clear(work_folder(report))
+
+
+def _await_leaving(report: Path) -> None:
+    deadline = time.monotonic() + LEAVE_S
+    while read_progress(report) and time.monotonic() < deadline:
+        time.sleep(TICK_S)
+
+
+def _board(plan: Sequence[Job], batch: Batch) -> Board:
+    minutes = {job.name: job.minutes for job in plan}
+    return Board(batch.command(batch.only), batch.jobs, minutes, {job.name: _processes(job, batch) for job in plan})
+
+
+def _run(plan: Sequence[Job], batch: Batch, pool: Callable[[], Executor], shown: Display) -> Iterator[Outcome]:
+    """Start every job as soon as those it waits for have ended; yield the outcomes as they come. A notebook whose
+    worker was killed is run once more."""
+    pending, running, again, at = {job.name: job for job in plan}, {}, set(), {}
     while pending or running:
         unfinished = {*pending, *(job.name for job in running.values())}
         ready = [job for job in pending.values() if not unfinished & set(job.after)]
         current = [job for job in ready if not batch.fresh and _done(job, batch)]
         for job in current:
             del pending[job.name]
-            ended += 1
-            _print_progress(ended, len(plan), job.name, "up to date")
+            _show(shown, job.name, "up to date")
         for job in ready:
             if job in current:
                 continue
@@ -143,12 +187,32 @@ def _run(plan: Sequence[Job], batch: Batch, pool: Callable[[], Executor]) -> Ite
             running[_submit(pending.pop(job.name), batch, pool)] = job
         if current:
             continue  # what waited for them may be ready now
-        done, _ = wait(running, return_when=FIRST_COMPLETED)
+        done, _ = wait(running, timeout=TICK_S, return_when=FIRST_COMPLETED)
+        shown.refresh(TICK_S)
+        for name, progress in read_progress(batch.out).items():
+            if at.setdefault(name, progress.worker) != progress.worker:  # a scheduler has given it to another one
+                shown.line(f"{name}  worker {at[name]} was lost; runs again on {progress.worker}")
+                at[name] = progress.worker
         for future in [future for future in running if future in done]:
-            outcome = _outcome(future, running.pop(future), batch)
-            ended += 1
-            _print_progress(ended, len(plan), outcome.name, outcome.state, outcome.seconds)
+            job = running.pop(future)
+            if isinstance(future.exception(), BrokenExecutor):
+                sweep(batch.out, job.name)
+                if job.name not in again:
+                    again.add(job.name)
+                    at.pop(job.name, None)
+                    shown.line(f"{job.name}  its worker process was killed; runs again")
+                    running[_submit(job, batch, pool)] = job
+                    continue
+            outcome = _outcome(future, job, batch)
+            _show(shown, outcome.name, outcome.state, outcome.seconds)
             yield outcome
+
+
+def _show(shown: Display, name: str, state: str, seconds: float | None = None) -> None:
+    ended, total = shown.board.ended, len(shown.board.minutes)
+    ended[name] = [state, None if seconds is None or math.isnan(seconds) else seconds]
+    took = "" if seconds is None else f"  {seconds:.0f} s"
+    shown.line(f"[{len(ended):{len(str(total))}}/{total}] {name}  {state}{took}")
 
 
 def _processes(job: Job, batch: Batch) -> int:
@@ -171,6 +235,8 @@ def _order(job: Job, batch: Batch) -> Order:
         processes=_processes(job, batch),
         fresh=batch.fresh,
         command=batch.command([job.name]),
+        limit_s=60 * (batch.timeout or LIMIT * job.minutes),
+        token=batch.token,
     )
 
 
@@ -196,13 +262,17 @@ def _submit(job: Job, batch: Batch, pool: Callable[[], Executor]) -> Future:
 
 
 def _outcome(future: Future, job: Job, batch: Batch) -> Outcome:
-    """The outcome of a future; a worker process that died (out of memory, killed) is a failed notebook too."""
+    """The outcome of a future; a worker that died twice, or whose page is not here, is a failed notebook too."""
     error = future.exception()
     if error is None:
-        return future.result()
-    text = f"{batch.command([job.name])}\n\n{type(error).__name__}: {error}\n"
-    write_atomically(log_file(batch.out, job.name), text)
-    return Outcome(job.name, math.nan, f"{type(error).__name__}: {error}".splitlines()[0])
+        outcome = future.result()
+        if outcome.error or read_manifest(batch.out / job.name) is not None:
+            return outcome
+        text = "its worker has finished it, but there is no page here; does the worker see this report folder?"
+    else:
+        text = f"{type(error).__name__}: {error}"
+    failed = Outcome(job.name, math.nan, text.splitlines()[0])
+    return logged(failed, batch.out, f"{batch.command([job.name])}\n\n{text}\n")
 
 
 @contextmanager
@@ -237,54 +307,17 @@ def _unwritable(folder: Path, error: OSError) -> InputError:
 
 
 @contextmanager
-def _executor(jobs: int, scheduler: str | None) -> Iterator[Executor]:
+def _executor(batch: Batch, scheduler: str | None, plan: Sequence[Job]) -> Iterator[Executor]:
     """Local processes, or the workers of a Dask cluster. Leaving the context stops what still runs."""
     if scheduler:
-        with _cluster(scheduler) as executor:
+        modules = {WORKER}.union(*(job.notebook.modules for job in plan))
+        with cluster(scheduler, batch.out, sorted(modules)) as executor:
             yield executor
         return
     from .worker import follow
 
-    context = multiprocessing.get_context("spawn")  # a forked copy of a process with threads can hang
-    follower, leader = context.Pipe(duplex=False)
-    pool = ProcessPoolExecutor(jobs, context, follow, (follower,))
-    try:
-        yield pool
-    finally:
-        leader.close()  # the workers see it, stop their kernels and leave; they do so as well if this process dies
-        pool.shutdown(cancel_futures=True)
-        follower.close()
-
-
-@contextmanager
-def _cluster(address: str) -> Iterator[Executor]:
-    try:
-        from distributed import Client
-    except ImportError:
-        raise InputError(
-            f"--scheduler {address}: Dask is not installed",
-            allowed="an environment with the extra [cluster]",
-            remedy="pip install -e '.[cluster]', or leave --scheduler out",
-        ) from None
-    try:
-        client = Client(address)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"--scheduler {address}: {error}",
-            allowed="the address of a running Dask scheduler, tcp://host:port",
-            remedy="start `dask scheduler` and its workers, then use the address it prints",
-        ) from None
-    with client:
-        executor = client.get_executor()
-        try:
-            yield executor
-        finally:
-            executor.shutdown(wait=False)  # cancels what has not started; a running notebook ends on its worker
-
-
-def _print_progress(ended: int, total: int, name: str, state: str, seconds: float | None = None) -> None:
-    took = "" if seconds is None else f"  {seconds:.0f} s"
-    print(f"[{ended:{len(str(total))}}/{total}] {name}  {state}{took}", flush=True)
+    with Processes(follow) as executor:
+        yield executor
 
 
 def _print_failures(failed: Sequence[Outcome], batch: Batch) -> None:
@@ -320,3 +353,31 @@ def print_notebooks(notebooks_dir: Path = NOTEBOOKS) -> None:
         print(notebook.name)
         for line in (notebook.problem,) if notebook.problem else notebook.parameters.values():
             print(f"    {line}")
+
+
+def print_status(profile: str, out: Path | None = None, notebooks_dir: Path = NOTEBOOKS) -> int:
+    """How far the batch in a report is, running or interrupted, as seen from another shell; then what its pages are.
+
+    The exit status is 0."""
+    target = (out or REPORTS / profile).resolve()
+    board, running = read_board(target), read_progress(target)
+    if board is not None and _in_use(target):
+        print("\n".join(lines(board, running)))
+    elif board is not None:
+        print(f"interrupted: {len(board.ended)} of {len(board.minutes)} done. Continue with: {board.command}")
+    else:
+        print("no batch runs here")
+    for status in sorted(status_of(job, target) for job in read_profile(profile, notebooks_dir)):
+        print(f"{status.name:28} {'running' if status.name in running else status.state}")
+    return 0
+
+
+def _in_use(report: Path) -> bool:
+    """Whether a batch holds the report."""
+    if not (report / ".lock").exists():
+        return False
+    try:
+        with locked(report / ".lock", wait=False):
+            return False
+    except BlockingIOError:
+        return True

@@ -1,8 +1,9 @@
 """A method against each of its rivals: standings, marks, and one correction for the whole claim.
 
 Rivals are judged in three families (`CONTESTS`) and all together. A comparison is one rival in one scenario, the
-differences are paired over seeds, and Holm's correction runs over *all* comparisons of a claim on a page: a claim that
-is corrected scenario by scenario has as many chances to fall by luck as there are scenarios.
+differences are paired over seeds, and Holm's correction runs over *all* comparisons of a claim on a page, at a level
+shared with the other pages that judge it: a claim that is corrected scenario by scenario, or page by page, has as many
+chances to fall by luck as there are scenarios and pages.
 
 A standing is "equivalent" if the whole 95 % interval lies within the margin, on whichever side of zero: two one-sided
 tests at 2.5 % each, stricter than the usual 5 %, which reads the 90 % interval. Else it is "won" or "lost" if the
@@ -40,6 +41,7 @@ def against(
     base: str | None = None,
     harmless: Iterable[str] = (),
     settled: pd.DataFrame | None = None,
+    pages: int = 1,
 ) -> pd.DataFrame:
     """`method` against each rival in each scenario of `summary` (one row per label, scenario and seed).
 
@@ -50,6 +52,7 @@ def against(
     base : the scenario without failures, for the difference in differences
     harmless : scenarios that leave the family of the claim: reported, not corrected for, not judged
     settled : of `settled_comparisons`; None: everything counts as settled
+    pages : pages that judge the claim; each takes an equal part of the level (Bonferroni), within which it corrects
 
     Returns
     -------
@@ -78,14 +81,15 @@ def against(
     frame["settled"] = True
     if settled is not None:
         frame["settled"] = frame[["scenario", "rival"]].merge(settled, how="left")["settled"].to_numpy()
-    return _judged(frame, differences)
+    return _judged(frame, differences, pages)
 
 
-def _judged(frame: pd.DataFrame, differences: list[np.ndarray]) -> pd.DataFrame:
+def _judged(frame: pd.DataFrame, differences: list[np.ndarray], pages: int) -> pd.DataFrame:
     """`frame` with corrected p-values, standings, marks and the intervals that decide them."""
     judged, p_values = frame["counts"], frame.loc[frame["counts"], "p_value"].to_numpy()
     frame[["p_holm", "level"]] = np.nan
-    frame.loc[judged, "p_holm"], frame.loc[judged, "level"] = holm(p_values), holm_levels(p_values)
+    frame.loc[judged, "p_holm"] = np.minimum(pages * holm(p_values), 1.0)
+    frame.loc[judged, "level"] = holm_levels(p_values, pages)
     frame["standing"] = [_standing(row) for _, row in frame.iterrows()]
     frame["mark"] = frame["standing"].map(STANDING_MARKS).where(frame["settled"], "~")
     frame["level"] = frame["level"].where(frame["standing"].str.startswith("lost") & judged, LEVEL)

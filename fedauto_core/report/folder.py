@@ -21,6 +21,7 @@ from .sources import CHECKOUT
 REPORTS = (CHECKOUT or Path.cwd()) / "reports"
 """Where reports go unless told otherwise: into the checkout, or without one into the current folder."""
 NUMBER = (int, float)
+MANIFEST_NAME = "manifest.json"
 MANIFEST = {"parameters": dict, "seconds": NUMBER, "peak_mib": (*NUMBER, NoneType), "files": dict}
 PRODUCT = {"slug": str, "kind": str, "caption": str}
 T = TypeVar("T")
@@ -59,10 +60,41 @@ def content_hash(path: Path) -> str:
 
 
 def file_hashes(folder: Path) -> dict[str, str]:
-    """SHA-256 of every result in the folder of a page: of all files but the manifest itself and the HTML page, which is
-    written from the results."""
-    left_out = {"manifest.json", f"{folder.name}.html"}
-    return {path.name: content_hash(path) for path in sorted(folder.iterdir()) if path.name not in left_out}
+    """SHA-256 of every result in the folder of a page, by its path in there: of all files but the manifest itself and
+    the HTML page, which is written from the results."""
+    left_out = {MANIFEST_NAME, f"{folder.name}.html"}
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return {name: content_hash(folder / name) for name in names if name not in left_out}
+
+
+def place_page(new: Path, page: Path) -> None:
+    """Move the files of `new`, a finished page, into the folder `page` of a report, on the same file system.
+
+    Only what the page's manifest lists is replaced or taken away: files that a reader put there stay, under another
+    name (.kept) where the new page needs theirs. The manifest comes last. Killed in between, the old one stands, whose
+    hashes do not fit, so that the page counts as out of date.
+    """
+    if page.is_file() or page.is_symlink():
+        page.unlink()
+    page.mkdir(parents=True, exist_ok=True)
+    manifest, coming = read_manifest(page), file_hashes(new)
+    for name in manifest["files"] if manifest else ():
+        if name not in coming:
+            clear(page / name)
+    for name, content in coming.items():
+        own = manifest is not None and name not in manifest["files"] and (page / name).exists()
+        if own and content_hash(page / name) != content:
+            (page / name).rename(page / f"{name}.kept")
+            _tell(f"{page / name} is none of the page's files; kept as {name}.kept")
+        _move(new / name, page / name)
+    _move(new / MANIFEST_NAME, page / MANIFEST_NAME)
+
+
+def _move(file: Path, target: Path) -> None:
+    if target.is_dir():
+        shutil.rmtree(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    file.replace(target)
 
 
 def write_json(path: Path, value: object) -> None:
@@ -106,7 +138,14 @@ def rows_of_shape(value: object, shape: Mapping[str, type | tuple[type, ...]]) -
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """What is known of a finished page (`plan.inputs_of`, seconds, peak memory, the hashes of its files), or None."""
-    return read_state(folder / "manifest.json", lambda value: of_shape(value, MANIFEST))
+    return read_state(folder / MANIFEST_NAME, _manifest)
+
+
+def _manifest(value: object) -> dict[str, Any]:
+    found = of_shape(value, MANIFEST)
+    if outside := [name for name in found["files"] if Path(name).is_absolute() or ".." in Path(name).parts]:
+        raise ValueError(f"it lists {outside[0]!r}, which is not in the page's folder")
+    return found
 
 
 def read_products(folder: Path) -> list[dict[str, str]]:

@@ -3,6 +3,7 @@
 import fnmatch
 import graphlib
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,9 +13,10 @@ import yaml
 from fedauto_core.errors import InputError, require, require_known, require_number
 from fedauto_core.store.keys import OPTIONAL_PACKAGES, code_hash, versions
 
-from .folder import content_hash, file_hashes, read_manifest, verdict_files
+from .folder import content_hash, read_manifest, verdict_files
 from .sources import NOTEBOOKS, Notebook, Value, read_notebooks
 
+VARIANT = r"[\w.=,+-]*"
 WORKER = "fedauto_core.report.worker"
 WORDS = {
     "notebook_sha256": "notebook",
@@ -101,8 +103,14 @@ def read_profile(profile: str, notebooks_dir: Path = NOTEBOOKS) -> list[Job]:
     where_from, jobs = f"{profile}.yaml", []
     others = [k for k, entry in entries.items() if not (isinstance(entry, dict) and entry.get("after") == "all")]
     for name, raw in entries.items():
-        source = name.partition("-")[0]
+        source, _, variant = name.partition("-")
         require_known("notebook", source, notebooks)
+        require(
+            re.fullmatch(VARIANT, variant) is not None,
+            f"{where_from}: name {name!r}",
+            allowed="a notebook's name, or that, a hyphen, and letters, digits or any of _ . = , + - for a variant",
+            remedy="rename the variant: its page is a folder of this name",
+        )
         where = f"{where_from}, {name}"
         entry, notebook = _profile_entry(raw, where), notebooks[source]
         for key in entry.get("parameters", {}) if notebook.problem is None else ():
@@ -190,4 +198,5 @@ def changes(job: Job, out: Path) -> list[str] | None:
     if manifest is None:
         return None
     found = [WORDS[key] for key, value in inputs_of(job, out).items() if manifest.get(key) != value]
-    return found + ["files"] * (manifest["files"] != file_hashes(out / job.name))
+    listed = manifest["files"]  # what else lies there is the reader's
+    return found + ["files"] * (listed != {name: content_hash(out / job.name / name) for name in listed})

@@ -49,6 +49,8 @@ def outcome(comparisons: pd.DataFrame, method: str, noun: str = "rivals") -> str
 def _scenario(name: str, rows: pd.DataFrame, method: str, noun: str) -> str:
     by_mark = {mark: rows[rows["mark"] == mark].sort_values("mean") for mark in ("Re", "=", "¬Re", "~")}
     ahead, equal, behind, undecided = by_mark.values()
+    alone = undecided["settled"] & (undecided["standing"] == "lost, uncorrected")
+    uncorrected, undecided = undecided[alone], undecided[~alone]
     where = "" if rows["counts"].all() else " (harmless here, no part of the claim)"
     parts = [f"* **{name}**{where}: `{method}` is ahead of {len(ahead)} of {len(rows)} {noun}"]
     if len(ahead):
@@ -58,6 +60,8 @@ def _scenario(name: str, rows: pd.DataFrame, method: str, noun: str) -> str:
         parts.append(f"equivalent to {named(list(equal['rival']))}")
     if len(behind):
         parts.append("behind " + ", ".join(difference(row) for _, row in behind.iterrows()))
+    if len(uncorrected):
+        parts.append("behind, uncorrected, " + ", ".join(difference(row) for _, row in uncorrected.iterrows()))
     if len(undecided):
         early = int((~undecided["settled"]).sum())
         parts.append(f"undecided against {named(list(undecided['rival']))}" + (f" ({early} early)" if early else ""))

@@ -1,6 +1,8 @@
 """One notebook executed in its own kernel; the result appears at its place complete or not at all."""
 
 import contextlib
+import errno
+import itertools
 import logging
 import math
 import os
@@ -12,7 +14,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -22,25 +24,32 @@ import psutil
 from jupyter_client import AsyncKernelClient, AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_core.utils import run_sync
+from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from traitlets import Dict
 
 from fedauto_core.errors import require
+from fedauto_core.store.files import cache_folder
 from fedauto_core.store.keys import OPTIONAL_PACKAGES, versions
 from fedauto_core.store.saved import read_saved
-from fedauto_core.store.writing import replace_folder, write_atomically
 
-from .folder import clear, file_hashes, log_file, read_manifest, work_folder, write_json
+from .folder import clear, file_hashes, log_file, place_page, read_manifest, work_folder, write_json
+from .guard import Abandoned, Ended, Guard, death, memory_kills
 from .machine import machine
-from .orders import Order, Outcome
+from .orders import Order, Outcome, logged
 from .plain import ANSI
+from .progress import OUTPUT, end_processes, sweep
 from .sources import PARAMETERS_TAG
 
 INJECTED = "injected-parameters"
 LONGEST_SOCKET_FOLDER = 100  # a Unix socket's path ends at 107 bytes, its name "/k-1" included
 logging.getLogger("papermill").addHandler(logging.NullHandler())  # failures are told once, by the batch
+START_S = 600  # a kernel that dies is seen at once; one that starts is waited for on the slowest machine
+OUTPUT_S = 60  # for what a cell has put out to arrive after its end, on a busy machine
+FULL = (errno.ENOSPC, errno.EDQUOT)
 VOLATILE = (
-    (re.compile(r"\S*ipykernel_\d+[\\/]\d+\.py"), "cell"),  # process number in the file name of a cell's warnings
+    # Process number in the file name of a cell's warnings; begun at words only, for the time not to be quadratic.
+    (re.compile(r"(?<!\S)\S*ipykernel_\d+[\\/]\d+\.py"), "cell"),
     (re.compile(r"\bat 0x[0-9a-f]+"), "at 0x…"),
 )
 
@@ -67,17 +76,20 @@ class Kernel(AsyncKernelManager):
         if self.opened is not None:
             self.opened.stop_channels()
         if self.has_kernel:
-            with contextlib.suppress(psutil.NoSuchProcess):  # idle processes would report the interrupt that comes now
-                for child in psutil.Process(self.provisioner.pid).children(recursive=True):
-                    child.kill()
             run_sync(self.shutdown_kernel)(now=True)
 
     @property
+    def exit_status(self) -> int | None:
+        """Of a kernel that died, as subprocess gives it: minus the signal that killed it."""
+        process = getattr(self.provisioner, "process", None)
+        return process.poll() if process else None
+
+    @property
     def peak_mib(self) -> int | None:
-        """Peak resident memory of the kernel process in MiB; None where the system does not tell."""
+        """Peak resident memory of the kernel process in MiB; None where there is none or the system does not tell."""
         try:
             status = Path(f"/proc/{self.provisioner.pid}/status").read_text(encoding="utf-8")
-        except OSError:
+        except (OSError, AttributeError):
             return None
         found = re.search(r"VmHWM:\s+(\d+) kB", status)
         return round(int(found[1]) / 1024) if found else None
@@ -91,8 +103,9 @@ def follow(parent: Connection) -> None:
             parent.recv()
         except EOFError:
             for child in psutil.Process().children(recursive=True):
-                child.kill()
-            for folder in _sockets:
+                with contextlib.suppress(psutil.Error):  # it has ended by itself meanwhile
+                    child.kill()
+            for folder in list(_sockets):
                 shutil.rmtree(folder, ignore_errors=True)
             os._exit(1)
 
@@ -108,24 +121,28 @@ def run_notebook(order: Order) -> Outcome:
     """Execute one notebook. Its folder in the report is replaced only if all succeeded; else a log is written."""
     started = time.monotonic()
     folder = work_folder(order.out) / order.name
-    clear(folder)
-    folder.mkdir(parents=True)
     reached: list[str] = []
     source = nbformat.reads(order.source, as_version=4)
     try:
+        sweep(order.out, order.name)
+        folder.mkdir(parents=True)
         executed, peak, saved = _execute(order, source, folder, reached)
         final = _published(source, executed, folder, order)
         nbformat.write(final, folder / f"{order.name}.ipynb")
         seconds = round(time.monotonic() - started, 1)
         _write_manifest(order, folder, seconds, peak, saved)
-        replace_folder(order.out / order.name, folder)
+        place_page(folder, order.out / order.name)
         clear(log_file(order.out, order.name))
         return Outcome(order.name, seconds)
     except Exception as error:  # whatever goes wrong in one notebook is reported and must not stop the others
+        outcome = _failure(order, time.monotonic() - started, error, source, reached)
+        clear(folder)  # on a full disk it makes the room for the log
+        if isinstance(error, Abandoned):
+            return outcome
         details = "\n".join(error.traceback) if isinstance(error, PapermillExecutionError) else traceback.format_exc()
-        write_atomically(log_file(order.out, order.name), f"{order.command}\n\n{ANSI.sub('', details)}\n")
-        clear(folder)
-        return _failure(order.name, time.monotonic() - started, error, source, reached)
+        return logged(outcome, order.out, f"{order.command}\n\n{outcome.error}\n\n{ANSI.sub('', details)}\n")
+    finally:
+        sweep(order.out, order.name)
 
 
 def _execute(
@@ -133,7 +150,7 @@ def _execute(
 ) -> tuple[nbformat.NotebookNode, int | None, float]:
     """The executed notebook, its peak memory, and the seconds that the cache has saved (NaN: nobody knows).
 
-    `reached` collects the identifiers of the cells that were started.
+    `reached` collects the identifiers of the cells that were started. Ended if it came to no end.
     """
     require(
         len(tempfile.gettempdir()) + len("/fa-12345678") <= LONGEST_SOCKET_FOLDER,
@@ -145,7 +162,8 @@ def _execute(
     _sockets.add(sockets)
     one_thread = {f"{library}_NUM_THREADS": 1 for library in ("OMP", "MKL", "OPENBLAS")}
     environment = one_thread | {
-        "FEDAUTO_OUTPUT": folder,
+        OUTPUT: folder,
+        "FEDAUTO_PROGRESS": f"{sockets}/units.json",
         "FEDAUTO_REPORT": order.out,
         "FEDAUTO_CODE": order.inputs["code_sha256"],
         "FEDAUTO_FRESH": int(order.fresh),
@@ -156,6 +174,15 @@ def _execute(
     }
     # One private folder per run: kernels that start side by side race for TCP ports, and for IPC names too.
     kernel = Kernel(transport="ipc", ip=f"{sockets}/k", connection_file=f"{sockets}/c.json", environment=environment)
+    numbers = {cell.id: number for number, cell in enumerate(source.cells, 1)}
+    guard = Guard(order, folder, sockets, Path(sockets, "units.json"), len(source.cells), lambda: kernel.peak_mib)
+
+    def enter(cell: nbformat.NotebookNode, cell_index: int) -> None:
+        reached.append(cell.id)
+        guard.enter(numbers.get(cell.id, cell_index), cell)
+
+    kills = memory_kills()
+    guard.start()
     try:
         executed = papermill.execute_notebook(
             nbformat.from_dict(source),
@@ -167,11 +194,24 @@ def _execute(
             km=kernel,
             resources={"metadata": {"path": str(order.notebooks_dir)}},
             record_timing=False,
-            coalesce_streams=True,
-            on_cell_start=lambda cell, cell_index: reached.append(cell.id),
+            start_timeout=START_S,
+            iopub_timeout=OUTPUT_S,
+            on_cell_start=enter,
         )
+        if excess := guard.excess():
+            raise Ended(excess)
+        _require_the_end(executed)
         return executed, kernel.peak_mib, read_saved(Path(environment["FEDAUTO_SAVED"]))
+    except Exception as error:
+        guard.stop()
+        if guard.reason:
+            raise (Abandoned if guard.abandoned else Ended)(guard.reason) from error
+        if isinstance(error, DeadKernelError):
+            raise Ended(death(kernel.exit_status, guard.peak_mib, memory_kills() > kills)) from error
+        raise
     finally:
+        guard.stop()
+        end_processes(folder)  # idle ones would report the interrupt that comes now, others would outlive the kernel
         kernel.stop()
         shutil.rmtree(sockets, ignore_errors=True)
         _sockets.discard(sockets)
@@ -193,7 +233,7 @@ def _published(
     for cell in final.cells:
         if cell.cell_type == "code":
             cell.execution_count = results[cell.id].execution_count
-            cell.outputs = [_linked(_without_machine(output, paths)) for output in results[cell.id].outputs]
+            cell.outputs = [_linked(_without_machine(output, paths)) for output in coalesced(results[cell.id].outputs)]
     return final
 
 
@@ -203,6 +243,33 @@ def _linked(output: nbformat.NotebookNode) -> nbformat.NotebookNode:
     if product.get("kind") == "figure":
         output.data = nbformat.from_dict({"text/markdown": f"![{product['slug']}]({product['slug']}.png)"})
     return output
+
+
+def coalesced(outputs: Sequence[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
+    """The outputs of a cell with each stream in one piece, where its first piece came, standard output before standard
+    error: their pieces come as the clock cuts them. A carriage return takes back its line, as on a terminal.
+
+    nbclient has this too, with an expression whose time is quadratic in the length of a line.
+    """
+    pieces: dict[str, list[str]] = {}
+    found = []
+    for output in outputs:
+        if output.output_type != "stream":
+            found.append(output)
+        elif output.name in pieces:
+            pieces[output.name].append(output.text)
+        else:
+            pieces[output.name] = [output.text]
+            found.append(nbformat.from_dict(output))
+    for output in found:
+        if output.output_type == "stream":
+            lines = "".join(pieces[output.name]).split("\n")
+            output.text = "\n".join(line[line.rfind("\r", 0, len(line) - 1) + 1 :] for line in lines)
+    names = [output.get("name") for output in found]
+    for at, pair in enumerate(itertools.pairwise(names)):
+        if pair == ("stderr", "stdout"):
+            found[at : at + 2] = found[at + 1], found[at]
+    return found
 
 
 def _without_machine(value: object, paths: Mapping[Path, str]) -> object:
@@ -221,6 +288,12 @@ def _without_machine(value: object, paths: Mapping[Path, str]) -> object:
     return value
 
 
+def _require_the_end(executed: nbformat.NotebookNode) -> None:
+    """Ended if a cell called sys.exit: status 0 is no failure to papermill, which runs no cell after it."""
+    if any(output.get("ename") == "SystemExit" for cell in executed.cells for output in cell.get("outputs", ())):
+        raise Ended("stopped early by sys.exit")
+
+
 def _write_manifest(order: Order, folder: Path, seconds: float, peak: int | None, saved: float = 0.0) -> None:
     """The versions and the machine are this worker's own: it may be on another one."""
     before = read_manifest(order.out / order.name) or {}
@@ -236,16 +309,27 @@ def _write_manifest(order: Order, folder: Path, seconds: float, peak: int | None
     write_json(folder / "manifest.json", {**order.inputs, **own})
 
 
-def _failure(name: str, seconds: float, error: Exception, source: nbformat.NotebookNode, reached: list[str]) -> Outcome:
+def _failure(
+    order: Order, seconds: float, error: Exception, source: nbformat.NotebookNode, reached: Sequence[str]
+) -> Outcome:
     """Where in the source notebook it happened: the last cell that was started, and its line in the traceback."""
-    if not isinstance(error, PapermillExecutionError):
-        message, lines = f"{type(error).__name__}: {error}", ""
-    else:
+    lines = ""
+    if isinstance(error, PapermillExecutionError):
         message, lines = f"{error.ename}: {error.evalue}", ANSI.sub("", "\n".join(error.traceback))
+    else:
+        message = str(error) if isinstance(error, Ended) else f"{type(error).__name__}: {error}"
     message = message.strip().splitlines()[0]
+    if getattr(error, "errno", None) in FULL or re.match(rf"\w+: \[Errno ({'|'.join(map(str, FULL))})\]", message):
+        places = {"report": order.out, "cache": cache_folder(), "temporary files": Path(tempfile.gettempdir())}
+        left = ", ".join(f"{_free_mb(place)} MB for {name} in {place}" for name, place in places.items())
+        message = f"disk full: {message}; there are left {left}; make room, then repeat"
     numbers = {cell.id: number for number, cell in enumerate(source.cells, 1)}
-    executing = isinstance(error, PapermillExecutionError) or "DeadKernel" in type(error).__name__
-    number = numbers.get(reached[-1], 0) if reached and executing else 0
+    number = numbers.get(reached[-1], 0) if reached and isinstance(error, PapermillExecutionError | Ended) else 0
     at = re.findall(rf"Cell In\[{error.exec_count}\], line (\d+)", lines) if lines else []
     text = source.cells[number - 1].source.splitlines()[int(at[0]) - 1].strip() if number and at else ""
-    return Outcome(name, round(seconds, 1), message, number, text)
+    return Outcome(order.name, round(seconds, 1), message, number, text)
+
+
+def _free_mb(place: Path) -> int:
+    there = next(folder for folder in (place, *place.parents) if folder.exists())
+    return shutil.disk_usage(there).free // 1_000_000

@@ -9,7 +9,7 @@ import ast
 import functools
 import hashlib
 import platform
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import resolve_name
 from pathlib import Path
@@ -49,6 +49,7 @@ def versions(optional: Iterable[str] = ()) -> dict[str, str]:
     return {"python": platform.python_version()} | {name: installed(name) for name in (*NUMERIC_PACKAGES, *optional)}
 
 
+@functools.cache
 def _source(module: str) -> Path | None:
     """The file of a module or package of the core; None if there is none of this name."""
     if module.partition(".")[0] != ROOT:
@@ -113,12 +114,23 @@ def code_hash(roots: Iterable[str], without: Iterable[str] = (), *, wording: boo
     (comments, docstrings, layout) does not count."""
     modules = used_modules(roots, without)
     data = [path for module in modules if module in DATA for path in sorted(PACKAGE.glob(DATA[module]))]
-    hashes = [file_hash(path) if wording else meaning_hash(path) for path in map(_source, modules)]
-    lines = [*zip(modules, hashes, strict=True), *((path.name, file_hash(path)) for path in data)]
+    hash_of = file_hash if wording else meaning_hash
+    lines = [(module, _unchanged(hash_of, _source(module))) for module in modules]
+    lines += [(path.name, _unchanged(file_hash, path)) for path in data]
     return hashlib.sha256(repr(lines).encode()).hexdigest()
 
 
+def _unchanged(hash_of: Callable[[Path], str], path: Path) -> str:
+    """hash_of(path), computed again only if the file was written since: many notebooks use the same modules."""
+    found = path.stat()
+    return _hash_at(hash_of, path, found.st_mtime_ns, found.st_size)
+
+
 @functools.cache
+def _hash_at(hash_of: Callable[[Path], str], path: Path, written: int, size: int) -> str:
+    return hash_of(path)
+
+
 def meaning_hash(path: Path) -> str:
     """SHA-256 of the syntax tree of a module without its docstrings."""
     tree = ast.parse(path.read_text(encoding="utf-8"))

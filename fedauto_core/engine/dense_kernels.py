@@ -1,0 +1,194 @@
+"""Dense layers with ReLUs between as loops that Numba compiles: `engine/compiled.py` decides when they are used.
+
+One model after another takes all its steps, so that its weights stay in the second cache: they are copied once to the
+start of a line of the caches, with the classifier's columns padded to whole blocks of lanes. A weight is updated by the
+very product that forms its gradient, which is never stored. Every product is `kernels.multiply`.
+
+`train`, `gradients` and `logits` are compiled where they are needed, with `layers` as their last argument.
+"""
+
+import numpy as np
+
+from .chains import LANES, LINE
+from .kernels import inner, multiply, softmax_residual
+from .vectors import load, not_inlined, store, where_positive
+
+SAMPLES = 64  # whose logits are computed together
+
+
+@inner
+def zeros(size, like):
+    """From the start of a line of the caches."""
+    item = like.itemsize
+    memory = np.zeros(size + LINE // item, like.dtype)
+    return memory[(-memory.ctypes.data % LINE) // item :][:size]
+
+
+@inner
+def copies(layers, like):
+    """Room for a padded theta."""
+    last = layers[len(layers) - 1]
+    return zeros(last.bias + last.width, like)
+
+
+@inner
+def multiples(count, stride):
+    """0, stride, 2 stride, ... as offsets [count]."""
+    return np.arange(count).astype(np.uint64) * np.uint64(stride)
+
+
+@inner
+def padded(theta, layers, w):
+    """theta [P] into w as the products read it; what fills up a block is left as it is, zero."""
+    not_inlined()
+    for layer in layers:
+        whole = layer.width == layer.n_out
+        rows, length = (1, layer.n_in * layer.n_out) if whole else (layer.n_in, layer.n_out)
+        for i in range(rows):
+            w[layer.weight + i * layer.width :][:length] = theta[layer.weight_at + i * length :][:length]
+        w[layer.bias :][: layer.n_out] = theta[layer.bias_at :][: layer.n_out]
+
+
+@inner
+def add_unpadded(w, layers, theta, factor):
+    """theta <- w + factor theta, the inverse of `padded` where the factor is 0."""
+    not_inlined()
+    for layer in layers:
+        whole = layer.width == layer.n_out
+        rows, length = (1, layer.n_in * layer.n_out) if whole else (layer.n_in, layer.n_out)
+        for i in range(rows):
+            part, to = w[layer.weight + i * layer.width :][:length], theta[layer.weight_at + i * length :][:length]
+            for k in range(length):
+                to[k] = part[k] + factor * to[k]
+        part, to = w[layer.bias :][: layer.n_out], theta[layer.bias_at :][: layer.n_out]
+        for k in range(layer.n_out):
+            to[k] = part[k] + factor * to[k]
+
+
+@inner
+def output_of(outputs, layer, samples):
+    """[samples * width]."""
+    return outputs[samples * layer.before : samples * (layer.before + layer.width)]
+
+
+@inner
+def input_of(pixels, offsets, layers, i, outputs):
+    """What layer i reads, and where in it each sample begins."""
+    if i == 0:
+        return pixels, offsets
+    return output_of(outputs, layers[i - 1], len(offsets)), multiples(len(offsets), layers[i - 1].width)
+
+
+@inner
+def forward(pixels, offsets, layers, w, outputs):
+    """Outputs of all layers, the logits last, for the samples that begin at `offsets` [B] in `pixels`."""
+    not_inlined()
+    for i in range(len(layers)):
+        layer = layers[i]
+        out = output_of(outputs, layer, len(offsets))
+        for b in range(len(offsets)):
+            out[b * layer.width :][: layer.width] = w[layer.bias :][: layer.width]
+        sources, rows = input_of(pixels, offsets, layers, i, outputs)
+        to = out, multiples(len(offsets), layer.width), multiples(layer.width // LANES, LANES)
+        multiply(sources, rows, multiples(layer.n_in, 1), w[layer.weight :], layer.width, *to, True)
+        if i < len(layers) - 1:
+            for at in range(0, len(out), LANES):
+                y = load(out, at)
+                store(out, at, where_positive(y, y))
+
+
+@inner
+def add_gradient(pixels, offsets, targets, layers, w, outputs, slopes, factor, shrink, shift, sums):
+    """sums += factor times the gradient at w, padded as w, of the mean cross-entropy with `targets` [B, C] over samples
+    as in `forward`. `sums` may be w itself, which is then first shrunk and shifted: shift [P], or [0] for neither.
+
+    outputs, slopes: scratch of a number for each output of each sample.
+    """
+    not_inlined()
+    forward(pixels, offsets, layers, w, outputs)
+    size, last = len(targets), layers[len(layers) - 1]
+    scores, slope = output_of(outputs, last, size), output_of(slopes, last, size)
+    for b in range(size):
+        softmax_residual(scores[b * last.width :][: last.width], targets[b], size)
+    for i in range(len(scores)):
+        slope[i] = factor * scores[i]
+    for down in range(len(layers)):
+        i = len(layers) - 1 - down
+        layer = layers[i]
+        slope = output_of(slopes, layer, size)
+        samples = multiples(size, layer.width)
+        if i > 0:
+            transposed = np.empty(layer.n_out * layer.n_in, w.dtype)
+            for k in range(layer.n_in):
+                for c in range(layer.n_out):
+                    transposed[c * layer.n_in + k] = w[layer.weight + k * layer.width + c]
+            below, active = output_of(slopes, layers[i - 1], size), output_of(outputs, layers[i - 1], size)
+            to = below, multiples(size, layer.n_in), multiples(layer.n_in // LANES, LANES)
+            multiply(slope, samples, multiples(layer.n_out, 1), transposed, layer.n_in, *to, False)
+            for at in range(0, len(below), LANES):
+                store(below, at, where_positive(load(active, at), load(below, at)))
+        weight, bias = sums[layer.weight :], sums[layer.bias :][: layer.width]
+        if len(shift):
+            for k in range(layer.n_in):
+                for c in range(layer.n_out):
+                    at = k * layer.width + c
+                    weight[at] = shrink * weight[at] + shift[layer.weight_at + k * layer.n_out + c]
+            for c in range(layer.n_out):
+                bias[c] = shrink * bias[c] + shift[layer.bias_at + c]
+        for b in range(size):
+            for c in range(layer.width):
+                bias[c] += slope[b * layer.width + c]
+        sources, columns = input_of(pixels, offsets, layers, i, outputs)
+        to = weight, multiples(layer.n_in, layer.width), multiples(layer.width // LANES, LANES)
+        multiply(sources, multiples(layer.n_in, 1), columns, slope, layer.width, *to, True)
+
+
+def train(theta, x, batches, labels, lr, shrink, shift, layers):
+    """What E steps w <- shrink w + shift - lr gradient add to each row of theta [M, P], in its place; shift [M, P] or
+    [0, P]."""
+    pixels, last = x.reshape(-1), layers[len(layers) - 1]
+    size = batches.shape[2]
+    outputs = zeros(size * (last.before + last.width), theta)
+    slopes = zeros(len(outputs), theta)
+    targets, none = np.zeros((size, last.n_out), theta.dtype), lr[:0]
+    w = copies(layers, theta)
+    for m in range(len(theta)):
+        padded(theta[m], layers, w)
+        for e in range(batches.shape[1]):
+            targets[:] = 0
+            for b in range(size):
+                targets[b, labels[m, e, b]] = 1
+            offsets = batches[m, e].astype(np.uint64) * np.uint64(layers[0].n_in)
+            own = shift[m] if len(shift) else none
+            add_gradient(pixels, offsets, targets, layers, w, outputs, slopes, -lr[m], shrink[m], own, w)
+        add_unpadded(w, layers, theta[m], theta.dtype.type(-1))
+
+
+def gradients(theta, x, rows, targets, out, layers):
+    """Gradients [M, P] at theta [M, P] of the mean cross-entropy over x[rows[m]] with targets [M, B, C]."""
+    pixels, last = x.reshape(-1), layers[len(layers) - 1]
+    zero, one = theta.dtype.type(0), theta.dtype.type(1)
+    outputs = zeros(rows.shape[1] * (last.before + last.width), theta)
+    slopes = zeros(len(outputs), theta)
+    w, sums = copies(layers, theta), copies(layers, theta)
+    for m in range(len(theta)):
+        padded(theta[m], layers, w)
+        sums[:], out[m] = 0, 0
+        offsets = rows[m].astype(np.uint64) * np.uint64(layers[0].n_in)
+        add_gradient(pixels, offsets, targets[m], layers, w, outputs, slopes, one, one, theta[m, :0], sums)
+        add_unpadded(sums, layers, out[m], zero)
+
+
+def logits(theta, x, out, layers):
+    """Logits [R, n, C] of the models theta [R, P] on x [n, channels, side, side]."""
+    pixels, last = x.reshape(-1), layers[len(layers) - 1]
+    outputs = zeros(SAMPLES * (last.before + last.width), theta)
+    w = copies(layers, theta)
+    for m in range(len(theta)):
+        padded(theta[m], layers, w)
+        for begin in range(0, len(x), SAMPLES):
+            offsets = multiples(min(SAMPLES, len(x) - begin), layers[0].n_in) + np.uint64(begin * layers[0].n_in)
+            forward(pixels, offsets, layers, w, outputs)
+            scores = output_of(outputs, last, len(offsets))
+            for s in range(len(offsets)):
+                out[m, begin + s] = scores[s * last.width :][: last.n_out]

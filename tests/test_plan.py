@@ -8,6 +8,7 @@ from notebook_factory import jobs_of, write_notebook, write_profile
 
 from fedauto_core.errors import InputError
 from fedauto_core.report import plan, sources
+from fedauto_core.report.overview import WRITER
 from fedauto_core.store import keys
 
 PARAMETERS = (
@@ -249,7 +250,7 @@ def test_everything_that_a_result_depends_on_is_an_input(folder, monkeypatch):
     assert inputs(folder)["versions"]["numpy"] == "0"
 
 
-def test_a_notebook_depends_on_the_code_that_it_imports_and_on_the_code_that_makes_its_page(folder, monkeypatch):
+def test_a_notebook_depends_on_the_code_that_it_imports_and_on_the_code_that_runs_it(folder, monkeypatch):
     write_notebook(folder, "10_main", "from fedauto_core.methods import fedlaw", parameters=PARAMETERS)
     before = {name: inputs(folder, name)["code_sha256"] for name in NAMES}
     real = keys.file_hash
@@ -260,7 +261,10 @@ def test_a_notebook_depends_on_the_code_that_it_imports_and_on_the_code_that_mak
 
     assert touched("fedlaw.py") == ["10_main"] and touched("search.py") == []
     assert touched("worker.py") == touched("machine.py") == NAMES
-    assert touched("batch.py") == touched("pages.py") == touched("front.py") == touched("style.css") == []
+    assert touched("batch.py") == touched("overview.py") == []
+    pages = keys.code_hash([WRITER])
+    for file in ("pages.py", "front.py", "style.css", "symbols.csv"):  # its HTML page is written anew, without a run
+        assert touched(file) == [] and keys.code_hash([WRITER]) != pages
 
 
 def test_a_changed_method_touches_only_the_notebooks_that_use_it():

@@ -299,7 +299,8 @@ def _print_failures(failed: Sequence[Outcome], batch: Batch) -> None:
     for outcome in failed:
         where = f"cell {outcome.cell}" if outcome.cell else "outside the cells"
         print(f"\n{outcome.name}: {where}{f', line `{outcome.line}`' if outcome.line else ''}\n  {outcome.error}")
-        print(f"  log:    {os.path.relpath(log_file(batch.out, outcome.name))}")
+        if (log := log_file(batch.out, outcome.name)).exists():  # not on a disk that was full
+            print(f"  log:    {os.path.relpath(log)}")
         print(f"  repeat: {batch.command([outcome.name])}")
     if failed:
         print(f"\n{len(failed)} notebook{'s' * (len(failed) > 1)} failed")

@@ -1,6 +1,7 @@
 """FedAuto on Flower: the same global models as in the simulation, and what becomes of bad replies."""
 
 import importlib
+import io
 import re
 import tomllib
 from pathlib import Path
@@ -23,6 +24,7 @@ from fedauto_core.flower import FedAutoStrategy, MethodStrategy, ServerData, tor
 from fedauto_core.flower.arrays import Layout
 from fedauto_core.flower.roster import Roster
 from fedauto_core.flower.strategy import obstacle
+from fedauto_core.flower.uploads import read
 from fedauto_core.methods import METHODS, Method, fedauto_on, make_method
 from fedauto_core.models import build_model
 from fedauto_core.network import draw_trace, scenario
@@ -605,6 +607,21 @@ ARRAYS = {
     "none": np.zeros((0, 4), np.float32),
     "turned": np.arange(6.0).reshape(2, 3).T,
 }
+
+
+def test_arrays_are_read_as_flower_reads_them():
+    """In place, if NumPy wrote them as nearly always; the others as well."""
+    message = Message(RecordDict(), 1, "train")
+    message.metadata.__dict__["_message_id"] = "1"
+    turned, file = ARRAYS["turned"], io.BytesIO()
+    np.lib.format.write_array(file, turned, version=(2, 0))
+    records = {"second": Array(str(turned.dtype), turned.shape, "numpy.ndarray", file.getvalue())}
+    records |= {name: Array(array) for name, array in ARRAYS.items()}
+    content = RecordDict({"arrays": ArrayRecord(records), "metrics": MetricRecord({"num-examples": 1})})
+    arrays, _ = read(Message(content, reply_to=message))
+    for name, array in (ARRAYS | {"second": turned}).items():
+        assert (arrays[name].dtype, arrays[name].shape) == (array.dtype, array.shape)
+        np.testing.assert_array_equal(arrays[name], array)
 
 
 def test_arrays_of_any_shape_and_dtype_come_back_the_same():

@@ -21,7 +21,7 @@ ALLOWED = {
     "report": "store network data",
     "theory": "models methods data",
     "flower": "methods",
-    "benchmark": "models network methods data engine",
+    "benchmark": "models network methods data engine flower",
     "__main__": "methods report",
 }
 """Room -> the rooms it may import; `errors` and `seeding` are everybody's, and no arrow points back up this list."""

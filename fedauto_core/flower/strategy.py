@@ -218,13 +218,13 @@ class MethodStrategy(Strategy):
         w, state = self.method.aggregate(state, w, round.arrivals(self.steps, lr), server)
         told = {"arrived": len(round.metrics), **{name: float(value) for name, value in state.log.items()}}
         log = MetricRecord(told | means(round.metrics))
+        layout = round.layout
         with np.errstate(over="ignore"):
-            arrays = round.layout.unflatten(w.numpy())
-        floats = round.layout.floats  # as they are sent, which may be of a narrower dtype
-        if not is_sound(torch.from_numpy(round.layout.flatten(arrays))[floats], state.context.w0[floats]):
+            sent = layout.rounded(w.numpy())
+        if not is_sound(torch.from_numpy(sent)[layout.floats], state.context.w0[layout.floats]):
             LOG.error("round %d: the step diverges and is refused; the model stays as it was", server_round)
             return None, log
-        self._state = state
+        self._state, arrays = state, layout.unflatten(sent)
         return ArrayRecord({name: Array(array) for name, array in arrays.items()}), log
 
     def _take(self, replies: Iterable[Message]) -> None:

@@ -20,7 +20,8 @@ ALLOWED = {
     "experiments": "store models network methods data engine",
     "report": "store network data",
     "theory": "models methods data",
-    "flower": "methods",
+    "server": "methods",
+    "flower": "methods server",
     "benchmark": "models network methods data engine flower",
     "__main__": "methods report",
 }

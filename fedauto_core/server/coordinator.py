@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -229,8 +230,11 @@ class Coordinator:
         context = self.roster.context(w0, self.steps, lr, self.with_server)
         return with_context(self.method, self._state, context) if self._state else self.method.init(context)
 
-    def round(self, parameters: Parameters, updates: Mapping[str, Update], config: Config) -> Parameters:
-        """The model after the round in which `parameters` were sent and `updates`, by the names of clients, came."""
+    def round(
+        self, parameters: Parameters, updates: Mapping[str, Update], config: Config = MappingProxyType({})
+    ) -> Parameters:
+        """The model after the round in which `parameters` and `config` were sent and `updates`, by the names of
+        clients, came."""
         number = 1 + (self._round.number if self._round else 0)
         self.open(number, parameters, {**config, "server-round": number}, len(updates))
         for name, update in updates.items():

@@ -1,4 +1,5 @@
-"""The command line: `python -m fedauto_core report` builds a report, `list`, `methods`: what there is."""
+"""The command line: `python -m fedauto_core report` builds a report, `sweep` varies it, `verify`, `reproduce` and
+`compare` hold it against itself and others, `pages` writes its HTML anew, `list` and `methods` say what there is."""
 
 import argparse
 import os
@@ -26,30 +27,56 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("methods", help="the method card: what every method needs, keeps and sends (Markdown)")
     report = commands.add_parser("report", help="run the notebooks of a profile; what is up to date is skipped")
     pages = commands.add_parser("pages", help="write the HTML pages of a report anew; nothing is run")
+    sweep = commands.add_parser("sweep", help="one notebook for every point of a grid, and its verdicts side by side")
     folder = {"type": Path, "metavar": "DIR"}
-    for command in (listing, report, pages):
+    for command in (listing, report, pages, sweep):
         text = f"source notebooks (default: {notebooks})"
         command.add_argument("--notebooks", dest="notebooks_dir", **folder, default=NOTEBOOKS, help=text)
-    for command in (report, pages):
-        command.add_argument("--profile", default="smoke", help="profiles/PROFILE.yaml beside them (default: smoke)")
-        command.add_argument("--out", **folder, help=f"report folder (default: {reports}/PROFILE)")
+    pages.add_argument("--profile", default="smoke", help="the profile it was made with (default: smoke)")
+    pages.add_argument("--out", **folder, help=f"report folder (default: {reports}/PROFILE)")
     several = {"action": "append", "default": []}
+    sweep.add_argument("notebook", help="its name in the profile")
+    text = "a parameter and its values; repeatable, the points are their product"
+    sweep.add_argument("--grid", dest="grids", **several, required=True, metavar="NAME=VALUE,VALUE", help=text)
     report.add_argument("--only", **several, metavar="PATTERN", help="notebooks, such as '1*'; repeatable")
-    text = "a parameter, in every notebook that has it"
-    report.add_argument("--set", dest="settings", **several, metavar="NAME=VALUE", help=text)
-    report.add_argument("--jobs", type=int, metavar="N", help="processes at a time (default: one per CPU)")
-    report.add_argument("--dry-run", action="store_true", help="show what would run, with expected minutes")
-    report.add_argument("--fresh", action="store_true", help="compute everything again, cached experiments included")
-    text = "minutes after which a notebook is ended (default: ten times what the profile expects)"
-    report.add_argument("--timeout", type=float, metavar="MINUTES", help=text)
+    for command, place in ((report, "PROFILE"), (sweep, "sweeps/NOTEBOOK")):
+        command.add_argument("--profile", default="smoke", help="profiles/PROFILE.yaml beside them (default: smoke)")
+        command.add_argument("--out", **folder, help=f"report folder (default: {reports}/{place})")
+        text = "a parameter, in every notebook that has it"
+        command.add_argument("--set", dest="settings", **several, metavar="NAME=VALUE", help=text)
+        command.add_argument("--jobs", type=int, metavar="N", help="processes at a time (default: one per CPU)")
+        command.add_argument("--dry-run", action="store_true", help="show what would run, with expected minutes")
+        text = "compute everything again, cached experiments included"
+        command.add_argument("--fresh", action="store_true", help=text)
+        text = "minutes after which a notebook is ended (default: ten times what the profile expects)"
+        command.add_argument("--timeout", type=float, metavar="MINUTES", help=text)
+        text = "Dask scheduler, tcp://host:port, instead of local processes"
+        command.add_argument("--scheduler", metavar="ADDRESS", help=text)
     report.add_argument("--status", action="store_true", help="how far a running or interrupted report is")
-    text = "Dask scheduler, tcp://host:port, instead of local processes"
-    report.add_argument("--scheduler", metavar="ADDRESS", help=text)
+    reproduce = commands.add_parser("reproduce", help="compute a page anew and hold it against the one that is there")
+    reproduce.add_argument("name", metavar="NOTEBOOK", help="the page's name in the profile")
+    reproduce.add_argument("--profile", default="smoke", help="the profile it was made with (default: smoke)")
+    reproduce.add_argument("--report", **folder, help=f"where the page is (default: {reports}/PROFILE)")
+    text = f"where it is made anew (default: {reports}/scratch/reproduced)"
+    reproduce.add_argument("--out", **folder, help=text)
+    text = "bit-identical, to rounding, or statistical: the old intervals hold the new effects (default)"
+    reproduce.add_argument("--at-least", default="statistical", metavar="CLASS", help=text)
+    reproduce.add_argument("--jobs", type=int, metavar="N", help="processes at a time (default: one per CPU)")
+    reproduce.add_argument("--notebooks", dest="notebooks_dir", **folder, default=NOTEBOOKS, help="source notebooks")
+    compare = commands.add_parser("compare", help="two reports side by side: verdicts, effects, seconds")
+    compare.add_argument("first", type=Path, metavar="A", help="a report folder")
+    compare.add_argument("second", type=Path, metavar="B", help="another one")
+    compare.add_argument("--out", **folder, help="folder for the tables as CSV (default: none is written)")
+    verify = commands.add_parser(
+        "verify", help="take every hash and compute every verdict of a report again; runs nothing"
+    )
+    verify.add_argument("report", type=Path, help="report folder, such as reports/standard")
     return top
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the exit status is 0, 1 (a notebook failed), 2 (bad input) or 130 (interrupted)."""
+    """Run the command; the exit status is 0, 1 (a notebook failed, or a report is not what it should be), 2 (bad
+    input) or 130 (interrupted)."""
     options = vars(parser().parse_args(arguments))
     command = options.pop("command")
     try:
@@ -59,6 +86,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return run_report(options.pop("profile"), **options)
         if command == "pages":
             return write_pages(options.pop("profile"), **options)
+        if command == "sweep":
+            from fedauto_core.report.sweep import run_sweep
+
+            return run_sweep(options.pop("notebook"), options.pop("profile"), options.pop("grids"), **options)
+        if command == "reproduce":
+            from fedauto_core.report.reproduce import run_reproduce
+
+            return run_reproduce(options.pop("name"), options.pop("profile"), **options)
+        if command == "compare":
+            from fedauto_core.report.compare import run_compare
+
+            return run_compare(**options)
+        if command == "verify":
+            from fedauto_core.report.verify import run_verify
+
+            return run_verify(options["report"])
         if command == "list":
             print_notebooks(options["notebooks_dir"])
         else:
@@ -68,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return 0
     except BrokenPipeError:
-        if command == "report":  # which was cut short by it
+        if command in ("report", "sweep", "reproduce"):  # which were cut short by it
             raise
         # The reader has seen enough (`... list | head`); what is still buffered has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

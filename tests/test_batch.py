@@ -377,3 +377,16 @@ def test_an_interrupted_batch_stops_its_kernels_and_continues_later(tmp_path):
     assert {path.name for path in result.iterdir()} == {"01_quick", "assets", *TOP}
     first, second = plan.read_profile("tiny", tmp_path / "notebooks")
     assert plan.changes(first, result) == [] and plan.changes(second, result) is None
+
+
+def test_a_grid_gives_a_report_of_its_points(folder, executor, capsys):
+    assert report(folder, only=["02*"], grids=["seeds=1,2"]) == 0
+    assert {order.name: order.inputs["parameters"] for order in executor.orders} == {
+        "02_b-seeds_1": {"seeds": 1},
+        "02_b-seeds_2": {"seeds": 2},
+    }
+    assert executor.orders[0].command.startswith("python -m fedauto_core sweep '02*' --profile tiny --grid seeds=1,2")
+    status = (folder / "out" / "status.md").read_text(encoding="utf-8")
+    assert "| 02_b-seeds_1 | ok |" in status and "| 01_a |" not in status
+    assert report(folder, only=["02*"], grids=["seeds=2,3"]) == 0
+    assert [order.name for order in executor.orders[2:]] == ["02_b-seeds_3"]

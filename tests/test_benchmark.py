@@ -1,5 +1,6 @@
 """The benchmark's plain loop computes what the engine computes, and its memory meter sees its own process alone."""
 
+import re
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -68,6 +69,21 @@ def test_whole_rounds_of_both_sides_agree(shape, name, with_server):
     ours, theirs = engine_rounds(model, runs, schedule), [plain_rounds(model, run, schedule) for run in runs]
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4)
     assert min(score.distance for score in ours) > 0.01 and abs(ours[0].loss - ours[1].loss) > 1e-3
+
+
+def test_strategies_of_flower_are_measured_on_the_same_replies(monkeypatch, capsys):
+    strategies = pytest.importorskip("fedauto_core.benchmark.strategies", reason="needs the extra [flower]")
+    monkeypatch.setattr(strategies, "SHAPES", {"weight": (4, 3)})
+    seconds = strategies.server_rounds(2)
+    assert set(seconds) == {"FedAvg", "FedAuto"} and all((s > 0).all() and s.shape == (2, 2) for s in seconds.values())
+    monkeypatch.setattr(
+        strategies, "server_rounds", lambda: {"FedAuto": np.full((3, 2), 0.3), "FedAvg": np.full((3, 2), 0.2)}
+    )
+    strategies.print_strategies()
+    assert re.findall(r"(\w+) of .* (\d+) ms and (\d+) ms, (\S+)x", capsys.readouterr().out) == [
+        ("aggregate_train", "300", "200", "1.50"),
+        ("configure_train", "600", "400", "1.50"),
+    ]
 
 
 def test_a_peer_that_fails_says_so_in_its_line():

@@ -10,6 +10,7 @@ import pytest
 
 from fedauto_core.report.folder import file_hashes, read_manifest
 from fedauto_core.report.plan import read_profile
+from fedauto_core.report.verify import run_verify
 
 REPORT = Path(__file__).parents[1] / "reports" / "standard"
 JOBS = {job.name: job for job in read_profile("standard")}
@@ -22,6 +23,10 @@ def name(request):
 
 def test_no_file_was_edited_by_hand(name):
     assert read_manifest(REPORT / name)["files"] == file_hashes(REPORT / name)
+
+
+def test_every_verdict_follows_from_its_csv_files():
+    assert run_verify(REPORT) == 0
 
 
 def test_it_was_run_with_the_parameters_of_the_profile(name):

@@ -194,6 +194,16 @@ def test_a_full_disk_is_named_with_what_is_left_and_what_was_there_stays(tmp_pat
     assert outcome.cell == 1 and outcome.error.startswith("disk full: OSError: [Errno 28]")
 
 
+def test_a_cache_that_cannot_be_written_is_named_with_the_remedy(tmp_path, monkeypatch):
+    monkeypatch.setenv("FEDAUTO_DATA", "/proc/nowhere")
+    code = "from fedauto_core.store.frames import write_frames\nfrom fedauto_core.store.files import cache_folder\n"
+    write(tmp_path, code + "write_frames(cache_folder() / 'experiments' / 'key', {})")
+    error = worker.run_notebook(order(tmp_path)).error
+    assert (
+        error.startswith("cannot use the cache: ") and "set FEDAUTO_DATA to a folder that this user may write" in error
+    )
+
+
 def test_a_notebook_whose_batch_has_ended_stops_and_leaves_nothing(tmp_path):
     write(tmp_path, "import time\ntime.sleep(600)")
     outcome = worker.run_notebook(order(tmp_path, token="of a batch that is gone"))

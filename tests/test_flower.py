@@ -1,6 +1,7 @@
 """FedAuto on Flower: the same global models as in the simulation, and what becomes of bad replies."""
 
 import importlib
+import io
 import re
 import tomllib
 from pathlib import Path
@@ -20,13 +21,14 @@ from fedauto_core.data import FederationSpec, build_federation, load_dataset
 from fedauto_core.engine import Run, Schedule, simulate
 from fedauto_core.errors import InputError
 from fedauto_core.flower import FedAutoStrategy, MethodStrategy, ServerData, torch_data
-from fedauto_core.flower.arrays import Layout
-from fedauto_core.flower.roster import Roster
-from fedauto_core.flower.strategy import obstacle
+from fedauto_core.flower.uploads import read
 from fedauto_core.methods import METHODS, Method, fedauto_on, make_method
 from fedauto_core.models import build_model
 from fedauto_core.network import draw_trace, scenario
 from fedauto_core.seeding import stream
+from fedauto_core.server.arrays import Layout
+from fedauto_core.server.coordinator import obstacle
+from fedauto_core.server.roster import Roster
 
 DIGITS = load_dataset("digits")
 N, ROUNDS, STEPS, BATCH, LR, SEED = 5, 6, 3, 8, 0.2, 0
@@ -298,11 +300,11 @@ BAD = {
     "an archive": (unreadable(b"PK\x05\x06" + bytes(18)), "is none"),
     "another serialisation": (unreadable(b"x", "pickle"), "cannot be read"),
     "two models": (lambda m, a, t: remade(m, a, t, again=ArrayRecord({})), "2 ArrayRecords"),
-    "no number of samples": (with_metrics(**{"num-examples": "gone"}), "num-examples = None"),
-    "no sample": (with_metrics(**{"num-examples": 0}), "num-examples = 0"),
-    "samples below zero": (with_metrics(**{"num-examples": -3}), "num-examples = -3"),
-    "a number of samples that is none": (with_metrics(**{"num-examples": float("nan")}), "num-examples = nan"),
-    "numbers of samples": (with_metrics(**{"num-examples": [1, 2]}), r"num-examples = \[1, 2\]"),
+    "no number of samples": (with_metrics(**{"num-examples": "gone"}), "number of samples None"),
+    "no sample": (with_metrics(**{"num-examples": 0}), "number of samples 0"),
+    "samples below zero": (with_metrics(**{"num-examples": -3}), "number of samples -3"),
+    "a number of samples that is none": (with_metrics(**{"num-examples": float("nan")}), "number of samples nan"),
+    "numbers of samples": (with_metrics(**{"num-examples": [1, 2]}), r"number of samples \[1, 2\]"),
     "an exception": (raising, "error 2: .*out of memory"),
 }
 
@@ -442,7 +444,7 @@ def test_label_counts_that_are_no_histogram_are_guessed_to_be_uniform(counts, wh
     strategy = FedAutoStrategy(ServerData(PUBLIC, ServerTrainer(True)), steps=STEPS)
     (model,) = deployed(strategy, grid, ONE)
     assert model.isfinite().all() and all(upload.arrived for upload in strategy.uploads)
-    context = strategy._state.context
+    context = strategy.core.context
     assert context.alpha[2].tolist() == [0.1] * 10
     np.testing.assert_allclose(np.delete(context.alpha, 2, 0), np.delete(FEDERATION.alpha, 2, 0))
     np.testing.assert_array_equal(context.counts, FEDERATION.counts)
@@ -453,7 +455,7 @@ def test_noise_below_zero_is_cut_as_in_the_simulation():
     grid = LocalGrid({NODE: client(1, counts=[3.5, -0.5, 1.5, *[0.0] * 7])})
     strategy = FedAutoStrategy(ServerData(PUBLIC, ServerTrainer(True)), steps=STEPS)
     deployed(strategy, grid, ONE)
-    assert strategy._state.context.alpha[1].tolist() == [0.7, 0.0, 0.3, *[0.0] * 7]
+    assert strategy.core.context.alpha[1].tolist() == [0.7, 0.0, 0.3, *[0.0] * 7]
 
 
 @pytest.mark.parametrize("times", [1, 2])
@@ -607,6 +609,21 @@ ARRAYS = {
 }
 
 
+def test_arrays_are_read_as_flower_reads_them():
+    """In place, if NumPy wrote them as nearly always; the others as well."""
+    message = Message(RecordDict(), 1, "train")
+    message.metadata.__dict__["_message_id"] = "1"
+    turned, file = ARRAYS["turned"], io.BytesIO()
+    np.lib.format.write_array(file, turned, version=(2, 0))
+    records = {"second": Array(str(turned.dtype), turned.shape, "numpy.ndarray", file.getvalue())}
+    records |= {name: Array(array) for name, array in ARRAYS.items()}
+    content = RecordDict({"arrays": ArrayRecord(records), "metrics": MetricRecord({"num-examples": 1})})
+    arrays, _ = read(Message(content, reply_to=message))
+    for name, array in (ARRAYS | {"second": turned}).items():
+        assert (arrays[name].dtype, arrays[name].shape) == (array.dtype, array.shape)
+        np.testing.assert_array_equal(arrays[name], array)
+
+
 def test_arrays_of_any_shape_and_dtype_come_back_the_same():
     layout = Layout.of(ARRAYS)
     vector = layout.flatten(dict(reversed(ARRAYS.items())))
@@ -688,9 +705,9 @@ def test_training_metrics_are_those_of_clients_and_method():
 def test_a_strategy_that_starts_again_forgets_the_run_before():
     strategy = MethodStrategy(make_method("mifa"), ServerData(PUBLIC, ServerTrainer(True)), steps=STEPS)
     first = deployed(strategy, LocalGrid(clients()), ONE)
-    strategy.data = strategy.data._replace(train=ServerTrainer(True))
+    strategy.core.data = strategy.core.data._replace(train=ServerTrainer(True))
     assert torch.equal(deployed(strategy, LocalGrid(clients(), lambda node, message: True), ONE)[0], first[0])
-    strategy.data = strategy.data._replace(train=ServerTrainer(True))
+    strategy.core.data = strategy.core.data._replace(train=ServerTrainer(True))
     nobody = deployed(strategy, LocalGrid({}), ONE)[0]
     assert not torch.equal(nobody, first[0]) and strategy.uploads == []
 

@@ -20,8 +20,9 @@ ALLOWED = {
     "experiments": "store models network methods data engine",
     "report": "store network data",
     "theory": "models methods data",
-    "flower": "methods",
-    "benchmark": "models network methods data engine",
+    "server": "methods",
+    "flower": "methods server",
+    "benchmark": "models network methods data engine flower",
     "__main__": "methods report",
 }
 """Room -> the rooms it may import; `errors` and `seeding` are everybody's, and no arrow points back up this list."""

@@ -202,3 +202,8 @@ def test_layers_that_cannot_be_adapted_are_refused(name: str, lora: LoRA, messag
 def test_the_largest_rank_that_fits_is_taken() -> None:
     model = build_model("mlp", (1, 8, 8), 10)
     assert adapt(model, torch.zeros(model.n_parameters), LoRA(64, 1, ("hidden",))).layers == {"hidden": (64, 128)}
+
+
+def test_one_target_may_be_a_text_and_several_a_list():
+    assert LoRA(2, 3, "layer3.*") == LoRA(2, 3, ("layer3.*",)) == LoRA(np.int64(2), 3, ["layer3.*"])
+    assert hash(LoRA(2, 3, ["layer3.*"])) == hash(LoRA(2, 3, "layer3.*"))

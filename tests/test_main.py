@@ -1,5 +1,6 @@
 """The command line: options reach the batch, bad input is one line and exit status 2."""
 
+import importlib
 import os
 import runpy
 import shutil
@@ -44,6 +45,40 @@ def test_options_reach_the_batch_and_its_status_is_returned(calls):
         "out": Path("x"),
         "notebooks_dir": Path("y"),
     }
+
+
+def test_a_sweep_takes_the_options_of_a_report(monkeypatch):
+    made = []
+    monkeypatch.setattr(
+        "fedauto_core.report.sweep.run_sweep", lambda *args, **options: made.append((args, options)) or 1
+    )
+    line = "sweep 01_a --grid a=1,2 --grid b=3 --set c=4 --profile full --jobs 2 --out x --scheduler tcp://h:1"
+    assert command.main(line.split()) == 1
+    ((arguments, options),) = made
+    assert arguments == ("01_a", "full", ["a=1,2", "b=3"])
+    assert options["settings"] == ["c=4"] and options["jobs"] == 2 and options["out"] == Path("x")
+    assert options["scheduler"] == "tcp://h:1" and options["fresh"] is options["dry_run"] is False
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "arguments", "options"),
+    [
+        ("verify r", "verify", (Path("r"),), {}),
+        ("compare a b --out c", "compare", (), {"first": Path("a"), "second": Path("b"), "out": Path("c")}),
+        (
+            "reproduce 01_a --profile full --report r --at-least bit-identical --jobs 1",
+            "reproduce",
+            ("01_a", "full"),
+            {"report": Path("r"), "out": None, "at_least": "bit-identical", "jobs": 1, "notebooks_dir": NOTEBOOKS},
+        ),
+    ],
+)
+def test_each_command_reaches_its_module_and_its_status_is_returned(monkeypatch, line, name, arguments, options):
+    made = []
+    module = importlib.import_module(f"fedauto_core.report.{name}")
+    monkeypatch.setattr(module, f"run_{name}", lambda *args, **options: made.append((args, options)) or 1)
+    assert command.main(line.split()) == 1
+    assert made == [(arguments, options)]
 
 
 def test_defaults(calls):

@@ -155,10 +155,18 @@ def test_the_example_recording_is_what_its_generator_draws(tmp_path):
         (["device,on_s,off_s", "\xe4\udcff,1,2"], "cannot read the recording"),
         (["device,on_s,off_s", "a,1"], "line 2: 2 values instead of 3"),
         (["device,on_s,off_s", "a,0,5", "a,soon,9"], "line 3: 'soon' and '9' are not both numbers"),
-        (["device,on_s,off_s", "a,5,5"], "line 2: a session from 5.0 to 5.0"),
-        (["device,on_s,off_s", "a,-5,5"], "line 2: a session from -5.0"),
+        (["device,on_s,off_s", "a,5,5"], "line 2: a session from 5 to 5"),
+        (["device,on_s,off_s", "a,-5,5"], "line 2: a session from -5 to 5"),
         (["device,on_s,off_s", "a,nan,5"], "line 2: a session from nan"),
-        (["device,on_s,off_s", "a,0,5", "b,0,5", "a,4,9"], "line 4: device 'a' is on again at 4.0, before 5.0"),
+        (
+            ["device,on_s,off_s", "a,0,5", "b,0,5", "a,4,9"],
+            "line 4: device 'a' is on again at 4, before it went off (5)",
+        ),
+        (["device,on_s,off_s", "a,0,2024-07-02"], "line 2: '0' and '2024-07-02': numbers and dates are mixed"),
+        (["device,on_s,off_s", "a,1719849600000,1719853200000"], "milliseconds must be divided by 1000"),
+        (["device,on_s,off_s,period_s", "a,0,5,9", "a,6,8,7"], "line 3: device 'a' has the period_s '7', above '9'"),
+        (["device,on_s,off_s,period_s", "a,0,5,week"], "line 2: period_s = 'week' is no number"),
+        (["device,on_s,off_s,period_s", "a,0,5,4"], "line 2: period_s = 4 is less than 5, the last off_s"),
     ],
 )
 def test_a_broken_recording_is_refused_with_its_line(tmp_path, lines, message):
@@ -167,6 +175,77 @@ def test_a_broken_recording_is_refused_with_its_line(tmp_path, lines, message):
     with pytest.raises(InputError) as error:
         recorded.read_sessions(path)
     assert message in str(error.value) and str(path) in str(error.value)
+
+
+def sessions_of(path, text, rounds=5000, **options):
+    path.write_text(text, encoding="utf-8")
+    return trace("sessions", rounds=rounds, histograms=MANY, path=str(path), **options)
+
+
+UNIX = "device,on_s,off_s\na,1719849600,1719853200\nb,1719849600,1719936000\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        UNIX,
+        "\ufeff" + UNIX + "\n",
+        "device,on_s,off_s\na,2024-07-01T16:00,2024-07-01 17:00:00\nb,2024-07-01T16:00:00Z,2024-07-02T18:00+02:00\n",
+    ],
+    ids=["Unix time", "byte-order mark, empty line", "ISO 8601"],
+)
+def test_times_of_day_are_taken_relative_to_the_earliest_and_the_trace_says_so(tmp_path, text):
+    relative = sessions_of(tmp_path / "s.csv", "device,on_s,off_s\na,0,3600\nb,0,86400\n", round_s=60)
+    drawn = sessions_of(tmp_path / "s.csv", text, round_s=60)
+    assert drawn.sha256 == relative.sha256
+    assert {*drawn.long_run_probability} == {1 / 24, 1} and drawn.arrived.mean() > 0.2
+    said = "times are relative to the earliest on_s, 2024-07-01 16:00:00 UTC"
+    assert (relative.note, drawn.note, drawn.describe().attrs["note"]) == ("", said, said)
+
+
+def test_a_late_first_session_is_no_time_of_day(tmp_path):
+    drawn = sessions_of(tmp_path / "s.csv", "device,on_s,off_s\na,900,1000\n", round_s=7)
+    assert drawn.note == "" and (drawn.long_run_probability == 0.1).all()
+
+
+FEDSCALE_ON = [12788, 100044, 188992, 271372, 276663, 352625, 356267, 441193]
+FEDSCALE_OFF = [65881, 133574, 208292, 276575, 295006, 356236, 400906, 475099]
+
+
+@pytest.mark.parametrize("stated", ["by the file", "by the scenario"])
+def test_a_stated_length_is_the_period(tmp_path, stated):
+    extra, option = (",518400", {}) if stated == "by the file" else ("", {"period_s": 518400})
+    head = "device,on_s,off_s" + ",period_s" * bool(extra)
+    rows = [f"3834,{on},{off}{extra}" for on, off in zip(FEDSCALE_ON, FEDSCALE_OFF, strict=True)]
+    drawn = sessions_of(tmp_path / "s.csv", "\n".join([head, *rows]), round_s=600, **option)
+    assert drawn.long_run_probability[0] == pytest.approx(0.408, abs=5e-4)
+
+
+def test_a_phone_recorded_for_two_days_comes_on_every_two_days(tmp_path):
+    text = "device,on_s,off_s,period_s\nphone,79200,100800,172800\n"
+    arrived = sessions_of(tmp_path / "s.csv", text, rounds=480, round_s=3600).arrived
+    starts = np.flatnonzero(~arrived[:-1, 0] & arrived[1:, 0])
+    assert (np.diff(starts) == 48).all() and arrived[:480].mean() == 0.125
+    with pytest.raises(InputError, match=r"period_s = 9\. Allowed: finite numbers >= 100800"):
+        sessions_of(tmp_path / "s.csv", "device,on_s,off_s\nphone,79200,100800\n", round_s=3600, period_s=9)
+
+
+@pytest.mark.parametrize(
+    ("process", "options"),
+    [
+        ("class_blackout", {"label": np.int64(0), "start": np.int64(5), "length": np.int16(10)}),
+        ("block_cyclic", {"groups": np.int32(2), "turn": np.int8(3)}),
+        ("permanent_loss", {"share": np.float32(0.5), "start": np.int64(3)}),
+    ],
+)
+def test_numpy_numbers_are_numbers(process, options):
+    plain = {name: value.item() for name, value in options.items()}
+    assert trace(process, rounds=40, **options).sha256 == trace(process, rounds=40, **plain).sha256
+
+
+def test_true_is_no_class():
+    with pytest.raises(InputError, match="blackout of class True"):
+        trace("class_blackout", label=True, start=0, length=9)
 
 
 RADIO = {"payload_bits": 2e7, "window_s": 1.0}

@@ -50,8 +50,7 @@ def test_functions_are_short(notebook):
 
 def test_the_named_claims_are_the_tested_ones(notebook):
     code = "\n".join(cells(notebook, "code"))
-    verdicts = set(re.findall(r'Verdict\(\s*"(C\d)"|_verdict\(\s*"(C\d)"', code))
-    tested = {a or b for a, b in verdicts}
+    tested = {*re.findall(r'(?:Verdict\(\s*|_verdict\(\s*|\bclaim=|"claim": )"(C\d)"', code)}
     assert tested == {claim for claim, names in TESTED_BY.items() if notebook.stem in names}
 
 

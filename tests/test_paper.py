@@ -50,6 +50,7 @@ def test_the_page_shows_both_and_judges_them(values, tmp_path, monkeypatch):
     page = record.Page("10_full_parameter", {})
     paper.show(page, "C2", SUMMARY, "", "digits, mlp")
     assert not list((tmp_path / "page").iterdir())
+    page.data(SUMMARY, "final", "One row per run.")
     path = values("T,fedavg,F7,70", "T,fedauto,F7,78", "T,fedavg,F0,79.5", "T,fedauto,F0,80")
     paper.show(page, "C2", SUMMARY, "T", "digits, mlp", path)
     verdicts = read_verdicts(tmp_path / "page")

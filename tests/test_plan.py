@@ -131,6 +131,31 @@ def test_a_damaged_profile_is_named_and_the_others_can_be_used(folder, content):
     assert len(plan.read_profile("tiny", folder)) == 3
 
 
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        (
+            "10_main:\n  minutes: 1\n  parameters:\n    seeds: 3\n    lr: 0.5\n    seeds: 2\n",
+            "line 6: key 'seeds' .*line 4",
+        ),
+        ("10_main: {minutes: 1}\n20_x: {minutes: 1}\n10_main: {minutes: 2}\n", "line 3: key '10_main' .*line 1"),
+        ("10_main: [{minutes: 1, minutes: 2}]\n", "line 1: key 'minutes' .*line 1"),
+        ("10_main: &x [*x]\n", "broken.yaml cannot be read"),
+    ],
+)
+def test_a_key_that_stands_twice_is_refused_with_its_lines(folder, text, place):
+    (folder / "profiles" / "broken.yaml").write_text(text)
+    with pytest.raises(InputError, match=place):
+        plan.read_profile("broken", folder)
+
+
+def test_a_merged_mapping_may_be_overridden(folder):
+    first, second = "minutes: &m 1, parameters: &p {seeds: 3}", "minutes: *m, parameters: {<<: *p, seeds: 2}"
+    text = f"10_main: {{{first}}}\n10_main-b: {{{second}}}\n"
+    (folder / "profiles" / "merged.yaml").write_text(text)
+    assert [job.parameters["seeds"] for job in plan.read_profile("merged", folder)] == [3, 2]
+
+
 def test_a_folder_without_notebooks_or_profiles_is_refused_with_the_remedy(tmp_path):
     with pytest.raises(InputError, match=r"no profiles in .*--notebooks"):
         plan.read_profile("smoke", tmp_path)

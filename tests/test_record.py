@@ -187,6 +187,7 @@ def test_without_the_batch_products_go_to_a_scratch_folder(monkeypatch, tmp_path
 
 
 def test_lists_of_numbers_are_parsed_or_refused_by_name():
+    assert record.numbers(1, int, "arrived") == [1] and record.numbers(0.1, float, "lrs") == [0.1]  # as papermill's -p
     assert record.numbers("1, 20", int, "steps") == [1, 20] and record.numbers("0.1,inf", float, "x") == [0.1, math.inf]
     for text, kind in (("1,2.5", int), ("a", float), ("", float), ("nan", float)):
         with pytest.raises(InputError, match="parameter skews = "):

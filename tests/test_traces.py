@@ -78,13 +78,13 @@ def test_causes_of_others_are_recorded_failures(tmp_path):
     [
         ("", None, "line 1: columns are ''"),
         ("round,client\n0,1\n", None, "line 1: columns are 'round,client'"),
-        ("round,client,arrived,why\n", None, "line 1: columns are 'round,client,arrived,why'"),
         ("round,client,arrived,cause\n0,1,1\n", None, "line 2: 3 values instead of 4"),
         ("round,client,arrived,cause\n0,1,1,silenced\n", None, "line 2: arrived is 1, with the cause 'silenced'"),
         ("round,client,arrived,cause\n0,1,0,arrived\n", None, "line 2: arrived is 0, with the cause 'arrived'"),
         (HEADER, None, "line 1: round 0, client 1 is missing after this line"),
         (HEADER + "0,1,1\n0,2\n", None, "line 3: 2 values instead of 3"),
-        (HEADER + "0,1,1\n\n0,2,1\n", None, "line 3: 0 values instead of 3"),
+        ("round,client,client,arrived\n0,1,1,1\n", None, "line 1: columns are 'round,client,client,arrived'"),
+        (HEADER + "0.5,1,1\n", None, "line 2: '0.5' is not a whole number >= 0"),
         (HEADER + "0,1,2\n", None, "line 2: arrived is 2"),
         (HEADER + "0,1,yes\n", None, "line 2: 'yes' is not a whole number >= 0"),
         (HEADER + "-1,1,1\n", None, "line 2: '-1' is not a whole number >= 0"),
@@ -102,3 +102,28 @@ def test_malformed_recordings_are_refused_with_their_line(tmp_path, text, n_clie
     with pytest.raises(InputError) as error:
         read(tmp_path, text, n_clients)
     assert message in str(error.value) and "trace.csv" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ufeff" + HEADER + "0,1,1\n0,2,0\n",
+        HEADER + "0,1,True\n0,2,False\n",
+        HEADER + "0,1,TRUE\n0,2,false\n",
+        HEADER + "0.0,1.0,1.0\n0,2,0.\n",
+        HEADER + "\n0, 1, 1\n ,,\n0,2,0\n\n",
+        HEADER.replace("\n", "\r\n") + "0,1,1\r\n0,2,0\r\n",
+        "client , arrived,round\n1,1,0\n2,0,0\n",
+    ],
+    ids=["byte-order mark", "data frame", "spreadsheet", "decimals", "empty lines", "line ends", "order of columns"],
+)
+def test_recordings_are_read_as_programs_write_them(tmp_path, text, capsys):
+    assert read(tmp_path, text).arrived.tolist() == [[True, False]]
+    assert capsys.readouterr().err == ""
+
+
+def test_other_columns_are_left_out_and_named_once(tmp_path, capsys):
+    text = ",round,client,arrived,rssi\n0,0,1,True,-80\n1,0,2,False,\n"
+    for _ in range(2):
+        assert read(tmp_path, text).arrived.tolist() == [[True, False]]
+    assert capsys.readouterr().err == f"{tmp_path / 'trace.csv'}: columns '', 'rssi' are not used\n"

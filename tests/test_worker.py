@@ -177,3 +177,10 @@ def test_a_temporary_folder_too_long_for_sockets_is_refused_with_the_remedy(tmp_
     write(tmp_path, "1")
     outcome = worker.run_notebook(order(tmp_path))
     assert outcome.cell == 0 and "set TMPDIR to a shorter path" in outcome.error and not result.exists()
+
+
+def test_a_long_output_without_a_space_is_cleaned_in_one_pass():
+    """Quadratic time would take the better part of an hour here."""
+    pattern, replacement = worker.VOLATILE[0]
+    text = "x" * 1_000_000 + ' "/tmp/ipykernel_12/345.py:1: UserWarning'
+    assert pattern.sub(replacement, text) == "x" * 1_000_000 + " cell:1: UserWarning"

@@ -1,5 +1,6 @@
 """`python -m fedauto_core.benchmark`: local work and whole rounds against a plain loop, the memory of LoRA, the
-server's side and the weights of many; `--peers`: also whole rounds of FedJAX and of Flower's simulation."""
+server's side and the weights of many; `--peers`: also whole rounds of FedJAX and of Flower's simulation, and FedAuto's
+strategy beside Flower's FedAvg."""
 
 import argparse
 import os
@@ -46,7 +47,10 @@ def main(peers: bool) -> None:
     server_side()
     print_weights()
     if peers:
+        from .strategies import print_strategies  # Flower is in an extra
+
         print_peers()
+        print_strategies()
 
 
 if __name__ == "__main__":

@@ -19,55 +19,21 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import numpy as np
-import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
-from torch import Tensor
 
-from fedauto_core.errors import require, require_number
-from fedauto_core.methods.base import Method, State
+from fedauto_core.errors import require_number
+from fedauto_core.methods.base import Method
 from fedauto_core.methods.fedauto import FedAuto
-from fedauto_core.methods.guard import is_sound
-from fedauto_core.methods.registry import METHODS, make_method
+from fedauto_core.methods.registry import make_method
 from fedauto_core.seeding import stream
+from fedauto_core.server.coordinator import Coordinator, Lost
+from fedauto_core.server.public import ServerData
 
-from .arrays import Layout, Parameters
-from .public import ServerData
-from .roster import Roster, with_context
-from .uploads import Lost, Round, Upload, identity, means, read
+from .uploads import Upload, identity, means, read
 
 LOG = logging.getLogger("flwr.fedauto")  # a child of Flower's own, so that `flwr log` shows it
-
-
-def obstacle(method: Method) -> str:
-    """Why `method` cannot run with plain clients and a server that trains, or ""."""
-    if method.client_support:
-        return f"it needs the support of clients: {method.client_support}"
-    if type(method).judged != Method.judged:
-        return "it judges another model than the one that it sends"
-    if method.participation != "network":
-        return "it does not average what arrives"
-    if method.needs_network_knowledge:
-        return "it must know the network"
-    if method.needs_scores:
-        return "it must evaluate models on the public data"
-    return ""
-
-
-class _Server:
-    """The public data as a method sees them: the `PublicTraining` of the contract."""
-
-    def __init__(self, data: ServerData, round: Round) -> None:
-        self.data, self.round, self.counts_per_class = data, round, data.counts_per_class
-
-    def trained(self, w: Tensor, steps: int, classes: Sequence[int] | None = None) -> Parameters:
-        parameters = self.round.layout.unflatten(w.numpy().copy())  # which it may change
-        return self.data.train(parameters, classes, steps, self.round.config)
-
-    def train(self, w: Tensor, steps: int, classes: Sequence[int] | None = None) -> Tensor:
-        return torch.from_numpy(self.round.layout.flatten(self.trained(w, steps, classes))) - w
 
 
 class MethodStrategy(Strategy):
@@ -105,41 +71,15 @@ class MethodStrategy(Strategy):
         with_server: bool = True,
         fraction_evaluate: float = 1.0,
     ) -> None:
-        fitting = ", ".join(name for name, cls in METHODS.items() if not obstacle(cls()))
-        why = obstacle(method)
-        remedy = "use one of these, or simulate it"
-        require(not why, f"method {method.name!r}: {why}", allowed=fitting, remedy=remedy)
-        counts = np.asarray(data.counts_per_class)
-        require(
-            counts.ndim == 1 and len(counts) > 0 and bool(np.isfinite(counts).all() and (counts >= 0).all()),
-            f"public samples of each class {counts.tolist()}",
-            allowed="one number >= 0 for each class",
-            remedy="count the labels of the public samples, np.bincount(y, minlength=n_classes)",
-        )
-        require(
-            (data.train is not None) == bool(counts.any()),
-            f"{counts.sum():g} public samples, and {'no' if data.train is None else 'a'} function that trains on them",
-            allowed="both or neither",
-            remedy="give ServerData(counts_per_class, train), or ServerData(np.zeros(n_classes)) for none",
-        )
-        require(
-            data.train is not None or method.public_data == Method.public_data,
-            f"method {method.name!r} without public data",
-            allowed="public data and a function that trains on them",
-            remedy="give ServerData(counts_per_class, train), or use fedavg",
-        )
-        require_number("steps", steps, low=1, strict=False, whole=True)
         require_number("fraction_evaluate", fraction_evaluate, high=1, strict=False)
-        self.method, self.data, self.steps = method, data._replace(counts_per_class=counts), steps
-        self.with_server, self.fraction_evaluate = with_server and data.train is not None, fraction_evaluate
-        self.timeout = 3600.0
+        self.core = Coordinator(method, data, steps, with_server, LOG.warning)
+        self.fraction_evaluate, self.timeout = fraction_evaluate, 3600.0
         self._begin()
 
     def _begin(self) -> None:
-        self.roster = Roster(self.data.counts_per_class)
+        self.core.forget()
+        self.roster = self.core.roster
         self.uploads: list[Upload] = []
-        self._round: Round | None = None
-        self._state: State | None = None
         self._silent: set[int] = set()  # nodes that were asked who they are, and have not been heard since
 
     def start(
@@ -152,9 +92,9 @@ class MethodStrategy(Strategy):
         return super().start(grid, initial_arrays, num_rounds, timeout, **more)
 
     def summary(self) -> None:
-        LOG.info("\t├──> Method: %r", self.method)
-        LOG.info("\t├──> Public samples of each class: %s", self.data.counts_per_class.tolist())
-        LOG.info("\t└──> The server takes part: %s", "yes" if self.with_server else "no")
+        LOG.info("\t├──> Method: %r", self.core.method)
+        LOG.info("\t├──> Public samples of each class: %s", self.core.data.counts_per_class.tolist())
+        LOG.info("\t└──> The server takes part: %s", "yes" if self.core.with_server else "no")
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -163,11 +103,8 @@ class MethodStrategy(Strategy):
         nodes = sorted(grid.get_node_ids())
         self._grid = grid
         self._identify([node for node in nodes if node not in self.roster.ids and node not in self._silent], grid)
-        named = {name: array.numpy() for name, array in arrays.items()}
-        layout = Layout.of(named)
-        config["server-round"] = server_round
-        rows = self._memory(1 + len(nodes), layout)
-        self._round = Round(server_round, config, layout, layout.flatten(named), nodes, rows)
+        config["server-round"], self._asked = server_round, nodes
+        self.core.open(server_round, {name: array.numpy() for name, array in arrays.items()}, config, len(nodes))
         return self._messages(nodes, MessageType.TRAIN, RecordDict({"arrays": arrays, "config": config}))
 
     def _messages(self, nodes: Iterable[int], kind: str, content: RecordDict) -> list[Message]:
@@ -187,50 +124,23 @@ class MethodStrategy(Strategy):
                 if why := self.roster.enrol(node, name, labels):
                     LOG.warning("%s: %s", name, why)
 
-    def _memory(self, count: int, layout: Layout) -> np.ndarray:
-        """Of the last round, [count, P], where it fits: to get new memory takes as long as to average."""
-        last = self._round and self._round.rows
-        fits = last is not None and (last.shape, last.dtype) == ((count, layout.size), layout.dtype)
-        return last if fits else np.empty((count, layout.size), layout.dtype)
-
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """The method's step from what arrived; also from nothing."""
-        round = self._round
-        lr, w = float(round.config.get("lr", 1.0)), torch.from_numpy(round.w)
-        server = _Server(self.data, round)
-        # 1. The server's own update, if it takes part.
-        if self.with_server:
-            try:
-                round.take(0, server.trained(w, self.steps))
-            except Lost as why:
-                LOG.warning("round %d: the server's own update is left out: %s", server_round, why)
-        # 2. Network: what of the replies is an upload, and what became of everyone else.
+        self.core.train()
         replies = list(replies)
-        nodes = {reply.metadata.src_node_id for reply in replies} & {*round.asked}
+        nodes = {reply.metadata.src_node_id for reply in replies} & {*self._asked}
         self._identify(sorted(nodes - self.roster.ids.keys()), self._grid)  # a slow start missed the question
-        self._take(replies)
-        if not (self.roster.names or self.with_server or self.method.public_data != Method.public_data):
-            return None, MetricRecord({"arrived": 0})  # nobody is known, and the method has nothing of its own
-        # 3. Aggregate, unless the step is a sign of divergence.
-        state = self._known(w, lr)
-        w, state = self.method.aggregate(state, w, round.arrivals(self.steps, lr), server)
-        told = {"arrived": len(round.metrics), **{name: float(value) for name, value in state.log.items()}}
-        log = MetricRecord(told | means(round.metrics))
-        with np.errstate(over="ignore"):
-            arrays = round.layout.unflatten(w.numpy())
-        floats = round.layout.floats  # as they are sent, which may be of a narrower dtype
-        if not is_sound(torch.from_numpy(round.layout.flatten(arrays))[floats], state.context.w0[floats]):
-            LOG.error("round %d: the step diverges and is refused; the model stays as it was", server_round)
-            return None, log
-        self._state = state
-        return ArrayRecord({name: Array(array) for name, array in arrays.items()}), log
+        metrics = self._take(server_round, replies)
+        arrays, log = self.core.close()
+        told = MetricRecord({"arrived": len(metrics), **{k: float(v) for k, v in log.items()}} | means(metrics))
+        return arrays and ArrayRecord({name: Array(array) for name, array in arrays.items()}), told
 
-    def _take(self, replies: Iterable[Message]) -> None:
-        """The updates among `replies` into the round, and what became of everyone asked into `uploads`."""
-        round = self._round
-        causes = dict.fromkeys(round.asked, "silent")
+    def _take(self, server_round: int, replies: Iterable[Message]) -> list[MetricRecord]:
+        """The updates among `replies` into the round, what became of everyone asked into `uploads`; the metrics that
+        came with the updates."""
+        metrics, causes = [], dict.fromkeys(self._asked, "silent")
         # Others are the link, which says that somebody is silent, or nobody.
         asked = [(reply.metadata.src_node_id, reply) for reply in replies if reply.metadata.src_node_id in causes]
         for node, reply in sorted(asked, key=lambda one: self.roster.ids.get(one[0], 0)):
@@ -238,27 +148,20 @@ class MethodStrategy(Strategy):
             try:
                 if node not in self.roster.ids:
                     raise Lost("it has not told yet who it is")
-                participant, (arrays, told) = self.roster.ids[node], read(reply)
-                round.take(participant, arrays)
+                arrays, told = read(reply)
+                self.core.take(self.roster.ids[node], arrays, told.get("num-examples"))
             except ValueError as fault:
                 name = self.roster.name_of(node)
-                LOG.warning("round %d: an update of %s is lost: %s", round.number, name, fault)
+                LOG.warning("round %d: an update of %s is lost: %s", server_round, name, fault)
                 causes[node] = causes[node] and str(fault)
                 continue
             causes[node] = ""
-            round.metrics.append(told)
-            self.roster.counts[participant - 1] = float(told["num-examples"])
+            metrics.append(told)
         for node, cause in causes.items():
-            self.uploads.append(Upload(round.number, self.roster.name_of(node), not cause, cause))
+            self.uploads.append(Upload(server_round, self.roster.name_of(node), not cause, cause))
             if cause == "silent":
-                LOG.warning("round %d: nothing from %s", round.number, self.roster.name_of(node))
-
-    def _known(self, w: Tensor, lr: float) -> State:
-        """The method's state, with what is known by now."""
-        first = self._state.context if self._state else None
-        w0, lr = (first.w0, first.lr) if first else (w, lr)
-        context = self.roster.context(w0, self.steps, lr, self.with_server)
-        return with_context(self.method, self._state, context) if self._state else self.method.init(context)
+                LOG.warning("round %d: nothing from %s", server_round, self.roster.name_of(node))
+        return metrics
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from functools import lru_cache
+from io import BytesIO
+from math import prod
+from typing import Literal, NamedTuple
 
 import numpy as np
-import torch
-from flwr.app import Array, Message, MetricRecord
+from flwr.app import Array, ArrayRecord, Message, MetricRecord
 
 from fedauto_core.errors import is_number
-from fedauto_core.methods.base import Arrivals
-from fedauto_core.methods.guard import finite
+from fedauto_core.server.coordinator import Lost
 
-from .arrays import Layout, Parameters
-from .public import Config
-
-
-class Lost(ValueError):
-    """Why an update does not count."""
+MAGIC = np.lib.format.magic(1, 0)  # the first bytes of nearly every array that NumPy writes
 
 
 class Upload(NamedTuple):
@@ -31,50 +26,15 @@ class Upload(NamedTuple):
     cause: str
 
 
-@dataclass
-class Round:
-    """A round: what was sent to whom, and what has come in by now.
-
-    number: from 1; w: the model that was sent, [P]; asked: nodes; rows: memory for the updates, [1 + asked, P], of
-    which those of `ids` are written; metrics: of the clients among them.
-    """
-
-    number: int
-    config: Config
-    layout: Layout
-    w: np.ndarray
-    asked: Sequence[int]
-    rows: np.ndarray
-    ids: list[int] = field(default_factory=list)
-    metrics: list[MetricRecord] = field(default_factory=list)
-
-    def take(self, participant: int, after: Parameters) -> None:
-        """The update of a participant whose parameters are now `after`; participants come in ascending order. Lost: it
-        is not finite, or a second one. Names or shapes that differ are an InputError."""
-        _lost_if(participant in self.ids, "a second one in the round")
-        row = self.rows[len(self.ids)]
-        with np.errstate(all="ignore"):
-            for place, part in self.layout.parts(after):
-                np.subtract(part, self.w[place], out=row[place], casting="same_kind")
-        _lost_if(not finite(torch.from_numpy(row)[None]), "it is not finite")
-        self.ids.append(participant)
-
-    def arrivals(self, steps: int, lr: float) -> Arrivals:
-        """As a method sees them. The rows are memory of this round alone: a method must not keep them."""
-        taken = len(self.ids)
-        deltas = torch.from_numpy(self.rows[:taken])
-        return Arrivals(self.number - 1, np.array(self.ids, dtype=np.int64), deltas, np.full(taken, steps), lr)
-
-
 def read(reply: Message) -> tuple[dict[str, np.ndarray], MetricRecord]:
-    """Arrays and metrics of a client's reply. Lost: there are none, or not one of each, or no samples behind it."""
+    """Arrays and metrics of a client's reply. Lost: there are none, or not one of each."""
     if reply.has_error():
         raise Lost(f"error {reply.error.code}: {reply.error.reason}")
-    arrays, metrics = reply.content.array_records, reply.content.metric_records
+    records = reply.content.values()
+    arrays = [record for record in records if isinstance(record, ArrayRecord)]
+    metrics = [record for record in records if isinstance(record, MetricRecord)]
     _lost_if(len(arrays) != 1 or len(metrics) != 1, f"{len(arrays)} ArrayRecords and {len(metrics)} MetricRecords")
-    (sent,), (told,) = arrays.values(), metrics.values()
-    count = told.get("num-examples")
-    _lost_if(not is_number(count) or count <= 0, f"num-examples = {count!r}")
+    (sent,), (told,) = arrays, metrics
     return {name: _decoded(name, array) for name, array in sent.items()}, told
 
 
@@ -101,9 +61,24 @@ def _lost_if(wrong: bool, why: str) -> None:
         raise Lost(why)
 
 
+def _in_place(array: Array) -> np.ndarray:
+    """As `array.numpy()`, without a copy of its bytes where these are plain: to copy takes longer than to average."""
+    if array.stype != "numpy.ndarray" or not array.data.startswith(MAGIC):
+        return array.numpy()
+    begin = len(MAGIC) + 2 + int.from_bytes(array.data[len(MAGIC) : len(MAGIC) + 2], "little")
+    shape, order, dtype = _header(array.data[len(MAGIC) : begin])
+    return np.frombuffer(array.data, dtype, prod(shape), begin).reshape(shape, order=order)
+
+
+@lru_cache  # everybody sends arrays of the same shapes
+def _header(data: bytes) -> tuple[tuple[int, ...], Literal["C", "F"], np.dtype]:
+    shape, by_columns, dtype = np.lib.format.read_array_header_1_0(BytesIO(data))
+    return shape, "F" if by_columns else "C", dtype
+
+
 def _decoded(name: str, array: Array) -> np.ndarray:
     try:
-        decoded = array.numpy()
+        decoded = _in_place(array)
     except Exception as fault:  # whatever the bytes are, they cost their sender's update and nothing else
         raise Lost(f"array {name!r} cannot be read: {fault}") from fault
     _lost_if(not isinstance(decoded, np.ndarray), f"array {name!r} is none")

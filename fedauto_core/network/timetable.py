@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fedauto_core.errors import require, require_number
+from fedauto_core.errors import is_number, require, require_number
 
 from .base import Rate, Setting, by_label, probabilities, process
 from .traces import Cause, Trace, make_trace
@@ -19,7 +19,7 @@ def _class_blackout(
     """
     n_classes = setting.histograms.shape[1]
     require(
-        isinstance(label, int) and 0 <= label < n_classes,
+        is_number(label, whole=True) and 0 <= label < n_classes,
         f"blackout of class {label}",
         allowed=f"classes 0..{n_classes - 1}",
         remedy="choose a class of the dataset",
@@ -105,7 +105,7 @@ def _but_for(setting: Setting, off: np.ndarray, cause: Cause, probability: Rate)
 
 def _require_start(start: int, setting: Setting) -> None:
     require(
-        isinstance(start, int) and 0 <= start < setting.rounds,
+        is_number(start, whole=True) and 0 <= start < setting.rounds,
         f"start is round {start}",
         allowed=f"integers 0..{setting.rounds - 1}",
         remedy="let the change fall within the run",

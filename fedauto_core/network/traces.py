@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import functools
 import hashlib
+import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
@@ -45,7 +48,8 @@ class Trace:
     success_probability float64 [T, N]: the true probability of arrival given what the process makes public before
     round t (each process of `network` states what); marginal_probability float64 [T, N]: the same for one who knows the
     law but neither the state of a channel nor whose turn it is (of radio links, which publish the shadowing of clients
-    that move and the computing times: the same as success_probability). For oracles only.
+    that move and the computing times: the same as success_probability). For oracles only. note: what was assumed in
+    reading a recording, "" if nothing was.
     """
 
     arrived: np.ndarray
@@ -53,6 +57,7 @@ class Trace:
     success_probability: np.ndarray
     long_run_probability: np.ndarray
     marginal_probability: np.ndarray
+    note: str = ""
 
     @property
     def sha256(self) -> str:
@@ -69,13 +74,13 @@ class Trace:
     def describe(self) -> pd.DataFrame:
         """Per client 1..N: arrival rate, its long-run value, longest gap, mean length of on and off runs (rounds).
 
-        A mean run length is NaN where there is no such run.
+        A mean run length is NaN where there is no such run. The table's `attrs` hold the `note`.
         """
         gap = longest = np.zeros(self.arrived.shape[1], dtype=np.int64)
         for arrived in self.arrived:
             gap = np.where(arrived, 0, gap + 1)
             longest = np.maximum(longest, gap)
-        return pd.DataFrame(
+        table = pd.DataFrame(
             {
                 "arrival_rate": self.arrived.mean(axis=0),
                 "long_run_rate": self.long_run_probability,
@@ -85,11 +90,13 @@ class Trace:
             },
             index=pd.RangeIndex(1, self.arrived.shape[1] + 1, name="client"),
         )
+        table.attrs["note"] = self.note
+        return table
 
     def to_csv(self, path: Path | str) -> None:
         """Columns round (from 0), client (from 1), arrived (0 or 1), cause (of `CAUSES`; empty where it arrived); one
         line per upload."""
-        with Path(path).open("w", newline="") as file:
+        with Path(path).open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow((*CSV_COLUMNS, CSV_CAUSE))
             for (t, k), value in np.ndenumerate(self.arrived):
@@ -97,12 +104,12 @@ class Trace:
 
     @classmethod
     def from_csv(cls, path: Path | str, n_clients: int | None = None) -> Trace:
-        """Read what `to_csv` writes, lines in any order; every (round, client) exactly once. The last column may be
-        missing; a cause in other words, or none, is "recorded failure".
+        """Read what `to_csv` (or that of a data frame) writes, lines in any order; every (round, client) exactly once.
+        The cause may be missing; one in other words, or none, is "recorded failure".
 
         A recording has no known law: each of its probabilities is the recorded rate of the client.
-        InputError with file and line for gaps, duplicates, unknown clients, values other than 0 and 1, wrong columns,
-        and a cause that contradicts the arrival.
+        InputError with file and line for gaps, duplicates, unknown clients, values other than 0, 1, true and false,
+        missing columns, and a cause that contradicts the arrival.
         """
         cause = _read_recording(Path(path), n_clients)
         arrived = cause == Cause.OK
@@ -131,21 +138,22 @@ def _mean_run(on: np.ndarray) -> np.ndarray:
 
 
 CSV_COLUMNS, CSV_CAUSE = ("round", "client", "arrived"), "cause"
+TRUTH = {"true": "1", "false": "0"}  # as data frames write it, in any case
 _CSV_RULE = (
-    "columns round,client,arrived and, if known, cause; rounds from 0, clients from 1, arrived 0 or 1, a cause where "
-    "it is 0; every (round, client) once"
+    "columns round,client,arrived and, if known, cause; rounds from 0, clients from 1, arrived 0 or 1, true or false, "
+    "a cause where it is 0; every (round, client) once"
 )
 
 
 @dataclass(frozen=True)
 class Recording:
-    """A CSV file whose first line names `columns`, and may name one `more`; whatever breaks `rule` is refused with its
-    line."""
+    """A CSV file in UTF-8, with a byte-order mark or without, whose first line names `columns` in any order, and maybe
+    others; empty lines count for nothing, and whatever else breaks `rule` is refused with its line."""
 
     path: Path
     columns: tuple[str, ...]
     rule: str
-    more: str = ""
+    optional: tuple[str, ...] = ()
 
     def refuse(self, line: int, what: str) -> InputError:
         """The error to raise about a line (from 1)."""
@@ -154,39 +162,51 @@ class Recording:
         )
 
     def rows(self) -> Iterator[tuple[int, list[str]]]:
-        """Line number and values of each line except the first, "" for `more` where it is not named. InputError for an
-        unreadable file or a wrong shape."""
+        """Line number and values (of `columns`, then of `optional`, "" where there is no such column) of each line
+        except the first. InputError for an unreadable file or a wrong shape; other columns are told once and left out.
+        """
         try:
-            lines = self.path.read_text(encoding="utf-8").splitlines()
+            text = self.path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(
                 f"cannot read the recording {self.path}: {error}", allowed=self.rule, remedy="check the file"
             ) from error
-        reader = csv.reader(lines)
-        header = tuple(next(reader, []))
-        whole = (*self.columns, self.more) if self.more else self.columns
-        if header not in (self.columns, whole):
+        reader = csv.reader(text.splitlines())
+        header = [name.strip() for name in next(reader, [])]
+        known = (*self.columns, *self.optional)
+        if not {*self.columns} <= {*header} or any(header.count(name) > 1 for name in known):
             raise self.refuse(1, f"columns are {','.join(header)!r}")
+        if others := [name for name in header if name not in known]:
+            _tell(f"{self.path}: columns {', '.join(map(repr, others))} are not used")
+        places = [header.index(name) if name in header else None for name in known]
         for row in reader:
+            if not any(value.strip() for value in row):
+                continue
             if len(row) != len(header):
                 raise self.refuse(reader.line_num, f"{len(row)} values instead of {len(header)}")
-            yield reader.line_num, row + [""] * (len(whole) - len(row))
+            yield reader.line_num, ["" if place is None else row[place].strip() for place in places]
+
+
+@functools.cache  # once, however many seeds draw a trace from the same file
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def _read_recording(path: Path, n_clients: int | None) -> np.ndarray:
     """The causes [T, N], `Cause.OK` where it arrived."""
-    recording = Recording(path, CSV_COLUMNS, _CSV_RULE, more=CSV_CAUSE)
+    recording = Recording(path, CSV_COLUMNS, _CSV_RULE, optional=(CSV_CAUSE,))
     refuse = recording.refuse
 
     def number(text: str, line: int) -> int:
-        if not text.strip().isdecimal():
+        whole = re.fullmatch(r"(\d+)(\.0*)?", text)  # a column with a gap makes a data frame write 1.0
+        if not whole:
             raise refuse(line, f"{text!r} is not a whole number >= 0")
-        return int(text)
+        return int(whole[1])
 
     known = {word: code for code, word in enumerate(CAUSES)} | {"": Cause.RECORDED}
     recorded: dict[tuple[int, int], tuple[int, int]] = {}  # (round, client) -> (line, cause)
-    for line, (*numbers, told) in recording.rows():
-        t, client, arrived = (number(text, line) for text in numbers)
+    for line, (*numbers, answer, told) in recording.rows():
+        t, client, arrived = (number(text, line) for text in (*numbers, TRUTH.get(answer.lower(), answer)))
         if client < 1 or client > (n_clients or client):
             raise refuse(line, f"unknown client {client}" + (f" (there are {n_clients})" if n_clients else ""))
         if arrived > 1:

@@ -20,7 +20,7 @@ from .cluster import cluster
 from .folder import REPORTS, clear, log_file, read_manifest, work_folder
 from .orders import Order, Outcome, logged
 from .overview import status_of, write_overview
-from .plan import WORKER, Job, changes, inputs_of, override, read_profile, select
+from .plan import WORKER, Job, changes, inputs_of, override, read_profile, select, spread
 from .processes import Processes
 from .progress import SUFFIX, read_progress, sweep, token_file
 from .sources import NOTEBOOKS, read_notebooks
@@ -45,6 +45,7 @@ class Batch:
     notebooks_dir: Path
     only: tuple[str, ...]
     settings: tuple[str, ...]
+    grids: tuple[str, ...]
     fresh: bool
     jobs: int
     timeout: float | None = None
@@ -53,7 +54,9 @@ class Batch:
     def command(self, only: Sequence[str]) -> str:
         """The command line that repeats this batch for the notebooks in `only`."""
         words = ["python", "-m", "fedauto_core", "report", "--profile", self.profile]
-        for option, values in (("--only", only), ("--set", self.settings)):
+        if self.grids:  # a point of the product has no name of its own on the command line
+            words, only = ["python", "-m", "fedauto_core", "sweep", *self.only, "--profile", self.profile], ()
+        for option, values in (("--only", only), ("--set", self.settings), ("--grid", self.grids)):
             for value in values:
                 words += [option, value]
         if self.notebooks_dir != NOTEBOOKS:
@@ -70,6 +73,7 @@ def run_report(
     *,
     only: Sequence[str] = (),
     settings: Sequence[str] = (),
+    grids: Sequence[str] = (),
     jobs: int | None = None,
     dry_run: bool = False,
     fresh: bool = False,
@@ -82,6 +86,7 @@ def run_report(
     their input, 130 if interrupted.
 
     only: shell patterns of notebook names. settings: `name=value`, for every selected notebook with that parameter.
+    grids: `name=value,value`: a page for each point of their product instead of one, and no others in the report.
     jobs: processes at a time, by default one per CPU; a `parallel` notebook's experiments take all of them.
     fresh: compute everything again, experiments included.
     scheduler: address of a Dask scheduler whose workers see the same files and have the same code. timeout: minutes
@@ -95,8 +100,11 @@ def run_report(
         require_number("--timeout", timeout, remedy="leave it out for ten times the expected minutes")
     everything = read_profile(profile, notebooks_dir)
     plan = override(select(everything, only), settings)
+    if grids:
+        plan = everything = spread(plan, grids)
     target = (out or REPORTS / profile).resolve()
-    batch = Batch(profile, target, notebooks_dir.resolve(), tuple(only), tuple(settings), fresh, parallel, timeout)
+    parts = (tuple(only), tuple(settings), tuple(grids), fresh, parallel, timeout)
+    batch = Batch(profile, target, notebooks_dir.resolve(), *parts)
     if dry_run:
         _print_plan(plan, batch)
         return 0
@@ -325,7 +333,8 @@ def _print_failures(failed: Sequence[Outcome], batch: Batch) -> None:
     for outcome in failed:
         where = f"cell {outcome.cell}" if outcome.cell else "outside the cells"
         print(f"\n{outcome.name}: {where}{f', line `{outcome.line}`' if outcome.line else ''}\n  {outcome.error}")
-        print(f"  log:    {os.path.relpath(log_file(batch.out, outcome.name))}")
+        if (log := log_file(batch.out, outcome.name)).exists():  # not on a disk that was full
+            print(f"  log:    {os.path.relpath(log)}")
         print(f"  repeat: {batch.command([outcome.name])}")
     if failed:
         print(f"\n{len(failed)} notebook{'s' * (len(failed) > 1)} failed")

@@ -5,7 +5,7 @@ over seeds. Intervals are Student-t: with the handful of seeds that fits a noteb
 covers far less than it says (about 83 % instead of 95 % at five seeds), a t interval does not.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -111,3 +111,66 @@ def difference_verdict(claim: str, statement: str, effect: Interval, unit: str, 
     """Verdict of a claim of the form "this difference is positive"."""
     found = (mark(effect.low, effect.high), effect.mean, effect.low, effect.high, effect.n)
     return Verdict(claim, statement, *found, unit, evidence)
+
+
+def difference(
+    runs: pd.DataFrame,
+    claim: str,
+    statement: str,
+    unit: str,
+    evidence: str,
+    *,
+    metric: str,
+    better: Mapping[str, object],
+    worse: Mapping[str, object],
+) -> Verdict:
+    """`difference_verdict` on two sides of the runs, as `paired` takes them."""
+    return difference_verdict(claim, statement, interval(paired(runs, metric, better, worse)), unit, evidence)
+
+
+def mean_of_column(
+    table: pd.DataFrame, claim: str, statement: str, unit: str, evidence: str, *, column: str
+) -> Verdict:
+    """`difference_verdict` on a column with one difference per seed."""
+    return difference_verdict(claim, statement, interval(table[column]), unit, evidence)
+
+
+def factorial(
+    runs: pd.DataFrame,
+    claim: str,
+    case: str,
+    unit: str,
+    evidence: str,
+    *,
+    part: str,
+    metric: str,
+    where: Mapping[str, Collection[object]],
+) -> Verdict:
+    """C1 on one `part` of `interaction`, of the runs that `where` selects (column -> values), the mean of those that
+    share seed and cell."""
+    chosen = runs[np.logical_and.reduce([runs[column].isin(values) for column, values in where.items()], axis=0)]
+    effects = interaction(chosen.groupby(["failures", "skewed", "seed"], as_index=False)[metric].mean(), metric)
+    costs = ", ".join(f"{name} {effects[name].mean:.1f}" for name in ("failures", "skew", "both"))
+    return difference_verdict(claim, f"{case}, {part}. Points lost: {costs}", effects[part], unit, evidence)
+
+
+def untouched(
+    changes: pd.DataFrame,
+    claim: str,
+    where: str,
+    unit: str,
+    evidence: str,
+    *,
+    method: str,
+    told: Sequence[str],
+    seeds: int,
+) -> Verdict:
+    """C5: nothing changes for `method` (its column of `changes`) when what it is not told is false, but something does
+    for each that is `told`, in every row: only then would a change have been seen."""
+    own, control = float(changes[method].max()), float(changes[list(told)].min(axis=None))
+    statement = (
+        f"{where}: false success probabilities change the test loss of `{method}` by {own:g}, that of whoever is told "
+        f"them by {control:.2g} or more"
+    )
+    mark = "¬Re" if own else "Re" if control else "~"
+    return Verdict(claim, statement, mark, own, own, own, seeds, unit, evidence, spread="exact comparison")

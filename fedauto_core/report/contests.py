@@ -13,7 +13,7 @@ own level ([Re] for both kinds of "won", [=] for "equivalent"); "some rival is a
 if it survives ([¬Re] for "lost"). What was still moving when the runs ended is [~] at best.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 
 import numpy as np
@@ -240,3 +240,39 @@ def beats_all_verdict(claim: str, comparisons: pd.DataFrame, where: str, unit: s
     spread += "" if row["settled"] else ", early"
     effect = (float(row[key]) for key in ("mean", "decides_low", "decides_high"))
     return Verdict(claim, statement, row["mark"], *effect, int(row["n"]), unit, evidence, spread)
+
+
+def beats_all(
+    runs: pd.DataFrame,
+    claim: str,
+    where: str,
+    unit: str,
+    evidence: str,
+    *,
+    method: str,
+    rivals: Mapping[str, str],
+    family: str,
+    metric: str = "points",
+    margin: float = MARGIN,
+    plain: str = "fedavg",
+    ideal: str = "fedavg_ideal",
+    pages: int = 1,
+    labels: Sequence[str] = ("label",),
+) -> Verdict:
+    """`beats_all_verdict` of `method` on a family of `rivals` (`families`), from one row per run.
+
+    What is harmless and what is settled is read from the runs. labels: columns whose values together name a side; the
+    others: of `against`.
+    """
+    sides = runs.assign(label=runs[list(labels)].agg(", ".join, axis=1))
+    comparisons = against(
+        sides,
+        method,
+        rivals,
+        metric,
+        margin=margin,
+        harmless=harmless_scenarios(sides, metric, plain, ideal),
+        settled=settled_comparisons(sides, method, rivals, ideal),
+        pages=pages,
+    )
+    return beats_all_verdict(claim, dict(families(comparisons))[family], where, unit, evidence)

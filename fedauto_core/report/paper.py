@@ -25,13 +25,15 @@ UNIT = "points of accuracy"
 
 def show(page: Page, claim: str, summary: pd.DataFrame, table: str, where: str, path: Path = VALUES) -> None:
     """On `page`: ours beside the paper's as table and figure, and the verdicts on values and order; nothing for the
-    table "". where: data and model, for the statements; the rest: of `beside`."""
+    table "". where: data and model, for the statements; the rest: of `beside`. final.csv of the page
+    holds `summary`."""
     held = beside(summary, table, path)
     if len(held):
         page.table(held, PAPER, f"Ours beside {table} of the paper: points, 95 % t interval of the deviation.")
         page.figure(figure(held), "paper_figure", held, f"Ours (dots, intervals) and {table} of the paper (crosses).")
-        page.verdict(value_verdict(claim, held, where, PAPER))
-        page.verdict(order_verdict(claim, summary, held, where, PAPER))
+        said = {"claim": claim, "where": where, "evidence": PAPER}
+        page.judge(value_verdict, {"held": PAPER}, **said)
+        page.judge(order_verdict, {"summary": "final", "held": PAPER}, **said)
 
 
 def beside(summary: pd.DataFrame, table: str, path: Path = VALUES) -> pd.DataFrame:

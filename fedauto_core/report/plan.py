@@ -76,11 +76,14 @@ def _read_entries(profile: str, folder: Path) -> dict[str, object]:
     )
     require_known("profile", profile, known)
     try:
-        entries = yaml.safe_load(known[profile].read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        loader = yaml.SafeLoader(known[profile].read_text(encoding="utf-8-sig"))
+        root = loader.get_single_node()
+        _refuse_repeated_keys(root)
+        entries = None if root is None else loader.construct_document(root)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise InputError(
             f"profile {known[profile].name} cannot be read: {' '.join(str(error).split())}",
-            allowed="YAML in UTF-8",
+            allowed="YAML in UTF-8, every key once",
             remedy="mend the file",
         ) from None
     require(
@@ -90,6 +93,21 @@ def _read_entries(profile: str, folder: Path) -> dict[str, object]:
         remedy="name at least one notebook",
     )
     return entries
+
+
+def _refuse_repeated_keys(node: yaml.Node | None) -> None:
+    """ValueError, with the line, if a mapping at or below `node` has a key twice: YAML lets the last one win."""
+    if isinstance(node, yaml.MappingNode):
+        seen: dict[str, int] = {}
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            if str(key.value) in seen:
+                raise ValueError(f"line {line}: key {key.value!r} is already on line {seen[str(key.value)]}")
+            seen[str(key.value)] = line
+            _refuse_repeated_keys(value)
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _refuse_repeated_keys(item)
 
 
 def banner(profile: str) -> str:
@@ -161,6 +179,30 @@ def override(jobs: Sequence[Job], settings: Sequence[str]) -> list[Job]:
             for job in jobs
         ]
     return jobs
+
+
+def spread(jobs: Sequence[Job], grids: Sequence[str]) -> list[Job]:
+    """Every job once for each point of the product of `name=value,value` grids, under a name that says which.
+    InputError if a job lacks a parameter, a value does not fit, or two points would have one name."""
+    for grid in grids:
+        key, equals, values = grid.partition("=")
+        require(bool(equals and values), f"--grid {grid!r}", allowed="name=value,value", remedy="write --grid name=1,2")
+        for job in jobs:
+            _require_parameter(key, [job.notebook], f"--grid, {job.notebook.name}")
+        jobs = [
+            replace(job, name=f"{job.name}-{_in_a_name(key, value)}", parameters={**job.parameters, key: value})
+            for job in jobs
+            for value in (job.notebook.parameters[key].check(text, "--grid") for text in values.split(","))
+        ]
+    names = [job.name for job in jobs]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    remedy = "take one of them out of the grid"
+    require(not twice, f"--grid gives two pages the name {', '.join(twice)}", allowed="one name each", remedy=remedy)
+    return list(jobs)
+
+
+def _in_a_name(key: str, value: Value) -> str:
+    return re.sub(r"[^\w.+]+", "_", f"{key}_{value}")
 
 
 def select(jobs: Sequence[Job], patterns: Sequence[str]) -> list[Job]:

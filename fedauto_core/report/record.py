@@ -8,7 +8,7 @@ import io
 import math
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from fedauto_core.errors import InputError, require, require_known
 from fedauto_core.store.keys import versions
 
 from .folder import REPORTS, write_json
+from .judging import judged
 from .pictures import small_png, small_svg
 from .sources import Value, declared
 from .tables import cell, html_table, markdown_table, numeric
@@ -49,10 +50,11 @@ def parameters(namespace: Mapping[str, Any]) -> dict[str, Value]:
     )
 
 
-def numbers(text: str, kind: type[int] | type[float], parameter: str) -> list[Any]:
-    """The values of a comma-separated parameter; InputError, naming the parameter, if one is not an int or float."""
+def numbers(text: str | float, kind: type[int] | type[float], parameter: str) -> list[Any]:
+    """The values of a comma-separated parameter, which papermill hands over as a number where it is a single one;
+    InputError, naming the parameter, if one is not an int or float."""
     try:
-        values = [kind(part) for part in text.split(",")]
+        values = [kind(part) for part in str(text).split(",")]
     except ValueError:
         values = []
     require(
@@ -130,6 +132,17 @@ class Page:
         text = f"**[{verdict.mark}] {verdict.claim}.** {verdict.statement}. Effect {describe(verdict)}"
         display(Markdown(f"{text}; evidence: *{verdict.evidence}*."))
 
+    def data(self, frame: pd.DataFrame, slug: str, caption: str) -> None:
+        """Save `frame` as slug.csv without showing it: what a verdict is computed from."""
+        self._require_slug(slug)
+        self._write_csv(frame, slug)
+        display(Markdown(f"**Data.** [{slug}.csv]({slug}.csv): {caption}"))
+
+    def judge(self, rule: Callable[..., Verdict], tables: Mapping[str, str], **options: object) -> None:
+        """The `verdict` that `rule` computes from CSV files of this page (`judging.judged`), so that
+        `python -m fedauto_core verify` can compute it again; `rule` is one of `verify.RULES`."""
+        self.verdict(judged(self.folder, rule, tables, options))
+
     def provenance(self, **extra: object) -> None:
         """Write and show versions, the hash of the code that this notebook uses (named by the batch in FEDAUTO_CODE),
         parameters and `extra` (data hashes, ...)."""
@@ -146,14 +159,18 @@ class Page:
         display(Markdown(markdown_table(pd.DataFrame(rows, columns=["what", "value"]))))
 
     def _register(self, slug: str, kind: str, caption: str) -> None:
+        self._require_slug(slug)
+        self._products[slug] = {"slug": slug, "kind": kind, "caption": caption}
+        write_json(self.folder / "products.json", list(self._products.values()))
+
+    @staticmethod
+    def _require_slug(slug: str) -> None:
         require(
             re.fullmatch(r"[a-z0-9_]+", slug) is not None,
             f"slug {slug!r}",
             allowed="lower-case letters, digits and underscores",
             remedy="name the product like a file",
         )
-        self._products[slug] = {"slug": slug, "kind": kind, "caption": caption}
-        write_json(self.folder / "products.json", list(self._products.values()))
 
     def _write_csv(self, frame: pd.DataFrame, slug: str) -> None:
         require(

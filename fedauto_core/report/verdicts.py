@@ -6,10 +6,12 @@ reproduced; [~] undecided; [own] holds, but is not the paper's to reproduce.
 
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import NoneType
+from typing import Any
 
 from fedauto_core.errors import require_known
 
@@ -50,8 +52,9 @@ LEGEND = (
 
 @dataclass(frozen=True)
 class Verdict:
-    """One computed verdict. effect and [low, high] are in `unit`; spread says what [low, high] is. The mark "Re" of a
-    claim that is ours to show (`OWN`) becomes "own"."""
+    """One computed verdict. effect and [low, high] are in `unit`; spread says what [low, high] is. basis: how it
+    follows from the page's CSV files (`report.judging`: rule, tables, options), None if lines of the notebook computed
+    it. The mark "Re" of a claim that is ours to show (`OWN`) becomes "own"."""
 
     claim: str
     statement: str
@@ -63,6 +66,7 @@ class Verdict:
     unit: str
     evidence: str
     spread: str = "95 % t interval"
+    basis: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         require_known("claim", self.claim, CLAIMS)
@@ -72,7 +76,7 @@ class Verdict:
 
 
 SHAPE = {field.name: NUMBER if field.type is float else field.type for field in fields(Verdict)}
-SHAPE |= dict.fromkeys(("low", "high"), (*NUMBER, NoneType))
+SHAPE |= dict.fromkeys(("low", "high"), (*NUMBER, NoneType)) | {"basis": (dict, NoneType)}
 """A row of verdicts.json; an open side of an interval is stored as null."""
 
 
@@ -86,7 +90,7 @@ def stored(verdicts: Iterable[Verdict]) -> list[dict[str, object]]:
 def _from_stored(value: object) -> tuple[Verdict, ...]:
     open_sides = {"low": -math.inf, "high": math.inf}
     rows = rows_of_shape(value, SHAPE)
-    return tuple(Verdict(**{k: open_sides[k] if row[k] is None else row[k] for k in SHAPE}) for row in rows)
+    return tuple(Verdict(**{k: open_sides.get(k) if row.get(k) is None else row[k] for k in SHAPE}) for row in rows)
 
 
 def read_verdicts(folder: Path) -> tuple[Verdict, ...]:
@@ -114,6 +118,12 @@ def combine_marks(marks: Iterable[str]) -> str:
     equivalent; [~] without parts."""
     found = {*marks}
     return next((mark for mark in ("¬Re", "~", "=", "own", "Re") if mark in found), "~")
+
+
+def subject(verdict: Verdict) -> str:
+    """What a verdict is about: its statement up to the colon or stop behind which the numbers begin."""
+    found = re.match(r"(.*?)[:.] (?=.*\d)", verdict.statement)
+    return found[1] if found else verdict.statement
 
 
 def _side(value: float) -> str:

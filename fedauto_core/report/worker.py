@@ -47,6 +47,7 @@ logging.getLogger("papermill").addHandler(logging.NullHandler())  # failures are
 START_S = 600  # a kernel that dies is seen at once; one that starts is waited for on the slowest machine
 OUTPUT_S = 60  # for what a cell has put out to arrive after its end, on a busy machine
 FULL = (errno.ENOSPC, errno.EDQUOT)
+REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT)
 VOLATILE = (
     # Process number in the file name of a cell's warnings; begun at words only, for the time not to be quadratic.
     (re.compile(r"(?<!\S)\S*ipykernel_\d+[\\/]\d+\.py"), "cell"),
@@ -319,11 +320,15 @@ def _failure(
     else:
         message = str(error) if isinstance(error, Ended) else f"{type(error).__name__}: {error}"
     message = message.strip().splitlines()[0]
-    if getattr(error, "errno", None) in FULL or re.match(rf"\w+: \[Errno ({'|'.join(map(str, FULL))})\]", message):
+    said = re.match(r"\w+: \[Errno (\d+)\]", message)
+    code = int(said[1]) if said else None
+    if code in FULL:
         places = {"report": order.out, "cache": cache_folder(), "temporary files": Path(tempfile.gettempdir())}
         left = ", ".join(f"{_free_mb(place)} MB for {name} in {place}" for name, place in places.items())
         message = f"disk full: {message}; there are left {left}; make room, then repeat"
-    numbers = {cell.id: number for number, cell in enumerate(source.cells, 1)}
+    elif code in REFUSED and str(cache_folder()) in message:
+        message = f"cannot use the cache: {message}; set FEDAUTO_DATA to a folder that this user may write"
+    numbers = {cell.id: at for at, cell in enumerate(source.cells, 1)}
     number = numbers.get(reached[-1], 0) if reached and isinstance(error, PapermillExecutionError | Ended) else 0
     at = re.findall(rf"Cell In\[{error.exec_count}\], line (\d+)", lines) if lines else []
     text = source.cells[number - 1].source.splitlines()[int(at[0]) - 1].strip() if number and at else ""

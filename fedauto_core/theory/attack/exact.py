@@ -34,6 +34,7 @@ from ..bound.theorem import Theorem
 THETAS = (0.001, 0.01, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0, 1000.0)
 ALWAYS, ATTAINED = (0.001, 0.3, 3.0), 0.999
 _sum_of = partial(reduce, add)  # of PEPit's expressions: `sum` would add a 0
+LEAST_STEP = 1e-3  # the program's numbers lie gamma^2 apart: below 1e-6 a solver calls wrong answers optimal
 MOST_SIZE = 60  # rows of the Gram matrix: seconds per case on one core
 
 
@@ -71,9 +72,11 @@ def worst_case(
 
     rounds [T, K]: weights beta of the participants in each round; shares [K]: n_j/n (0: no part of F, as participant
     m); who has neither weight nor share is left out. theorem: one whose errors are linear in b_r and D_r (the improved
-    one's: `improved_at`). bend: multiplies the errors, for falsification. InputError without the extra or for a program
-    that is too large; ArithmeticError if the solver fails.
+    one's: `improved_at`). bend: multiplies the errors, for falsification. InputError without the extra, for a program
+    that is too large or for a step that is too small; ArithmeticError if the solver fails.
     """
+    remedy = "take a larger step; the ratios hardly change below this one"
+    require_number("gamma", gamma, low=LEAST_STEP, strict=False, remedy=remedy)
     rounds, shares = _taking_part(rounds, shares, steps)
     from PEPit import PEP, null_expression
     from PEPit.functions import SmoothFunction

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,11 +23,11 @@ class Roster:
 
     public: np.ndarray
     names: list[str] = field(default_factory=list)
-    ids: dict[int, int] = field(default_factory=dict)
+    ids: dict[Hashable, int] = field(default_factory=dict)
     counts: list[float] = field(default_factory=list)
     histograms: list[np.ndarray | None] = field(default_factory=list)
 
-    def enrol(self, node: int, name: str, labels: Sequence[float] | None) -> str:
+    def enrol(self, node: Hashable, name: str, labels: Sequence[float] | None) -> str:
         """Take in the participant `name` behind `node`, or know it again, with its label counts. What is wrong with
         these, or ""."""
         if name not in self.names:
@@ -44,7 +44,7 @@ class Roster:
         guessed = self.histograms[index] is None
         return why and why + ("; its histogram is guessed to be uniform" if guessed else "; the ones before stay")
 
-    def name_of(self, node: int) -> str:
+    def name_of(self, node: Hashable) -> str:
         return self.names[self.ids[node] - 1] if node in self.ids else f"node {node}"
 
     def context(self, w0: Tensor, steps: int, lr: float, with_server: bool) -> Context:

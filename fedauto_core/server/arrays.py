@@ -8,7 +8,7 @@ from math import prod
 
 import numpy as np
 
-from fedauto_core.errors import require
+from fedauto_core.errors import InputError, require
 
 Parameters = Mapping[str, np.ndarray]
 """Name -> array, as in a state_dict: a whole model, or its adapters alone."""
@@ -49,6 +49,11 @@ class Layout:
         """P."""
         return sum(map(prod, self.shapes.values()))
 
+    def rounded(self, vector: np.ndarray) -> np.ndarray:
+        """Vector [P] as it comes back from the arrays, of narrower dtypes and of integers."""
+        exact = {*self.dtypes.values()} == {self.dtype}
+        return vector if exact else self.flatten(self.unflatten(vector))
+
     @property
     def floats(self) -> slice | np.ndarray:
         """Where the vector holds floats, whose size says whether training goes well; a counter's does not."""
@@ -58,22 +63,21 @@ class Layout:
     def parts(self, arrays: Parameters) -> Iterator[tuple[slice, np.ndarray]]:
         """Each array, flat, and where it stands in the vector; `arrays` may have any order and any real dtype.
         InputError where names or shapes differ."""
-        names = arrays.keys() ^ self.shapes.keys()
-        require(
-            not names,
-            f"arrays {sorted(names)} on one side only",
-            allowed=f"the {len(self.shapes)} arrays of the model",
-            remedy="send the arrays that were received",
-        )
+        if names := arrays.keys() ^ self.shapes.keys():
+            raise InputError(
+                f"arrays {sorted(names)} on one side only",
+                allowed=f"the {len(self.shapes)} arrays of the model",
+                remedy="send the arrays that were received",
+            )
         begin = 0
         for name, shape in self.shapes.items():
             array, end = arrays[name], begin + prod(shape)
-            require(
-                array.shape == shape and array.dtype.kind in "fiub",
-                f"array {name!r} has shape {array.shape} and dtype {array.dtype}",
-                allowed=f"real numbers of shape {shape}",
-                remedy="send the arrays that were received",
-            )
+            if array.shape != shape or array.dtype.kind not in "fiub":
+                raise InputError(
+                    f"array {name!r} has shape {array.shape} and dtype {array.dtype}",
+                    allowed=f"real numbers of shape {shape}",
+                    remedy="send the arrays that were received",
+                )
             yield slice(begin, end), array.reshape(-1)
             begin = end
 

@@ -1,0 +1,147 @@
+"""One notebook for every point of a grid of parameters, and its verdicts side by side."""
+
+import html
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.figure import Figure
+
+from fedauto_core.store.writing import write_atomically
+
+from . import figures
+from .batch import INTERRUPTED, run_report
+from .folder import REPORTS
+from .plan import Job, override, read_profile, select, spread
+from .record import FLOAT_FORMAT
+from .sources import NOTEBOOKS
+from .tables import cell, html_table
+from .verdicts import read_verdicts, subject
+
+STYLE = """
+:root { color-scheme: light dark; }
+body { font: 16px/1.5 "Helvetica Neue", Arial, "DejaVu Sans", sans-serif; max-width: 76rem;
+  margin: 0 auto; padding: 1rem; }
+img { max-width: 100%; height: auto; background: #fff; }
+.table { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .85rem; }
+th, td { padding: .3rem .6rem; text-align: left; border-bottom: 1px solid #8886; font-variant-numeric: tabular-nums; }
+"""
+COLUMNS = ["page", "claim", "what", "mark", "effect", "low", "high", "seeds", "unit"]
+
+
+def run_sweep(
+    notebook: str,
+    profile: str,
+    grids: Sequence[str],
+    *,
+    settings: Sequence[str] = (),
+    dry_run: bool = False,
+    out: Path | None = None,
+    notebooks_dir: Path = NOTEBOOKS,
+    **options: Any,
+) -> int:
+    """Run every point of the product of the `grids` (`name=value,value`) as a page of its own, and lay the verdicts
+    side by side in sweep.csv, sweep.svg and sweep.html; the exit status is that of the batch.
+
+    notebook: its name in the profile. out: reports/sweeps/NOTEBOOK unless it is given. The rest, and options: of
+    `batch.run_report`. InputError for bad input.
+    """
+    target = out or REPORTS / "sweeps" / notebook
+    options |= {"settings": settings, "dry_run": dry_run, "out": target, "notebooks_dir": notebooks_dir}
+    status = run_report(profile, only=[notebook], grids=grids, **options)
+    if dry_run or status == INTERRUPTED:
+        return status
+    names = [grid.partition("=")[0] for grid in grids]
+    points = spread(override(select(read_profile(profile, notebooks_dir), [notebook]), settings), grids)
+    frame = side_by_side(target, points, names)
+    if frame.empty:
+        print("sweep: none of these pages has a verdict to lay beside the others")
+        return status
+    frame.to_csv(target / "sweep.csv", index=False, float_format=FLOAT_FORMAT, lineterminator="\n")
+    with mpl.rc_context({"svg.hashsalt": "sweep"}):
+        metadata = {"Date": None, "Creator": None}
+        small_multiples(frame, names).savefig(target / "sweep.svg", bbox_inches="tight", metadata=metadata)
+    write_atomically(target / "sweep.html", page(frame, names, notebook, profile))
+    print(f"sweep: {os.path.relpath(target / 'sweep.html')}")
+    return status
+
+
+def side_by_side(out: Path, points: Sequence[Job], names: Sequence[str]) -> pd.DataFrame:
+    """One row per verdict of each page there is: the parameters `names`, then `COLUMNS`; what: `verdicts.subject`."""
+    rows = [
+        [job.parameters[name] for name in names]
+        + [job.name, v.claim, subject(v), v.mark]
+        + [v.effect, v.low, v.high, v.seeds, v.unit]
+        for job in points
+        for v in read_verdicts(out / job.name)
+    ]
+    return pd.DataFrame(rows, columns=[*names, *COLUMNS])
+
+
+def small_multiples(frame: pd.DataFrame, names: Sequence[str]) -> Figure:
+    """A panel per verdict and value of the third parameter and those after it: the effect with its interval over the
+    first parameter, a colour for each value of the second. An open interval is none. frame: of `side_by_side`."""
+    x, colour, *others = [*names, None][: max(2, len(names))]
+    groups = list(frame.groupby(["claim", "what", "unit", *others], sort=False))
+    width = min(3, len(groups))
+    height = math.ceil(len(groups) / width)
+    chart = Figure(figsize=(4.2 * width, 3.1 * height), layout="constrained")
+    places = {value: i for i, value in enumerate(frame[x].unique())}
+    values = frame[colour].unique() if colour else [None]
+    shades = {value: figures.COLOURS[i % len(figures.COLOURS)] for i, value in enumerate(values)}
+    for axes, (key, rows) in zip(chart.subplots(height, width, squeeze=False).flat, groups, strict=False):
+        for i, value in enumerate(shades):
+            some = rows[rows[colour] == value] if colour else rows
+            at = some[x].map(places) + 0.12 * (i - (len(shades) - 1) / 2)
+            ends = [(some["effect"] - some["low"]), (some["high"] - some["effect"])]
+            ends = [end.where(end < math.inf, 0.0) for end in ends]
+            label = f"{colour} = {value}" if colour else None
+            axes.errorbar(at, some["effect"], ends, fmt="o-", color=shades[value], capsize=3, label=label)
+        axes.axhline(0, color="0.5", lw=1)
+        fixed = "".join(f", {name} = {value}" for name, value in zip(others, key[3:], strict=True))
+        axes.set_title(f"{key[0]}: {key[1]}{fixed}", fontsize=8, wrap=True)
+        axes.set(xlabel=x, ylabel=key[2], xticks=[*places.values()], xticklabels=[*places])
+    for axes in chart.axes[len(groups) :]:
+        axes.remove()
+    if colour:
+        chart.legend(*chart.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return chart
+
+
+def page(frame: pd.DataFrame, names: Sequence[str], notebook: str, profile: str) -> str:
+    """sweep.html: figure, table with links to the pages, and what the numbers say. frame: of `side_by_side`."""
+    title = html.escape(f"{notebook} over {', '.join(names)}, profile {profile}")
+    links = frame.assign(page=[f'<a href="{n}/{n}.html">page</a>' for n in map(html.escape, frame["page"])])
+    rows = [
+        [value if name == "page" else html.escape(cell(value)) for name, value in row.items()]
+        for row in links.assign(mark="[" + frame["mark"] + "]").to_dict("records")
+    ]
+    table = html_table(map(html.escape, links.columns), rows)
+    return (
+        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<style>{STYLE}</style>\n</head>\n'
+        f'<body>\n<nav aria-label="report"><a href="index.html">all pages</a></nav>\n<main>\n<h1>{title}</h1>\n'
+        f'<img src="sweep.svg" alt="Effect and interval of every verdict over the grid">\n'
+        f"<p>{reading(frame, names)}</p>\n"
+        f'<div class="table" tabindex="0" role="region" aria-label="all verdicts">{table}</div>\n'
+        f'<p><a href="sweep.csv">sweep.csv</a></p>\n</main>\n</body>\n</html>\n'
+    )
+
+
+def reading(frame: pd.DataFrame, names: Sequence[str]) -> str:
+    """What the figure shows, in words: every verdict's marks over the grid, and where its effect is least and most."""
+    said = []
+    for (claim, what, unit), rows in frame.groupby(["claim", "what", "unit"], sort=False):
+        counts = rows["mark"].value_counts(sort=False)
+        marks = ", ".join(f"[{mark}] at {n} of {len(rows)}" for mark, n in counts.items())
+        least, most = (rows.loc[pick] for pick in (rows["effect"].idxmin(), rows["effect"].idxmax()))
+        ends = [
+            f"{row['effect']:+.3g} ({', '.join(f'{name} = {row[name]}' for name in names)})" for row in (least, most)
+        ]
+        said.append(f"{claim}, {what}: {marks}; {unit} from {ends[0]} to {ends[1]}.")
+    return "<br>\n".join(map(html.escape, said))

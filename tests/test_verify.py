@@ -2,14 +2,13 @@
 
 import json
 import re
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from fedauto_core.errors import InputError
-from fedauto_core.report import claims, contests, overview, record, verify
+from fedauto_core.report import claims, contests, evidence, overview, record, verify
 from fedauto_core.report.folder import file_hashes, log_file, write_json
 from fedauto_core.report.judging import judged
 from fedauto_core.report.sources import NOTEBOOKS
@@ -26,7 +25,7 @@ def seal(page, **more):
 
 
 def summarise(out):
-    rows = overview.verdict_rows(out, [SimpleNamespace(name=page.name) for page in out.iterdir() if page.is_dir()])
+    rows = evidence.verdict_rows(out, [page.name for page in out.iterdir() if page.is_dir()])
     (out / "claims.md").write_text(overview.claims_page(rows, "tiny"), encoding="utf-8")
 
 

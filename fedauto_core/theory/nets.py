@@ -28,12 +28,15 @@ ASKED, PARTICIPANT_IMAGES = 3, 100  # participants whose curvature and noise are
 
 @dataclass(frozen=True, eq=False)
 class Visit:
-    """Round (from 0), broadcast model w [P], ids of those heard [K], their weights [K], or [K+1] with participant m."""
+    """Round (from 0), broadcast model w [P], ids of those heard [K], their weights [K], or [K+1] with participant m;
+    the model [P] after it, and the round's step size."""
 
     round: int
     w: Tensor
     ids: np.ndarray
     weights: np.ndarray | None
+    after: Tensor
+    lr: float
 
 
 def recorded(method: Method, visits: list[Visit]) -> Method:
@@ -42,7 +45,8 @@ def recorded(method: Method, visits: list[Visit]) -> Method:
     class Recorded(type(method)):  # type: ignore[misc]
         def aggregate(self, state: State, w: Tensor, arrivals: Arrivals, server: Server) -> tuple[Tensor, State]:
             after, next_state = super().aggregate(state, w, arrivals, server)
-            visits.append(Visit(arrivals.round, w.clone(), arrivals.ids, next_state.weights))
+            step = Visit(arrivals.round, w.clone(), arrivals.ids, next_state.weights, after.clone(), arrivals.lr)
+            visits.append(step)
             return after, next_state
 
     return Recorded(**{field.name: getattr(method, field.name) for field in fields(method)})

@@ -14,14 +14,14 @@ variance of z, is at most v exp(t s), and at most (max z - min z)^2 / 4 anyway (
 ||Delta||^2 = mean_i min(v (exp(s) - 1 - s) / s^2, (max z - min z)^2 / 8): certified, from what is known at w (in the
 manner of Bach 2010).
 
-**Parts.** G = grad F + sum of parts: labels sum_c (q_c - alpha_g(c)) grad f_c with q = sum_j beta_j alpha_j; features
-sum_j beta_j (grad F_j - sum_c alpha_j(c) grad f_c); drift sum_j beta_j mean_e (grad F_j(w_j^e) - grad F_j(w)); noise
-sum_j beta_j mean_e (g_j^e - grad F_j(w_j^e)); and other, what the method adds to sum_j beta_j Delta_j (stored updates,
-server steps). With M the mean of grad F over the segment F(w) - F(w_r) = gamma E <M, G> exactly: gamma E <M, grad F> is
-what the pure gradient step would gain to the same slope, -gamma E <M, part> is the loss that a part costs.
+**Parts.** G = grad F + sum of parts: labels sum_c (q_c - B alpha_g(c)) grad f_c with q = sum_j beta_j alpha_j and B =
+sum_j beta_j; features sum_j beta_j (grad F_j - sum_c alpha_j(c) grad f_c); drift sum_j beta_j mean_e (grad F_j(w_j^e) -
+grad F_j(w)); noise sum_j beta_j mean_e (g_j^e - grad F_j(w_j^e)); and other, (B - 1) grad F and what the method adds to
+sum_j beta_j Delta_j (stored updates, server steps). With M the mean of grad F over the segment F(w) - F(w_r) = gamma E
+<M, G> exactly: gamma E <M, grad F> is the gain of a step without errors, and -gamma E <M, part> is the loss that a part
+costs.
 """
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,10 +34,8 @@ from fedauto_core.methods.base import chi2_divergence
 
 from .nets import Visit
 
-NODES, NODE_WEIGHTS = np.polynomial.legendre.leggauss(4)  # of the mean over a segment
+MOST_NODES, CLOSED = 64, 1e-8  # of the mean over a segment, and when it is good enough, in units of F
 PARTS = ("labels", "features", "drift", "noise", "other")
-Batches = Callable[[Visit], np.ndarray]
-"""Minibatches [K, E, B] of those heard in a round, or [K+1, E, B] with participant m: indices into the training data."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,10 +80,10 @@ class Head:
 
     def values(self, points: np.ndarray) -> np.ndarray:
         """F at points [K, P]."""
-        logits = self._logits(self.x, points)
+        logits = self.logits(self.x, points)
         return np.mean(logsumexp(logits, axis=2) - np.sum(logits * self.one_hot[:, None], axis=2), axis=0)
 
-    def _logits(self, x: np.ndarray, points: np.ndarray) -> np.ndarray:
+    def logits(self, x: np.ndarray, points: np.ndarray) -> np.ndarray:
         """[n, K, C]."""
         features, classes = self.shape
         side_by_side = points.reshape(len(points), features, classes).swapaxes(0, 1).reshape(features, -1)
@@ -94,7 +92,7 @@ class Head:
     def slopes(self, rows: slice | np.ndarray, points: np.ndarray) -> np.ndarray:
         """Mean gradients [K, P] over some rows at points [K, P]."""
         x = self.x[rows]
-        error = softmax(self._logits(x, points), axis=2) - self.one_hot[rows, None]
+        error = softmax(self.logits(x, points), axis=2) - self.one_hot[rows, None]
         return (x.T @ error.reshape(len(x), -1)).reshape(x.shape[1], len(points), -1).swapaxes(0, 1).reshape(
             len(points), -1
         ) / len(x)  # fmt: skip
@@ -112,8 +110,8 @@ def _features(federation: Federation, rows: np.ndarray) -> np.ndarray:
 
 
 def remainder_bound(probabilities: np.ndarray, moves: np.ndarray) -> float:
-    """(L_r/2) ||Delta||^2: bound on F(w + Delta) - F(w) - <grad F, Delta> from probabilities [n, C] at w and the moves z
-    [n, C] of the logits; see above."""
+    """(L_r/2) ||Delta||^2, the bound on F(w + Delta) - F(w) - <grad F, Delta>, from the probabilities [n, C] at w and
+    the moves z [n, C] of the logits."""
     mean = np.sum(probabilities * moves, axis=1)
     variance = np.sum(probabilities * (moves - mean[:, None]) ** 2, axis=1)
     top = np.maximum(moves.max(axis=1) - mean, 1e-8)
@@ -125,7 +123,7 @@ def certificate(head: Head, visit: Visit, steps: int) -> dict[str, float]:
     """Both sides of the round's inequality. Numbers: round, F, F_after, measured, bound and what it consists of
     (progress, error, curvature), and "curvature over limit", L_r gamma E."""
     w, move, scale = _segment(visit, steps)
-    logits = head._logits(head.x, np.stack([w, move]))
+    logits = head.logits(head.x, np.stack([w, move]))
     probabilities, moves = softmax(logits[:, 0], axis=1), logits[:, 1]
     gradient = (head.x.T @ (probabilities - head.one_hot)).ravel() / len(head.x)
     before, after = (
@@ -152,7 +150,8 @@ def _segment(visit: Visit, steps: int) -> tuple[np.ndarray, np.ndarray, float]:
 def explained(head: Head, visit: Visit, batches: np.ndarray) -> dict[str, float]:
     """F(w) - F(w_r) of a round as a sum: "gradient", less what each of `PARTS` costs; all in the units of F.
 
-    batches: as in `Batches`, of plain local steps. Further numbers: round, whole = F(w) - F(w_r), the squared norms of
+    batches: minibatches of plain local steps [K, E, B] of those heard, or [K+1, E, B] with participant m, as indices
+    into the training data. Further numbers: round, whole = F(w) - F(w_r), the squared norms of
     grad F and of the parts, kappa2, chi2. InputError for a method without weights.
     """
     allowed, remedy = "methods whose step has weights of the round's updates", "leave the method out"
@@ -160,7 +159,7 @@ def explained(head: Head, visit: Visit, batches: np.ndarray) -> dict[str, float]
     w, move, scale = _segment(visit, batches.shape[1])
     federation, ids, beta = head.federation, visit.ids, visit.weights
     counts, target = federation.class_counts.astype(float), federation.target
-    cells = head.cell_slopes(softmax(head._logits(head.x, w[None])[:, 0], axis=1))
+    cells = head.cell_slopes(softmax(head.logits(head.x, w[None])[:, 0], axis=1))
     pooled = cells.sum(axis=(0, 1)) / counts.sum()
     classes = cells.sum(axis=0) / np.maximum(counts.sum(axis=0), 1)[:, None]
     alpha = federation.alpha[ids]
@@ -178,17 +177,28 @@ def explained(head: Head, visit: Visit, batches: np.ndarray) -> dict[str, float]
         parts["drift"] = parts["drift"] + weight * (slopes.mean(axis=0) - slopes[0])
         parts["noise"] = parts["noise"] + weight * (gradients - slopes).mean(axis=0)
     wanted = alpha @ classes
-    parts["labels"] = (beta @ alpha - target) @ classes
+    parts["labels"] = (beta @ alpha - beta.sum() * target) @ classes
     parts["features"] = beta @ (np.array(own) - wanted)
     parts["other"] = -move / scale - pooled - sum(parts.values())
-    mean = NODE_WEIGHTS / 2 @ head.slopes(slice(None), w + (NODES[:, None] + 1) / 2 * move)
+    before, after = head.values(np.stack([w, w + move]))
+    mean = _mean_slope(head, w, move, after - before)
     costs = {name: -scale * float(mean @ parts[name]) for name in PARTS}
     kappa2 = float(target @ np.sum((classes - pooled) ** 2, axis=1))
-    before, after = head.values(np.stack([w, w + move]))
     sizes = {f"|{name}|^2": float(np.sum(part**2)) for name, part in {"gradient": pooled, **parts}.items()}
-    told = {"kappa2": kappa2, "chi2": float(chi2_divergence(beta @ alpha, target))}
+    told = {"kappa2": kappa2, "chi2": float(chi2_divergence(beta @ alpha / beta.sum(), target))}
     whole = {"round": visit.round + 1, "whole": float(before - after), "gradient": scale * float(mean @ pooled)}
     return whole | costs | sizes | told
+
+
+def _mean_slope(head: Head, w: np.ndarray, move: np.ndarray, rise: float) -> np.ndarray:
+    """M [P], by Gauss-Legendre: <M, move> is F's rise, which says when there are enough nodes."""
+    count = 4
+    while True:
+        nodes, weights = np.polynomial.legendre.leggauss(count)
+        mean = weights / 2 @ head.slopes(slice(None), w + (nodes[:, None] + 1) / 2 * move)
+        if abs(mean @ move - rise) <= CLOSED or count == MOST_NODES:
+            return mean
+        count *= 2
 
 
 def _local(head: Head, w: np.ndarray, batches: np.ndarray, lr: float) -> tuple[np.ndarray, np.ndarray]:
@@ -202,8 +212,3 @@ def _local(head: Head, w: np.ndarray, batches: np.ndarray, lr: float) -> tuple[n
         gradients.append((inputs.T @ error).ravel() / len(inputs))
         path.append(path[-1] - lr * gradients[-1])
     return np.array(path[:-1]), np.array(gradients)
-
-
-def certificates(head: Head, visits: Sequence[Visit], steps: int) -> list[dict[str, float]]:
-    """`certificate` of every round of a run."""
-    return [certificate(head, visit, steps) for visit in visits]

@@ -115,7 +115,8 @@ def remainder_bound(probabilities: np.ndarray, moves: np.ndarray) -> float:
     mean = np.sum(probabilities * moves, axis=1)
     variance = np.sum(probabilities * (moves - mean[:, None]) ** 2, axis=1)
     top = np.maximum(moves.max(axis=1) - mean, 1e-8)
-    growth = np.where(top < 1e-3, 0.5 + top / 6 + top**2 / 20, (np.exp(np.minimum(top, 50)) - 1 - top) / top**2)
+    # For a small s the difference is rounding: 1/2 + s/6 + s^2/24 + ... <= 1/2 + s/5. A large one may not overflow.
+    growth = np.where(top < 1e-4, 0.5 + top / 5, (np.exp(np.minimum(top, 50)) - 1 - top) / top**2)
     return float(np.mean(np.minimum(variance * growth, np.ptp(moves, axis=1) ** 2 / 8)))
 
 

@@ -136,6 +136,8 @@ def _slips(node: ast.AST) -> Iterator[ast.AST]:
         yield node.operand
     if isinstance(node, ast.Compare) and type(node.ops[0]) in COMPARED:
         yield ast.Compare(node.left, [COMPARED[type(node.ops[0])](), *node.ops[1:]], node.comparators)
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("min", "max"):
+        yield ast.Call(ast.Name(CALLED[node.func.id], ast.Load()), node.args, node.keywords)
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
         name = node.func.attr
         if name == "sqrt":

@@ -28,6 +28,7 @@ from .bound.checks import summed_checks as summed_checks
 from .bound.checks import tally as tally
 from .bound.checks import terms_of_run as terms_of_run
 from .bound.checks import trajectory as trajectory
+from .bound.checks import unseen_class_checks as unseen_class_checks
 from .bound.constants import Constant as Constant
 from .bound.constants import Constants as Constants
 from .bound.constants import constants_of as constants_of

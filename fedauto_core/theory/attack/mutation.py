@@ -58,6 +58,8 @@ TARGETS: Mapping[FunctionType, tuple[str, ...]] = {
     terms.improved_bias: ("I4 bias",),
     terms.stale_bias: ("stale bias",),
     terms.missing_class: ("missing class",),
+    terms.unseen_class: ("unseen class",),
+    checks.unseen_class_checks: ("unseen class",),
     terms.contraction: ("I5 PL",),
     terms.convex_errors: CONVEX,
     terms.convex_distance: ("I6 convex, by recursion",),
@@ -540,6 +542,13 @@ def _after_the_fact() -> bool:
     return bool(good and told.keys() == by_hand.keys() and all(np.isclose(told[k], v) for k, v in by_hand.items()))
 
 
+def _unseen() -> bool:
+    """5.8: attained at the minimum of what is seen; elsewhere by hand, in two dimensions."""
+    at_rest, away = checks.unseen_class_checks(0.2, 3.0, np.array([[0.0, 0.0], [0.5, -1.0]]))
+    good = at_rest.status == "tight" and np.isclose(at_rest.bound, 0.75)
+    return bool(good and np.isclose(away.bound, (0.5 + 0.75**0.5) ** 2 + 1))
+
+
 def _single_terms() -> bool:
     """I5, I6 and 5.7 with numbers, all different."""
     distance = (1.7**0.5 + 2 * 0.3 * 2 * 0.6**0.5) ** 2 + 2 * 0.3**2 * 2 * 0.9
@@ -550,6 +559,7 @@ def _single_terms() -> bool:
         (terms.convex_errors(1.7, 0.6, 0.9, 0.3, 2), errors),
     ]
     pairs += [(terms.stale_bias(0.6, np.array([0.2, 0.8]), np.array([3.0, 5.0]), 1.3), stale)]
+    pairs += [(terms.unseen_class(0.2, 3.0), 0.75)]
     pairs += [(terms.contraction(0.3, 2, 0.7), 1 - 0.42)]
     return all(np.isclose(*pair, rtol=1e-12) for pair in pairs)
 
@@ -577,6 +587,7 @@ CHECKS: dict[str, Callable[[], bool]] = {
     "estimates by hand": _estimates,
     "after the fact, by hand": _after_the_fact,
     "single terms in numbers": _single_terms,
+    "an unseen class, attained": _unseen,
 }
 
 

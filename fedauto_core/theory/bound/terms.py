@@ -107,6 +107,11 @@ def missing_class(mass: float) -> float:
     return mass / (1 - mass) if mass < 1 else float("inf")
 
 
+def unseen_class(mass: float, kappa2: float) -> float:
+    """5.8: the least max ||grad F||^2 that any algorithm is sure of if it sees nothing of classes of this mass."""
+    return kappa2 * missing_class(mass)
+
+
 def contraction(gamma: float, steps: int, strength: float) -> float:
     """I5: by what one round multiplies F - F_inf, for ||grad F||^2 >= 2 strength (F - F_inf)."""
     return 1 - gamma * steps * strength

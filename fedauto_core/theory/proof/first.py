@@ -158,6 +158,20 @@ def missing_class() -> Proof:
     return Proof("5.3", "slack is a sum of squares, zero at q proportional to alpha_g", (chi2 - a / (1 - a) - squares,))
 
 
+def unseen_class() -> Proof:
+    """5.8, in one coordinate: f = w^2/2 on what is seen, (w -+ u)^2/2 on a class of mass a, so that grad F = w -+ a u.
+    The mean of both squares is w^2 + a^2 u^2, with w^2 as slack; and kappa^2 = a (1 - a) u^2 in both problems."""
+    a, u = sp.symbols("a u", positive=True)
+    w, residuals = sp.Symbol("w", real=True), []
+    slopes = [w - sign * a * u for sign in (1, -1)]
+    for sign, slope in zip((1, -1), slopes, strict=True):
+        kappa2 = (1 - a) * (w - slope) ** 2 + a * (w - sign * u - slope) ** 2
+        residuals.append(kappa2 - a * (1 - a) * u**2)
+    mean = (slopes[0] ** 2 + slopes[1] ** 2) / 2
+    floor = a * (1 - a) * u**2 * a / (1 - a)  # kappa^2 a / (1 - a)
+    return Proof("5.8", "the mean over both is the floor plus w^2", (*residuals, mean - floor - w**2))
+
+
 def best_lambda(numbers: Coefficients = GENERAL) -> Proof:
     """5.4. With b_r <= kappa^2 chi2_r, bias + noise is a multiple of chi2 + (L gamma sigma^2/kappa^2) sum beta^2."""
     (n, local, noise), (chi2, kappa) = _exact(numbers), sp.symbols("chi2 kappa", positive=True)
@@ -185,6 +199,7 @@ PROOFS: dict[str, Callable[[], Proof]] = {
     "S4 Jensen": jensen,
     "S5 bias": bias,
     "5.3 missing class": missing_class,
+    "5.8 unseen class": unseen_class,
     "5.4 best lambda, E > 1": best_lambda,
     "5.4 best lambda, E = 1": lambda: best_lambda(SINGLE_STEP),
     "S6 telescoping, E > 1": telescoping,

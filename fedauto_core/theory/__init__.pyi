@@ -45,6 +45,7 @@ from .bound.improved import convex_checks as convex_checks
 from .bound.improved import improved_at as improved_at
 from .bound.improved import improvement as improvement
 from .bound.improved import polyak_checks as polyak_checks
+from .bound.likely import likely_sides as likely_sides
 from .bound.theorem import Theorem as Theorem
 from .coverage import coverage as coverage
 from .nets import FedAutoByTheBound as FedAutoByTheBound

@@ -47,7 +47,7 @@ from .bound.improved import improvement as improvement
 from .bound.improved import polyak_checks as polyak_checks
 from .bound.likely import likely_sides as likely_sides
 from .bound.theorem import Theorem as Theorem
-from .coverage import coverage as coverage
+from .covered import coverage as coverage
 from .nets import FedAutoByTheBound as FedAutoByTheBound
 from .nets import Visit as Visit
 from .nets import estimates as estimates

@@ -164,6 +164,57 @@ def test_an_error_of_a_tenth_is_noticed_in_every_function_of_terms():
     assert len(sample) > 15 and [m.what for m in sample if mutation.caught_by(m) is None] == []
 
 
+def bias_without_its_factor(skew, shift):
+    return skew + shift
+
+
+def kappa2_of_equal_classes(problem, w):
+    by_class = problem.gradients(problem.split.classes(), w) - problem.gradients(problem.split.pooled, w)
+    return Constant("kappa^2", float(np.mean(np.sum(by_class**2, axis=1))), "exact", "")  # noqa: F821
+
+
+def constants_without_m(problem, aggregation, infimum=None):
+    how, rows = problem.provenance, np.vstack([problem.split.participants, problem.split.pooled])
+    infimum = infimum or Constant("F_inf", problem.infimum(), *how["F_inf"])  # noqa: F821
+    smoothness = Constant("L", float(max(problem.smoothness(rows))), *how["L"])  # noqa: F821
+    return Constants(smoothness, Constant("sigma^2", problem.sigma2, *how["sigma^2"]), infimum)  # noqa: F821
+
+
+def softmax_of_a_quarter(self, rows):
+    roots = (np.sqrt(row[row > 0])[:, None] * self.features[row > 0] for row in rows)
+    return 0.25 * np.array([np.linalg.norm(root, ord=2) ** 2 for root in roots]) + 2.0 * self.regulariser
+
+
+def regulariser_of_one(self, rows):
+    roots = (np.sqrt(row[row > 0])[:, None] * self.features[row > 0] for row in rows)
+    return 0.5 * np.array([np.linalg.norm(root, ord=2) ** 2 for root in roots]) + 1.0 * self.regulariser
+
+
+def unweighted_target(self):
+    return self.alpha.mean(axis=0)
+
+
+def doubled_terms(self, bias2, drift, sigma2, beta2, gamma, smoothness, steps):
+    errors = self.errors(bias2, drift, smoothness, steps)
+    noise = self.noise(sigma2, beta2, gamma, smoothness, steps)
+    return {name: gamma * steps * error for name, error in errors.items()} | {"noise": 2 * noise}
+
+
+SLIPS = {
+    terms.first_bias: (bias_without_its_factor,),
+    theory.kappa2: (kappa2_of_equal_classes,),
+    theory.constants_of: (constants_without_m,),
+    theory.SoftmaxRegression.smoothness: (softmax_of_a_quarter, regulariser_of_one),
+    theory.Split.target.fget: (unweighted_target,),
+    theory.Theorem.terms: (doubled_terms,),
+}
+
+
+@pytest.mark.parametrize(("right", "wrong"), [(right, w) for right, some in SLIPS.items() for w in some])
+def test_slips_that_no_check_of_an_earlier_list_noticed(right, wrong):
+    assert mutation.caught_by(mutation.Mutant(right, wrong.__code__, "")) is not None
+
+
 @pytest.mark.parametrize("case", mutation.COEFFICIENT_MUTANTS, ids=lambda case: case[0])
 def test_every_wrong_number_stops_the_proof(case):
     assert mutation.coefficient_caught_by(*case[1:]) is not None

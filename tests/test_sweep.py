@@ -11,6 +11,7 @@ from fedauto_core.errors import InputError
 from fedauto_core.report import plan, sweep
 from fedauto_core.report.batch import INTERRUPTED
 from fedauto_core.report.folder import write_json
+from fedauto_core.report.sources import read_notebooks
 from fedauto_core.report.verdicts import Verdict, stored, subject
 
 PARAMETERS = "skew: int = 2  # classes\nlr: float = 0.1  # step\nname: str = 'a'  # which\nsafe: bool = True  # safe"
@@ -135,6 +136,11 @@ def test_nothing_to_compare_is_said_and_what_stops_a_batch_stops_the_sweep(folde
     monkeypatch.setattr(sweep, "run_report", lambda *_, **__: 0)
     assert sweep.run_sweep("02_b", "tiny", [], out=folder / "new", notebooks_dir=folder / "notebooks") == 0
     assert "none of these pages has a verdict" in capsys.readouterr().out
+
+
+def test_no_parameter_is_called_like_a_column():
+    named = {name for notebook in read_notebooks().values() for name in notebook.parameters}
+    assert {"seeds", "rounds"} <= named and not named & {*sweep.COLUMNS}
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,8 @@ img { max-width: 100%; height: auto; background: #fff; }
 table { border-collapse: collapse; font-size: .85rem; }
 th, td { padding: .3rem .6rem; text-align: left; border-bottom: 1px solid #8886; font-variant-numeric: tabular-nums; }
 """
-COLUMNS = ["page", "claim", "what", "mark", "effect", "low", "high", "seeds", "unit"]
+COLUMNS = ["page", "claim", "what", "mark", "effect", "low", "high", "n", "unit"]
+"""Behind the parameters; no notebook has a parameter of such a name."""
 
 
 def run_sweep(

@@ -107,6 +107,14 @@ def test_one_row_for_every_verdict_and_point(folder, swept):
     assert text.count('/01_a-head-skew_5-lr_1.0.html">page</a>') == 2
 
 
+def test_a_swept_text_does_not_make_two_things_of_one(folder):
+    jobs = points(folder, "name=mlp,cnn")
+    for job in jobs:
+        found = verdict("C2", f"{job.parameters['name']}, all rivals: 5 comparisons", 1.0)
+        write_json(folder / job.name / "verdicts.json", stored([found]))
+    assert set(sweep.side_by_side(folder, jobs, ["name"])["what"]) == {"name, all rivals"}
+
+
 def test_the_same_sweep_gives_the_same_bytes(folder, swept):
     once = []
     for _ in range(2):

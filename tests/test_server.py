@@ -45,6 +45,17 @@ def test_mifa_remembers_who_is_silent_by_name():
     np.testing.assert_allclose(second["weight"], 2.5)
 
 
+def test_labels_may_be_told_later_and_stay_known():
+    core, said = coordinator()
+    for labels in (None, [9, 1], None, [float("nan"), 1]):
+        core.round(START, {"a": Update(model(1), 10, labels)})
+    assert core.context.alpha[1].tolist() == [0.9, 0.1]
+    assert said == [
+        "a: no label counts; its histogram is guessed to be uniform",
+        "a: label counts that are not finite; the ones before stay",
+    ]
+
+
 BAD = {
     "not finite": (Update(model(np.nan), 10), "it is not finite"),
     "no sample": (Update(model(1), 0), "number of samples 0"),

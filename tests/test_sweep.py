@@ -11,6 +11,7 @@ from fedauto_core.errors import InputError
 from fedauto_core.report import plan, sweep
 from fedauto_core.report.batch import INTERRUPTED
 from fedauto_core.report.folder import write_json
+from fedauto_core.report.sources import read_notebooks
 from fedauto_core.report.verdicts import Verdict, stored, subject
 
 PARAMETERS = "skew: int = 2  # classes\nlr: float = 0.1  # step\nname: str = 'a'  # which\nsafe: bool = True  # safe"
@@ -106,6 +107,14 @@ def test_one_row_for_every_verdict_and_point(folder, swept):
     assert text.count('/01_a-head-skew_5-lr_1.0.html">page</a>') == 2
 
 
+def test_a_swept_text_does_not_make_two_things_of_one(folder):
+    jobs = points(folder, "name=mlp,cnn")
+    for job in jobs:
+        found = verdict("C2", f"{job.parameters['name']}, all rivals: 5 comparisons", 1.0)
+        write_json(folder / job.name / "verdicts.json", stored([found]))
+    assert set(sweep.side_by_side(folder, jobs, ["name"])["what"]) == {"name, all rivals"}
+
+
 def test_the_same_sweep_gives_the_same_bytes(folder, swept):
     once = []
     for _ in range(2):
@@ -135,6 +144,11 @@ def test_nothing_to_compare_is_said_and_what_stops_a_batch_stops_the_sweep(folde
     monkeypatch.setattr(sweep, "run_report", lambda *_, **__: 0)
     assert sweep.run_sweep("02_b", "tiny", [], out=folder / "new", notebooks_dir=folder / "notebooks") == 0
     assert "none of these pages has a verdict" in capsys.readouterr().out
+
+
+def test_no_parameter_is_called_like_a_column():
+    named = {name for notebook in read_notebooks().values() for name in notebook.parameters}
+    assert {"seeds", "rounds"} <= named and not named & {*sweep.COLUMNS}
 
 
 @pytest.mark.parametrize(

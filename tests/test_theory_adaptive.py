@@ -78,3 +78,19 @@ def test_a_tree_that_is_too_large_and_several_dimensions_are_refused():
 def test_games_that_cannot_be_played_are_refused(steps, allowed, message):
     with pytest.raises(InputError, match=message):
         game(0, "FedAvg", FIRST, steps, allowed)
+
+
+def test_given_arrivals_that_looked_at_past_noise_the_sum_is_false_and_on_average_it_holds():
+    """Both theorems side by side, the second by enumeration of the noise of both rounds."""
+    (bend,) = (one for one in theory.STEP_BENDS if "past noise" in one.how)
+    given, mean = bend.broken(), bend.stated()
+    gamma, w, sides = 0.25, 0.5, {}
+    for first in (-1, 1):
+        for second in (-1, 1):
+            middle = w - gamma * (w + first)
+            end = middle - gamma * (middle + second)
+            measured = gamma / 2 * (w**2 + middle**2)
+            sides[first, second] = measured, w**2 / 2 - end**2 / 2 + gamma**2  # twice L gamma^2 sigma^2 / 2
+    given_b = np.mean([sides[-1, second] for second in (-1, 1)], axis=0)
+    assert [given.measured, given.bound] == pytest.approx(given_b) and given.ratio > 1.7
+    assert [mean.measured, mean.bound] == pytest.approx(np.mean([*sides.values()], axis=0)) and mean.ratio < 1

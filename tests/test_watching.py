@@ -54,7 +54,8 @@ def test_lines_and_the_live_table_say_the_same(board):
         shown.refresh(1.0)
     text = console.file.getvalue()
     assert all(part in text for part in row) and "1 of 3 done" in Console().render_str(text).plain.replace("\x1b", "")
-    assert watching.clock(3725.4) == "1:02:05" and watching.cells_of(at(cell=0))[1:3] == ("starting", "")
+    assert watching.clock(3725.4) == "1:02:05" and watching.cells_of(board, at(cell=0))[1:3] == ("starting", "")
+    assert watching.cells_of(board, at(seconds=900.0))[3:] == ("15:00", "longer than expected")
 
 
 def test_without_a_terminal_a_line_a_minute_tells_what_runs(board, tmp_path, capsys):

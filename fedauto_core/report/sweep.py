@@ -3,6 +3,7 @@
 import html
 import math
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,8 @@ img { max-width: 100%; height: auto; background: #fff; }
 table { border-collapse: collapse; font-size: .85rem; }
 th, td { padding: .3rem .6rem; text-align: left; border-bottom: 1px solid #8886; font-variant-numeric: tabular-nums; }
 """
-COLUMNS = ["page", "claim", "what", "mark", "effect", "low", "high", "seeds", "unit"]
+COLUMNS = ["page", "claim", "what", "mark", "effect", "low", "high", "n", "unit"]
+"""Behind the parameters; no notebook has a parameter of such a name."""
 
 
 def run_sweep(
@@ -72,15 +74,23 @@ def run_sweep(
 
 
 def side_by_side(out: Path, points: Sequence[Job], names: Sequence[str]) -> pd.DataFrame:
-    """One row per verdict of each page there is: the parameters `names`, then `COLUMNS`; what: `verdicts.subject`."""
+    """One row per verdict of each page there is: the parameters `names`, then `COLUMNS`; what: `verdicts.subject`,
+    with the name of a text parameter for its value, so that the same thing has the same name on every page."""
     rows = [
         [job.parameters[name] for name in names]
-        + [job.name, v.claim, subject(v), v.mark]
+        + [job.name, v.claim, _shared(subject(v), job, names), v.mark]
         + [v.effect, v.low, v.high, v.seeds, v.unit]
         for job in points
         for v in read_verdicts(out / job.name)
     ]
     return pd.DataFrame(rows, columns=[*names, *COLUMNS])
+
+
+def _shared(what: str, job: Job, names: Sequence[str]) -> str:
+    for name in names:
+        if isinstance(value := job.parameters[name], str) and value:
+            what = re.sub(rf"\b{re.escape(value)}\b", name, what)
+    return what
 
 
 def small_multiples(frame: pd.DataFrame, names: Sequence[str]) -> Figure:

@@ -64,19 +64,20 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def cells_of(progress: Progress) -> tuple[str, str, str, str]:
-    """How far one notebook is: name, cell, experiment units, time."""
+def cells_of(board: Board, progress: Progress) -> tuple[str, ...]:
+    """How far one notebook is: name, cell, experiment units, time, what is left."""
     cell = f"cell {progress.cell} of {progress.cells}" if progress.cell else "starting"
     units = f"{progress.done} of {progress.units} units" if progress.units else ""
-    return progress.name, cell, units, clock(progress.seconds)
+    left = board.left(progress.name, progress)
+    expected = f"about {clock(left)} left" if left else "longer than expected"
+    return progress.name, cell, units, clock(progress.seconds), expected
 
 
 def lines(board: Board, running: Mapping[str, Progress]) -> Iterator[str]:
     """The board as text: the batch, then every running notebook."""
     yield board.summary(running)
     for progress in running.values():
-        left = f"about {clock(board.left(progress.name, progress))} left"
-        yield "  ".join(["", *filter(None, cells_of(progress)), left])
+        yield "  ".join(["", *filter(None, cells_of(board, progress))])
 
 
 def table(board: Board, running: Mapping[str, Progress]) -> "RenderableType":
@@ -88,7 +89,8 @@ def table(board: Board, running: Mapping[str, Progress]) -> "RenderableType":
     rows, last = Table.grid(padding=(0, 2)), Table.grid(padding=(0, 2))
     for progress in running.values():
         bar = ProgressBar(max(progress.cells, 1), progress.cell, width=20)
-        rows.add_row(*cells_of(progress), bar, f"about {clock(board.left(progress.name, progress))} left")
+        *cells, left = cells_of(board, progress)
+        rows.add_row(*cells, bar, left)
     last.add_row(ProgressBar(max(len(board.minutes), 1), len(board.ended), width=40), board.summary(running))
     return Group(rows, last)
 

@@ -107,9 +107,9 @@ class _Training:
 class Coordinator:
     """A method and what it remembers between rounds.
 
-    A round is `open`, a `take` for each update that has come, and `close`; or all of it, `round`. An update counts once
-    and only if it is finite, has the names and shapes of the model and samples behind it; a step that is not finite or
-    leads far off is refused (`methods.guard`).
+    A round is `open`, `train`, a `take` for each update that has come, and `close`; or all of it, `round`. An update
+    counts once and only if it is finite, has the names and shapes of the model and samples behind it; a step that is
+    not finite or leads far off is refused (`methods.guard`).
 
     Parameters
     ----------
@@ -238,7 +238,8 @@ class Coordinator:
         number = 1 + (self._round.number if self._round else 0)
         self.open(number, parameters, {**config, "server-round": number}, len(updates))
         for name, update in updates.items():
-            if name not in self.roster.ids and (why := self.roster.enrol(name, name, update.labels)):
+            new = name not in self.roster.ids or update.labels is not None
+            if new and (why := self.roster.enrol(name, name, update.labels)):
                 self.say(f"{name}: {why}")
         self.train()
         for name in sorted(updates, key=self.roster.ids.get):

@@ -28,6 +28,7 @@ from .bound.checks import summed_checks as summed_checks
 from .bound.checks import tally as tally
 from .bound.checks import terms_of_run as terms_of_run
 from .bound.checks import trajectory as trajectory
+from .bound.checks import unseen_class_checks as unseen_class_checks
 from .bound.constants import Constant as Constant
 from .bound.constants import Constants as Constants
 from .bound.constants import constants_of as constants_of
@@ -44,10 +45,19 @@ from .bound.improved import convex_checks as convex_checks
 from .bound.improved import improved_at as improved_at
 from .bound.improved import improvement as improvement
 from .bound.improved import polyak_checks as polyak_checks
+from .bound.likely import likely_sides as likely_sides
 from .bound.theorem import Theorem as Theorem
+from .covered import coverage as coverage
+from .nets import FedAutoByTheBound as FedAutoByTheBound
+from .nets import Visit as Visit
 from .nets import estimates as estimates
 from .nets import recorded as recorded
 from .nets import round_bound as round_bound
+from .posterior import PARTS as PARTS
+from .posterior import Head as Head
+from .posterior import certificate as certificate
+from .posterior import explained as explained
+from .posterior import remainder_bound as remainder_bound
 from .problems.curvature import curvature_by_differences as curvature_by_differences
 from .problems.curvature import largest_curvature as largest_curvature
 from .problems.curvature import lora_smoothness as lora_smoothness
@@ -67,3 +77,4 @@ from .proof.first import PROOFS as PROOFS
 from .proof.first import Proof as Proof
 from .proof.first import prove as prove
 from .proof.improved import IMPROVED_PROOFS as IMPROVED_PROOFS
+from .proof.posterior import POSTERIOR_PROOFS as POSTERIOR_PROOFS

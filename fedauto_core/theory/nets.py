@@ -15,7 +15,9 @@ from torch.nn import functional
 from fedauto_core.data.federation import Federation
 from fedauto_core.errors import require
 from fedauto_core.methods import fedauto
-from fedauto_core.methods.base import Arrivals, Method, Server, State, chi2_divergence
+from fedauto_core.methods.base import Arrivals, Context, Method, Server, State, chi2_divergence
+from fedauto_core.methods.fedauto import FedAuto
+from fedauto_core.methods.weights import fedauto_weights
 from fedauto_core.models.model import Model
 
 from .bound.first import FIRST
@@ -28,12 +30,15 @@ ASKED, PARTICIPANT_IMAGES = 3, 100  # participants whose curvature and noise are
 
 @dataclass(frozen=True, eq=False)
 class Visit:
-    """Round (from 0), broadcast model w [P], ids of those heard [K], their weights [K], or [K+1] with participant m."""
+    """Round (from 0), broadcast model w [P], ids of those heard [K], their weights [K], or [K+1] with participant m;
+    the model [P] after it, and the round's step size."""
 
     round: int
     w: Tensor
     ids: np.ndarray
     weights: np.ndarray | None
+    after: Tensor
+    lr: float
 
 
 def recorded(method: Method, visits: list[Visit]) -> Method:
@@ -42,10 +47,29 @@ def recorded(method: Method, visits: list[Visit]) -> Method:
     class Recorded(type(method)):  # type: ignore[misc]
         def aggregate(self, state: State, w: Tensor, arrivals: Arrivals, server: Server) -> tuple[Tensor, State]:
             after, next_state = super().aggregate(state, w, arrivals, server)
-            visits.append(Visit(arrivals.round, w.clone(), arrivals.ids, next_state.weights))
+            step = Visit(arrivals.round, w.clone(), arrivals.ids, next_state.weights, after.clone(), arrivals.lr)
+            visits.append(step)
             return after, next_state
 
     return Recorded(**{field.name: getattr(method, field.name) for field in fields(method)})
+
+
+@dataclass(frozen=True)
+class FedAutoByTheBound(FedAuto):
+    """FedAuto whose module 2 is the bound's own programme (docs/method.md, 5.4): chi^2 + lam sum_j beta_j^2, where
+    FedAuto has lam sum_j beta_j^2 n_A / n_j."""
+
+    name = "fedauto_by_the_bound"
+
+    def modules(
+        self, context: Context, ids: np.ndarray
+    ) -> tuple[np.ndarray, Callable[..., np.ndarray], Callable[..., np.ndarray]]:
+        target, compensate, _ = super().modules(context, ids)
+        return target, compensate, self._weights
+
+    def _weights(self, alpha: np.ndarray, counts: np.ndarray, target: np.ndarray) -> np.ndarray:
+        alike = np.ones(len(alpha))  # then n_A / n_j is their number
+        return fedauto_weights(alpha, alike, target, self.lam / len(alpha))
 
 
 def _loss(model: Model, federation: Federation, images: np.ndarray) -> Callable[[Tensor], Tensor]:

@@ -19,7 +19,6 @@ from ..bound.theorem import Theorem
 
 Number = float | np.ndarray  # of one instance, or of many [M]
 Columns = Sequence[Number]  # a number for each participant
-OPEN_END = 0.75  # how much of its step limit is used of a theorem that does not cover the limit itself
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,8 +52,8 @@ class World:
 
 
 def step_size(theorem: Theorem, steps: int, world: World = World()) -> float:
-    """gamma at `world.step` of the theorem's limit for the claimed L; an open limit is approached to 3/4."""
-    return world.step * (theorem.step_limit(world.smoothness, steps) * (1.0 if theorem.closed(steps) else OPEN_END))
+    """gamma at `world.step` of the theorem's limit for the claimed L."""
+    return world.step * theorem.step_limit(world.smoothness, steps)
 
 
 def sides(some: Scalars, theorem: Theorem, steps: int, world: World = World()) -> tuple[np.ndarray, np.ndarray]:
@@ -178,7 +177,6 @@ def counterexample(
 def _attack(theorem: Theorem, steps: int, world: World, seed: int, tries: int, generations: int) -> Worst:
     some = draw(np.random.default_rng(seed), tries)
     measured, bound = sides(some, theorem, steps, world)
-    bound = np.minimum(bound, np.finfo(float).max / 4)
     worst = int(np.argmax((measured - bound) / (np.abs(measured) + np.abs(bound) + 1e-12)))
     instance = _complete(some.pick(worst), theorem, steps, world)
     drawn = worst_of(float(measured[worst]), float(bound[worst]), instance, tries)

@@ -58,7 +58,7 @@ def _sides(
     used = aggregate(split, arrival_sets(clients), method)
     known = constants_of(problem, used, ANY)
     limit = theorem.step_limit(known.smoothness.value, steps)
-    gamma = (0.02 + 0.98 * float(x[-1])) * limit * (1.0 if theorem.closed(steps) else 0.999)
+    gamma = (0.02 + 0.98 * float(x[-1])) * limit
     outcome = problem.round(Point(np.zeros(1)), used.rows, used.beta, gamma, steps)
     both = round_terms(outcome, used, known, gamma, steps, theorem)
     numbers = {"curvature": curvature.tolist(), "centre": centre.tolist(), "counts": counts.tolist()}

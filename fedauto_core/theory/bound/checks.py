@@ -160,6 +160,20 @@ def missing_class_check(mixture: np.ndarray, target: np.ndarray) -> Check:
     return Check.of("missing class", "a_c / (1 - a_c) <= chi2", terms.missing_class(mass), divergence, mass > 0)
 
 
+def unseen_class_checks(mass: float, kappa2: float, ends: np.ndarray) -> list[Check]:
+    """5.8, a lower bound on any algorithm that sees nothing of a class of this mass and ends at one of `ends` [K, P].
+
+    Two problems that agree on all that is seen: f = |w|^2/2 for every class that is seen, |w -+ u|^2/2 for the other
+    one, with |u|^2 = kappa^2 / (mass (1 - mass)), along the first axis. `measured` is the floor, `bound` the larger of
+    both ||grad F(w)||^2, which the algorithm cannot tell apart.
+    """
+    move = np.zeros(ends.shape[1])
+    move[0] = np.sqrt(kappa2 * mass / (1 - mass))  # mass u
+    larger = np.maximum(*(np.sum((ends - sign * move) ** 2, axis=1) for sign in (1, -1)))
+    floor = np.full(len(ends), terms.unseen_class(mass, kappa2))
+    return Check.each("unseen class", "kappa^2 a / (1 - a) <= max |grad F|^2", floor, larger)
+
+
 Run = Sequence[tuple[Point, Aggregation, Round]]  # of each round: from where, the weights, what came of it
 
 

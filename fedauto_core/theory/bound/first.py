@@ -36,7 +36,6 @@ def first_theorem(general: Coefficients = GENERAL, single: Coefficients = SINGLE
         name="first",
         checks=CHECKS,
         limit=lambda steps: float(numbers(steps).step),  # gamma <= 1/(2 L E); E = 1: 1/L
-        closed=lambda steps: True,
         drift=lambda sigma2, gradient2, gamma, _, E: terms.first_drift(sigma2, gradient2, gamma, E, numbers(E)),
         drift_limited=True,
         errors=lambda bias2, drift, smoothness, steps: terms.first_errors(bias2, drift, smoothness, numbers(steps)),

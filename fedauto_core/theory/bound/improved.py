@@ -1,11 +1,11 @@
 """The improved theorem (ours): the assumptions of `first`, for E > 1 steps up to twice as long, and no larger a bound.
 
-For gamma < 1/(L E) (E = 1: gamma <= 1/L), with b_r as before and expectation over the minibatch noise,
+For gamma <= 1/(L E), with b_r as before and expectation over the minibatch noise,
 
     (gamma E/2) ||grad F(w)||^2 <= F(w) - E F(w_r) + (gamma E/2) (sqrt(b_r) + L sqrt(D_r))^2
                                    + c_r L gamma^2 E sigma^2 sum_j beta_j^2,
 
-    c_r = 1 / (2 (1 - L gamma E)) for E > 1, 1/2 for E = 1,
+    c_r = 1/2 + (L/E) sum_{e<E} sqrt(e) c_e,
     D_r = sum_j beta_j (1/E) sum_{e<E} (a_e ||grad F_j(w)|| + c_e sigma)^2,
     a_e = ((1 + gamma L)^e - 1) / L,   c_e = gamma sum_{k=1..e} (sqrt(k) - sqrt(k-1)) (1 + gamma L)^{e-k}.
 
@@ -13,8 +13,13 @@ Proof. **Bias and drift (I1).** grad F - H = (grad F - sum_j beta_j grad F_j(w))
 grad F_j(w_j^e)). In L2 over the noise the norm of a sum is at most the sum of the norms: at most sqrt(b_r) + L
 sqrt(D_r), the second by Jensen and smoothness. Squared, that is never more than 2 b_r + 2 L^2 D_r: the slack is
 (sqrt(b_r) - L sqrt(D_r))^2.
-**Noise (I2).** |G|^2 <= (1 + h)|H|^2 + (1 + 1/h)|G - H|^2 for every h > 0. With h = 1/(L gamma E) - 1 the descent lemma
-leaves no |H|^2 at all, and 1 + 1/h = 1/(1 - L gamma E). The first theorem fixes h = 1, which costs a factor up to two.
+**Noise (I2).** Without noise a participant would go from w to v_j^e, which is known before. With noise it is at most
+c_e sigma away from there in L2 (I3 for the difference, which starts at 0 and has no gradient in it), so its gradient
+deviates by at most L c_e sigma from a known one. With N = G - H and E|G|^2 = E|H|^2 + 2 E<H, N> + E|N|^2 the known part
+of H drops out of <H, N>; of the rest only pairs of the same participant's noise and later deviation are left (A3), at
+most L c_e sigma sqrt(e) sigma each. So E|G|^2 <= E|H|^2 + (sigma^2/E) sum_j beta_j^2 (1 + (2 L/E) sum_e sqrt(e) c_e),
+and the descent lemma's |H|^2 is paid for up to gamma = 1/(L E). The first theorem has |G|^2 <= 2|H|^2 + 2|N|^2, which
+costs half of the step size.
 **Drift (I3).** w_j^e - w = -gamma sum_{k<e} (grad F_j(w_j^k) + noise_k). In L2 the noises add like sqrt(e) sigma, and
 ||grad F_j(w_j^k)|| <= ||grad F_j(w)|| + L ||w_j^k - w||, so s_e = ||w_j^e - w|| in L2 obeys s_e <= gamma (sqrt(e)
 sigma + e ||grad F_j(w)|| + L sum_{k<e} s_k). Its largest solution, by induction, is the one with equality,
@@ -23,7 +28,8 @@ limit on gamma.
 Then S6 as before. Where w is random, take the expectation: E sqrt(b_r D_r) <= sqrt(E b_r E D_r) (Cauchy-Schwarz), so
 all of the above stands with E b_r and E D_r; for weights that do not depend on earlier noise (a fixed trace; for others
 see `theory.attack.adaptive`) E D_r is at most D_r with E ||grad F_j(w)||^2 in it.
-**Never larger** than the first theorem's terms for gamma <= 1/(2 L E): I1 and c_r <= 1 (I2) as above, and for the drift
+**Never larger** than the first theorem's terms for gamma <= 1/(2 L E): I1; c_r <= 1/2 + y E (1/2 + 0.5496/3) < 1, with
+the bound on c_e below; and for the drift
 (a g + c sigma)^2 <= 2 a^2 g^2 + 2 c^2 sigma^2 with y = gamma L, y E <= 1/2. Gradient: a_e <= gamma e (e^{1/2} - 1) /
 (1/2) <= 1.298 gamma e, so 2 mean a_e^2 <= 0.562 gamma^2 (E-1)(2E-1) < 4/3 of it. Noise: summing by parts, c_e = gamma
 (sqrt(e) +
@@ -73,8 +79,7 @@ CHECKS = {
 IMPROVED = Theorem(
     name="improved",
     checks=CHECKS,
-    limit=lambda steps: 1.0,  # gamma < 1/(L E); E = 1: <=
-    closed=lambda steps: steps == 1,
+    limit=lambda steps: 1.0,  # gamma <= 1/(L E)
     drift=terms.improved_drift,
     drift_limited=False,
     errors=lambda bias2, drift, smoothness, _: terms.improved_errors(bias2, drift, smoothness),

@@ -38,9 +38,8 @@ def noise_bound(sigma2: float, beta: Array, steps: int) -> Array:
 
 
 def noise(factor: float, sigma2: Array, beta2: Array, gamma: float, smoothness: float, steps: int) -> Array:
-    """What the noise costs in one round; a theorem that promises nothing (factor inf) still does where sigma = 0."""
-    scaled = factor if factor < np.inf else np.where(sigma2 > 0, factor, 0.0)
-    return scaled * smoothness * gamma**2 * steps * beta2 * sigma2
+    """What the noise costs in one round."""
+    return factor * smoothness * gamma**2 * steps * beta2 * sigma2
 
 
 def first_errors(bias2: Array, drift: Array, smoothness: float, numbers: Coefficients) -> dict[str, object]:
@@ -69,20 +68,18 @@ def split_errors(theta: float, bias2: object, drift: object, smoothness: float) 
     return {"error": (1 + theta) * bias2 + (1 + 1 / theta) * smoothness**2 * drift}
 
 
-def noise_factor(gamma: float, smoothness: float, steps: int) -> float:
-    """I2: c_r; infinite at and beyond the limit."""
-    if steps == 1:
-        return 0.5
-    left = 1 - smoothness * gamma * steps
-    return 1 / (2 * left) if left > 0 else float("inf")
-
-
 def drift_factors(gamma: float, smoothness: float, steps: int) -> tuple[list[float], list[float]]:
     """I3: a_e and c_e for e = 0..E-1; the root mean square drift is at most a_e ||grad F_j(w)|| + c_e sigma."""
     growth, c = 1 + gamma * smoothness, [0.0]
     for k in range(1, steps):
         c.append(growth * c[-1] + gamma * (math.sqrt(k) - math.sqrt(k - 1)))
     return [(growth**e - 1) / smoothness for e in range(steps)], c
+
+
+def noise_factor(gamma: float, smoothness: float, steps: int) -> float:
+    """I2: c_r = 1/2 + (L/E) sum_e sqrt(e) c_e."""
+    _, c = drift_factors(gamma, smoothness, steps)
+    return 0.5 + smoothness / steps * sum(math.sqrt(e) * spread for e, spread in enumerate(c))
 
 
 def improved_drift(sigma2: Array, gradient2: Array, gamma: float, smoothness: float, steps: int) -> Array:
@@ -108,6 +105,11 @@ def stale_bias(bias2: Array, beta: Array, moved: Array, smoothness: float) -> Ar
 def missing_class(mass: float) -> float:
     """5.3: the least chi2_r of a mixture without classes of this mass."""
     return mass / (1 - mass) if mass < 1 else float("inf")
+
+
+def unseen_class(mass: float, kappa2: float) -> float:
+    """5.8: the least max ||grad F||^2 that any algorithm is sure of if it sees nothing of classes of this mass."""
+    return kappa2 * missing_class(mass)
 
 
 def contraction(gamma: float, steps: int, strength: float) -> float:

@@ -17,7 +17,7 @@ class Theorem:
 
     name: in tables. checks: name and equation of its inequalities "round", "round, E = 1", "drift",
     "bias" and "summed".
-    limit(E): gamma L E at the step limit; closed(E): whether gamma may reach it.
+    limit(E): gamma L E at the step limit, which gamma may reach.
     drift(sigma2, gradient2, gamma, L, E): what a participant may drift; drift_limited: within the step limit only.
     errors(b, D, L, E): by name, over gamma E / 2. noise(sigma2, beta2, gamma, L, E): the noise term.
     bias(skew, shift): bound on b_r. All arrays as in `terms`.
@@ -26,7 +26,6 @@ class Theorem:
     name: str
     checks: Mapping[str, tuple[str, str]]
     limit: Callable[[int], float]
-    closed: Callable[[int], bool]
     drift: Callable[..., Array]
     drift_limited: bool
     errors: Callable[..., dict[str, Array]]
@@ -39,15 +38,14 @@ class Theorem:
         return f"{name}, E = {steps}", equation
 
     def step_limit(self, smoothness: float, steps: int) -> float:
-        """Supremum of the step sizes that are covered."""
+        """The largest step size that is covered."""
         require_steps(steps)
         return self.limit(steps) / (smoothness * steps)
 
     def covers(self, gamma: float, smoothness: float, steps: int) -> bool:
         """Whether gamma is within the step limit; InputError unless it is a number > 0."""
         require_gamma(gamma)
-        limit = self.step_limit(smoothness, steps)
-        return gamma <= limit * (1 + ROUNDING) if self.closed(steps) else gamma < limit
+        return gamma <= self.step_limit(smoothness, steps) * (1 + ROUNDING)
 
     def terms(
         self, bias2: Array, drift: Array, sigma2: Array, beta2: Array, gamma: float, smoothness: float, steps: int

@@ -158,6 +158,36 @@ def missing_class() -> Proof:
     return Proof("5.3", "slack is a sum of squares, zero at q proportional to alpha_g", (chi2 - a / (1 - a) - squares,))
 
 
+def unseen_class() -> Proof:
+    """5.8, in one coordinate: f = w^2/2 on what is seen, (w -+ u)^2/2 on a class of mass a, so that grad F = w -+ a u.
+    The mean of both squares is w^2 + a^2 u^2, with w^2 as slack; and kappa^2 = a (1 - a) u^2 in both problems."""
+    a, u = sp.symbols("a u", positive=True)
+    w, residuals = sp.Symbol("w", real=True), []
+    slopes = [w - sign * a * u for sign in (1, -1)]
+    for sign, slope in zip((1, -1), slopes, strict=True):
+        kappa2 = (1 - a) * (w - slope) ** 2 + a * (w - sign * u - slope) ** 2
+        residuals.append(kappa2 - a * (1 - a) * u**2)
+    mean = (slopes[0] ** 2 + slopes[1] ** 2) / 2
+    floor = a * (1 - a) * u**2 * a / (1 - a)  # kappa^2 a / (1 - a)
+    return Proof("5.8", "the mean over both is the floor plus w^2", (*residuals, mean - floor - w**2))
+
+
+def likely() -> Proof:
+    """5.10, in one coordinate, for E = 1 and theta = L gamma: S1 and S2 with noise N leave -(1 - theta) (gamma/2)
+    |H|^2; v = grad F - L gamma H is a mean of grad F and d = grad F - H, and a square is convex: slack theta (1 -
+    theta) |H|^2; with s = 1/(2 gamma B^2) the variance costs (gamma/4) |v|^2."""
+    noise, bound, distance = sp.symbols("N B d", real=True)
+    size, smooth = sp.Symbol("s", positive=True), THETA / GAMMA
+    rise = -GAMMA * F * (H + noise) + smooth / 2 * GAMMA**2 * (H + noise) ** 2
+    drop = -GAMMA / 2 * F**2 + GAMMA / 2 * (F - H) ** 2 - GAMMA * noise * (F - THETA * H)
+    drop += smooth * GAMMA**2 / 2 * noise**2 - GAMMA / 2 * (1 - THETA) * H**2
+    mean = (1 - THETA) * F + THETA * distance
+    convex = (1 - THETA) * F**2 + THETA * distance**2 - mean**2 - THETA * (1 - THETA) * (F - distance) ** 2
+    same = F - THETA * H - mean.subs(distance, F - H)
+    price = (size / 2 * GAMMA**2 * bound**2).subs(size, 1 / (2 * GAMMA * bound**2)) - GAMMA / 4
+    return Proof("5.10", "what is left is -(1 - theta) (gamma/2) |H|^2", (rise - drop, convex, same, price))
+
+
 def best_lambda(numbers: Coefficients = GENERAL) -> Proof:
     """5.4. With b_r <= kappa^2 chi2_r, bias + noise is a multiple of chi2 + (L gamma sigma^2/kappa^2) sum beta^2."""
     (n, local, noise), (chi2, kappa) = _exact(numbers), sp.symbols("chi2 kappa", positive=True)
@@ -185,6 +215,8 @@ PROOFS: dict[str, Callable[[], Proof]] = {
     "S4 Jensen": jensen,
     "S5 bias": bias,
     "5.3 missing class": missing_class,
+    "5.8 unseen class": unseen_class,
+    "5.10 single realisations": likely,
     "5.4 best lambda, E > 1": best_lambda,
     "5.4 best lambda, E = 1": lambda: best_lambda(SINGLE_STEP),
     "S6 telescoping, E > 1": telescoping,

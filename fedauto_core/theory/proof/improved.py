@@ -1,14 +1,12 @@
 """The steps I1..I6 of the improved theorem (`theory.bound.improved`) in SymPy, and the LoRA step."""
 
 from collections.abc import Callable
-from itertools import combinations
+from itertools import combinations, product
 
 import sympy as sp
 
 from ..bound.improved import CONVEX_LIMIT
 from .first import BETA2, GAMMA, LOCAL, SIGMA, THETA, F, G, H, L, Proof, dot, young
-
-X = sp.Symbol("x", positive=True)  # L gamma E, below 1
 
 
 def error_split() -> Proof:
@@ -23,19 +21,41 @@ def error_split() -> Proof:
 
 
 def noise_split() -> Proof:
-    """I2. With h = 1/(L gamma E) - 1: the slack of the split is a square, no |H|^2 is left, and the noise gets c_r."""
-    h = 1 / X - 1
-    square = (1 + h) * H**2 + (1 + 1 / h) * (G - H) ** 2 - G**2 - (sp.sqrt(h) * H - (G - H) / sp.sqrt(h)) ** 2
-    gamma = X / (L * LOCAL)
-    left = -gamma * LOCAL / 2 + L / 2 * gamma**2 * LOCAL**2 * (1 + h)
-    noise = L / 2 * gamma**2 * LOCAL**2 * (1 + 1 / h) * SIGMA**2 * BETA2 / LOCAL
-    stated = L * gamma**2 * LOCAL * SIGMA**2 * BETA2 / (2 * (1 - X))
-    return Proof("I2", "no |H|^2 is left; noise 1/(2(1 - L gamma E))", (square, left, noise - stated))
+    """I2. What the noise adds to |G|^2, gamma^2 L^2 E^2/2 times (sigma^2/E) sum beta^2 (1 + (2 L/E) S), is c_r with S =
+    sum_e sqrt(e) c_e; for gamma = theta/(L E) the rest is -(1 - theta) (gamma E/2) |H|^2.
+
+    Cross terms, for two participants and two steps: noise +-a_j first and +-b_j then, deviation of the second gradient
+    u_j or v_j, as the first noise was. Over all 16 outcomes only a participant's own pairs are left, and of a deviation
+    its part that follows the noise, at most its size times the noise's (Cauchy-Schwarz: the slack is a square)."""
+    total = sp.Symbol("S", nonnegative=True)
+    size = H**2 + SIGMA**2 * BETA2 / LOCAL * (1 + 2 * L / LOCAL * total)
+    gamma = THETA / (L * LOCAL)
+    left = -gamma * LOCAL / 2 * H**2 + L / 2 * gamma**2 * LOCAL**2 * size
+    stated = (sp.Rational(1, 2) + L / LOCAL * total) * L * gamma**2 * LOCAL * SIGMA**2 * BETA2
+    rest = left - stated + (1 - THETA) * gamma * LOCAL / 2 * H**2
+    betas, cross, own = sp.symbols("beta1 beta2", positive=True), sp.Integer(0), sp.Integer(0)
+    sizes = [sp.symbols(f"a{j} b{j} u{j} v{j}", real=True) for j in (1, 2)]
+    for signs in product((1, -1), repeat=4):
+        pairs = list(zip(betas, sizes, (signs[:2], signs[2:]), strict=True))
+        deviation = sum(beta * (u if first > 0 else v) for beta, (_, _, u, v), (first, _) in pairs) / 2
+        noise = sum(beta * (first * a + then * b) for beta, (a, b, *_), (first, then) in pairs) / 2
+        cross += sp.expand(deviation * noise) / 16
+    for beta, (a, _, u, v) in zip(betas, sizes, strict=True):
+        own += beta**2 * a * (u - v) / 2 / 4
+    u, v = sp.symbols("u v", real=True)
+    slack = (u**2 + v**2) / 2 - ((u - v) / 2) ** 2 - ((u + v) / 2) ** 2
+    return Proof("I2", "what is left of |H|^2 is -(1 - theta); own, earlier noise only", (rest, cross - own, slack))
 
 
 def noise_never_worse() -> Proof:
-    """I2 up to the first theorem's limit, L gamma E = x <= 1/2: 1 - 1/(2(1 - x)) = (1/2 - x)/(1 - x) >= 0."""
-    return Proof("I2", "c_r <= 1 for gamma <= 1/(2 L E)", (1 - 1 / (2 * (1 - X)) - (sp.Rational(1, 2) - X) / (1 - X),))
+    """I2 up to the first theorem's limit, L gamma E = x <= 1/2. With c_e <= gamma sqrt(e) (1 + k e/E), k = 0.5496:
+    c_r <= 1/2 + x ((E-1)/(2E) + k (E-1)(2E-1)/(6 E^2)), below 1/2 + x (1/2 + k/3) <= 0.842 by a visible slack."""
+    e, k, x = sp.Symbol("e", integer=True), sp.Rational(5496, 10000), sp.Symbol("x", positive=True)
+    mean = sp.summation(e * (1 + k * e / LOCAL), (e, 0, LOCAL - 1)) * x / LOCAL**2
+    stated = x * ((LOCAL - 1) / (2 * LOCAL) + k * (LOCAL - 1) * (2 * LOCAL - 1) / (6 * LOCAL**2))
+    slack = x * (sp.Rational(1, 2) + k / 3) - stated - x * (1 / (2 * LOCAL) + k * (3 * LOCAL - 1) / (6 * LOCAL**2))
+    below_one = sp.Rational(1, 2) - (sp.Rational(1, 2) + k / 3) / 2
+    return Proof("I2", "c_r < 1 for gamma <= 1/(2 L E)", (mean - stated, slack, below_one - sp.Abs(below_one)))
 
 
 def drift_recursion() -> Proof:

@@ -260,6 +260,29 @@ def test_nothing_changes_for_who_is_not_told(tmp_path, own, told, mark):
     assert (found.mark, found.effect, found.low, found.high) == (mark, own, own, own)
 
 
+LADDER = {"inequality": "S3 noise", "tried": 5, "violated": 0, "worst ratio": 0.9, "largest attained": 1.0}
+LADDER |= {"assumptions needed": "A3 variance, none", "counter-examples": 1, "mutants caught": "2 of 3"}
+
+
+@pytest.mark.parametrize(
+    ("change", "mark"),
+    [
+        ({}, "own"),
+        ({"violated": 1}, "¬Re"),
+        ({"largest attained": 1.001}, "¬Re"),
+        ({"largest attained": 1 + 1e-9}, "own"),
+        ({"assumptions needed": "A3 variance, nothing"}, "¬Re"),
+        ({"tried": 0}, "~"),
+    ],
+)
+def test_an_inequality_is_judged_from_its_rung(tmp_path, change, mark):
+    write(tmp_path, "ladder", pd.DataFrame([LADDER | {"inequality": "S1", "worst ratio": 0.1}, LADDER | change]))
+    options = {"claim": "C6", "unit": "ratio", "evidence": "ladder", "inequality": "S3 noise", "applies": "every run"}
+    found = judged(tmp_path, claims.rung, {"ladder": "ladder"}, options)
+    assert (found.mark, found.effect, found.high) == (mark, 0.9, 0.9)
+    assert found.statement.startswith("S3 noise: ") and found.statement.endswith("of 3; applies to: every run")
+
+
 def test_a_basis_comes_back_as_it_was(page):
     (verdict,) = read_verdicts(page)
     assert verdict.basis == {

@@ -17,6 +17,7 @@ from fedauto_core.errors import require
 from .verdicts import Verdict
 
 LEVEL = 0.95
+ABOVE = 1e-4  # what a solver may find above an attained bound
 
 
 @dataclass(frozen=True)
@@ -174,3 +175,21 @@ def untouched(
     )
     mark = "¬Re" if own else "Re" if control else "~"
     return Verdict(claim, statement, mark, own, own, own, seeds, unit, evidence, spread="exact comparison")
+
+
+def rung(ladder: pd.DataFrame, claim: str, unit: str, evidence: str, *, inequality: str, applies: str) -> Verdict:
+    """C6 on one inequality, from its row of the ladder (notebook 22): refuted by a violation, by an instance that
+    attains more than the bound, or by a counter-example that bends nothing; undecided if it was never tried. applies:
+    to what, for the statement."""
+    row = ladder.set_index("inequality").loc[inequality]
+    refuted = (
+        row["violated"] > 0 or row["largest attained"] > 1 + ABOVE or "nothing" in row["assumptions needed"].split(", ")
+    )
+    statement = (
+        f"{inequality}: {row['violated']} violations in {row['tried']} checks, largest ratio attained "
+        f"{row['largest attained']:.2f}; needed: {row['assumptions needed']} ({row['counter-examples']} "
+        f"counter-examples); mutants caught: {row['mutants caught']}; applies to: {applies}"
+    )
+    worst = float(row["worst ratio"])
+    mark = "¬Re" if refuted else "Re" if row["tried"] else "~"
+    return Verdict(claim, statement, mark, worst, worst, worst, 1, unit, evidence, "worst on exact instances")

@@ -23,6 +23,7 @@ RULES: Mapping[str, Callable[..., Verdict]] = {
         claims.difference,
         claims.factorial,
         claims.mean_of_column,
+        claims.rung,
         claims.untouched,
         contests.beats_all,
         paper.order_verdict,

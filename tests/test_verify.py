@@ -283,6 +283,16 @@ def test_an_inequality_is_judged_from_its_rung(tmp_path, change, mark):
     assert found.statement.startswith("S3 noise: ") and found.statement.endswith("of 3; applies to: every run")
 
 
+@pytest.mark.parametrize(("counts", "mark"), [((0, 0), "own"), ((1, 0), "¬Re"), ((0, 2), "~"), ((1, 2), "¬Re")])
+def test_many_checks_are_judged_from_their_extremes_and_counts(tmp_path, counts, mark):
+    write(tmp_path, "worst", pd.DataFrame({"ratio": [0.5, 0.9, 0.7]}))
+    write(tmp_path, "counts", pd.DataFrame([counts], columns=["refuting", "open"]))
+    options = {"claim": "C6", "statement": "s", "unit": "ratio", "evidence": "e", "ratio": "ratio"}
+    tables = {"worst": "worst", "counts": "counts"}
+    found = judged(tmp_path, claims.bounded, tables, options | {"spread": "range", "seeds": 3})
+    assert (found.mark, found.effect, found.low, found.high) == (mark, 0.9, 0.5, 0.9)
+
+
 def test_a_basis_comes_back_as_it_was(page):
     (verdict,) = read_verdicts(page)
     assert verdict.basis == {

@@ -193,3 +193,22 @@ def rung(ladder: pd.DataFrame, claim: str, unit: str, evidence: str, *, inequali
     worst = float(row["worst ratio"])
     mark = "¬Re" if refuted else "Re" if row["tried"] else "~"
     return Verdict(claim, statement, mark, worst, worst, worst, 1, unit, evidence, "worst on exact instances")
+
+
+def bounded(
+    worst: pd.DataFrame,
+    counts: pd.DataFrame,
+    claim: str,
+    statement: str,
+    unit: str,
+    evidence: str,
+    *,
+    ratio: str,
+    spread: str,
+    seeds: int,
+) -> Verdict:
+    """C6 on many checks: effect and range are those of the column `ratio` of `worst`; refuted if `counts` has anything
+    `refuting`, undecided if it has anything `open`. spread: what the range is over."""
+    low, high = float(worst[ratio].min()), float(worst[ratio].max())
+    mark = "¬Re" if counts["refuting"].sum() else "~" if counts["open"].sum() else "Re"
+    return Verdict(claim, statement, mark, high, low, high, seeds, unit, evidence, spread)

@@ -20,6 +20,7 @@ from .verdicts import Verdict, describe, read_verdicts, report_verdicts
 RULES: Mapping[str, Callable[..., Verdict]] = {
     rule.__name__: rule
     for rule in (
+        claims.bounded,
         claims.difference,
         claims.factorial,
         claims.mean_of_column,

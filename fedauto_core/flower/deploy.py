@@ -106,16 +106,18 @@ class _Run:
     def __init__(self, world: World, links: Links, deadline_s: float, say: Callable[[str], None]) -> None:
         self.world, self.links, self.deadline_s, self.say = world, links, deadline_s, say
         self.rounds, self.clients = links.trace.arrived.shape
-        self.diary = world.home / "diary.csv"
+        self.diary, self.data = world.home / "diary.csv", world.home / "data"
         self.port, *self.own_ports = free_ports(1 + self.clients)
 
     def log(self) -> pd.DataFrame:
         """Start everything, and set the links at the start of each round."""
+        self.world.start("data", 0, [sys.executable, APP / "digits_app" / "task.py", self.clients, self.data])
         host = ("--host", "0.0.0.0" if self.world.server != "127.0.0.1" else "127.0.0.1", "--port", self.port)
         self.world.start(
             "superlink", 0, ["flower-superlink", "--insecure", "--disable-runtime-dependency-installation", *host]
         )
         self.world.says("superlink", "Uvicorn running")
+        self.world.done("data")
         first = [client for client in range(1, 1 + self.clients) if client != self.links.late]
         for client in first:
             self._start_node(client)
@@ -134,7 +136,8 @@ class _Run:
 
     def _start_node(self, client: int) -> None:
         words = ["flower-supernode", "--insecure", "--superlink", f"{self.world.server}:{self.port}"]
-        words += ["--port", self.own_ports[client - 1], "--node-config", f"partition-id={client - 1}"]
+        node = f'partition-id={client - 1} data="{self.data}"'
+        words += ["--port", self.own_ports[client - 1], "--node-config", node]
         self.world.start(self._node(client), client, words)
 
     def _start_app(self) -> None:

@@ -83,6 +83,11 @@ class World:
         if text not in output.read_text():
             raise RuntimeError(f"{name} ended at once:\n{tail(output)}")
 
+    def done(self, name: str) -> None:
+        """Wait for a process to end. RuntimeError if it failed."""
+        if self.processes[name].wait(STARTS_S):
+            raise RuntimeError(f"{name} failed:\n{tail(self.home / f'{name}.log')}")
+
     def kill(self, name: str) -> None:
         """A process and all that it has started."""
         for process in self._tree(name):

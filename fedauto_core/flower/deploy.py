@@ -1,8 +1,8 @@
 """`make deploy`: the example app on a SuperLink and SuperNodes, each a process of its own, over links that really fail.
 
 As root each of them gets a network namespace of its own, with a cable to the server's: its link is taken down and up
-after the trace of `links`, and its rate is limited. Elsewhere all of them share the loopback, a client without a link is
-one that is paused, and rates are not limited. Either way no packet leaves the machine, and processes, namespaces and
+after the trace of `links`, and its rate is limited. Elsewhere all of them share the loopback, a client without a link
+is one that is paused, and rates are not limited. Either way no packet leaves the machine, and processes, namespaces and
 temporary files are gone at the end, on Ctrl-C and on failure.
 """
 
@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 
@@ -78,12 +79,13 @@ def deploy(
         remedy="install the extra [flower]",
     )
     why = namespaces_refused() if namespaces else "asked for"
-    with tempfile.TemporaryDirectory(prefix="fedauto-deploy-") as home:
-        with World(Path(home)) if why else Namespaces(Path(home), links.bits_per_second.tolist()) as world:
-            say(f"links: {world.name}" + (f", rates unlimited ({why})" if why else ""))
-            began = time.monotonic()
-            log = _Run(world, links, deadline_s, say).log()
-            facts = {"links": world.name, "seconds": round(time.monotonic() - began, 1)}
+    with ExitStack() as stack:
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fedauto-deploy-")))
+        world = stack.enter_context(World(home) if why else Namespaces(home, links.bits_per_second.tolist()))
+        say(f"links: {world.name}" + (f", rates unlimited ({why})" if why else ""))
+        began = time.monotonic()
+        log = _Run(world, links, deadline_s, say).log()
+        facts = {"links": world.name, "seconds": round(time.monotonic() - began, 1)}
     facts |= {
         "parameters": {"rounds": rounds, "clients": clients, "deadline_s": deadline_s, "seed": seed},
         "standards": links.standard,
@@ -91,7 +93,8 @@ def deploy(
         "events": {name: getattr(links, name) for name in ("killed", "kill", "cut", "away", "late", "join")},
         "planned_sha256": links.trace.sha256,
         "arrived_sha256": trace_of(log).sha256,
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in ("flwr", "torch", "numpy")},
+        "versions": {"python": platform.python_version()}
+        | {name: version(name) for name in ("flwr", "torch", "numpy")},
     }
     folder.mkdir(parents=True, exist_ok=True)
     log.to_csv(folder / "log.csv", index=False, lineterminator="\n")
@@ -141,7 +144,9 @@ class _Run:
         self.world.start(self._node(client), client, words)
 
     def _start_app(self) -> None:
-        here = f'[superlink]\ndefault = "here"\n\n[superlink.here]\naddress = "127.0.0.1:{self.port}"\ninsecure = true\n'
+        here = (
+            f'[superlink]\ndefault = "here"\n\n[superlink.here]\naddress = "127.0.0.1:{self.port}"\ninsecure = true\n'
+        )
         (self.world.home / "config.toml").write_text(here, encoding="utf-8")
         config = {"rounds": self.rounds, "clients": self.clients, "deadline-s": float(self.deadline_s)}
         words = [*(f"{name}={value}" for name, value in config.items()), f'log="{self.diary}"']
@@ -189,8 +194,10 @@ def read_diary(path: Path) -> pd.DataFrame:
 
 
 def as_log(diary: pd.DataFrame, planned: Trace, sent: np.ndarray) -> pd.DataFrame:
-    """The lines of a `diary` for every client in the rounds of which there is a number of bytes `sent`, [t, N]. Client k
-    is who calls itself "site k-1"."""
+    """The lines of a `diary` for every client in the rounds of which there is a number of bytes `sent`, [t, N].
+
+    Client k is who calls itself "site k-1". Who has no line was not connected, or has not told yet who it is.
+    """
     known = {(row.round, row.client): row for row in diary.itertuples()}
     whole = diary.groupby("round")[["round_seconds", "accuracy"]].first()
     lines = []
@@ -230,7 +237,9 @@ def trace_of(log: pd.DataFrame) -> Trace:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m fedauto_core.flower.deploy", description=__doc__.split("\n")[0])
-    parser.add_argument("--out", type=Path, default=Path("reports/scratch/deployment"), help="folder of what is written")
+    parser.add_argument(
+        "--out", type=Path, default=Path("reports/scratch/deployment"), help="folder of what is written"
+    )
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--clients", type=int, default=6)
     parser.add_argument("--deadline", type=float, default=25.0, help="seconds after which a round is closed")

@@ -1,4 +1,4 @@
-"""A run's rounds as lines of a CSV file, written while it goes on, for whoever watches from outside of the ServerApp."""
+"""A run's rounds as lines of a CSV file, written while it goes on, for whoever watches from outside."""
 
 from __future__ import annotations
 

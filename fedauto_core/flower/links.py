@@ -19,8 +19,11 @@ LEAST = 3  # clients: one for each event
 
 
 class Links(NamedTuple):
-    """trace: of T rounds and N clients, what is to arrive; standard: of each client; bits_per_second: of its uplink, [N];
-    killed, cut, late: clients, from 1; kill, join: rounds, from 0; away: first and last round in which one is cut."""
+    """What is to happen to N clients in T rounds.
+
+    trace: what is to arrive; standard: of each client; bits_per_second: of its uplink, [N]; killed, cut, late: clients,
+    from 1; kill, join: rounds, from 0; away: first and last round in which one is cut.
+    """
 
     trace: Trace
     standard: tuple[str, ...]

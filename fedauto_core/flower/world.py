@@ -118,8 +118,10 @@ class World:
 
 
 class Namespaces(World):
-    """A network namespace for the server and for each client, the cables between them as pairs of veth on one bridge; the
-    clients' ends go down and up, and send at a limited rate (tbf). rates: bit/s of each client."""
+    """A network namespace for the server and for each client, with cables (pairs of veth) to a bridge at the server's.
+
+    The clients' ends go down and up, and send at a limited rate (tbf). rates: bit/s of each client.
+    """
 
     name, server = "network namespaces", "10.77.0.1"
 

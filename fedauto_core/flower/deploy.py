@@ -144,9 +144,7 @@ class _Run:
         self.world.start(self._node(client), client, words)
 
     def _start_app(self) -> None:
-        here = (
-            f'[superlink]\ndefault = "here"\n\n[superlink.here]\naddress = "127.0.0.1:{self.port}"\ninsecure = true\n'
-        )
+        here = f'[superlink.here]\naddress = "127.0.0.1:{self.port}"\ninsecure = true\n'
         (self.world.home / "config.toml").write_text(here, encoding="utf-8")
         config = {"rounds": self.rounds, "clients": self.clients, "deadline-s": float(self.deadline_s)}
         words = [*(f"{name}={value}" for name, value in config.items()), f'log="{self.diary}"']
@@ -166,19 +164,16 @@ class _Run:
 
     def _until_noted(self, round: int) -> None:
         """Until the diary has a round (from 1; 0: the start)."""
-        app, output = self.world.processes["app"], self.world.home / "app.log"
+        app, limit_s = self.world.processes["app"], 2 * self.deadline_s + SLACK_S
 
         def noted() -> bool:
-            ended = app.poll() is not None
-            done = self.diary.exists() and bool((read_diary(self.diary)["round"] >= round).any())
-            if ended and not done:
-                raise RuntimeError(f"the app ended before round {round} was over:\n{tail(output)}")
-            return done
+            begun = self.diary.exists() and self.diary.stat().st_size > 0
+            return begun and bool((read_diary(self.diary)["round"] >= round).any())
 
-        try:
-            wait_for(noted, 2 * self.deadline_s + SLACK_S, f"round {round} to end")
-        except RuntimeError as error:
-            raise RuntimeError(f"{error}\n{tail(output)}") from error
+        wait_for(lambda: noted() or app.poll() is not None, limit_s)
+        if not noted():
+            output = tail(self.world.home / "app.log")
+            raise RuntimeError(f"the app has not finished round {round} within {limit_s:.0f} s:\n{output}")
 
     def _sent(self) -> np.ndarray:
         """Bytes by now, [N], NaN where unknown."""
@@ -255,6 +250,9 @@ def main() -> int:
     except RuntimeError as error:
         print(f"the deployment failed: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted; processes, namespaces and temporary files are gone", file=sys.stderr)
+        return 130
     print(f"written: {asked.out}/log.csv, arrivals.csv, provenance.json")
     return 0
 

@@ -19,13 +19,12 @@ STARTS_S = 90.0
 RATE_BURST, RATE_QUEUE = "32kb", "1mb"  # of tbf
 
 
-def wait_for(done: Callable[[], bool], seconds: float, what: str) -> None:
-    """RuntimeError, naming `what`, if it is not `done` in time."""
+def wait_for(done: Callable[[], bool], seconds: float) -> bool:
+    """Whether it was `done` in time."""
     until = time.monotonic() + seconds
-    while not done():
-        if time.monotonic() > until:
-            raise RuntimeError(f"waited {seconds:.0f} s for {what}")
+    while not (ready := done()) and time.monotonic() < until:
         time.sleep(0.1)
+    return ready
 
 
 def tail(output: Path, lines: int = 30) -> str:
@@ -79,9 +78,9 @@ class World:
     def says(self, name: str, text: str) -> None:
         """Wait until `text` is in the output of a process. RuntimeError if it ends before, or takes too long."""
         output = self.home / f"{name}.log"
-        wait_for(lambda: text in output.read_text() or self.processes[name].poll() is not None, STARTS_S, name)
+        wait_for(lambda: text in output.read_text() or self.processes[name].poll() is not None, STARTS_S)
         if text not in output.read_text():
-            raise RuntimeError(f"{name} ended at once:\n{tail(output)}")
+            raise RuntimeError(f"{name} did not say {text!r} within {STARTS_S:.0f} s:\n{tail(output)}")
 
     def done(self, name: str) -> None:
         """Wait for a process to end. RuntimeError if it failed."""

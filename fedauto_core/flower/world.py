@@ -49,8 +49,8 @@ class World:
 
     def __enter__(self) -> World:
         with self.stack:  # what a failure has left half made is undone, too
-            self.stack.callback(self._sweep)
             self.lay()
+            self.stack.callback(self._sweep)
             self.stack = self.stack.pop_all()
         return self
 

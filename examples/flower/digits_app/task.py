@@ -3,18 +3,24 @@
 `python task.py CLIENTS FOLDER` lays the samples of each client into FOLDER, where a SuperNode finds its own.
 """
 
+from __future__ import annotations
+
 import functools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+if TYPE_CHECKING:
+    from fedauto_core import Federation
+
 
 @functools.cache
-def federation(clients: int):
+def federation(clients: int) -> Federation:
     """Shard 0 is the server's."""
     from fedauto_core import FederationSpec, build_federation, load_dataset  # a client with files of its own needs none
 

@@ -130,6 +130,15 @@ def test_the_diary_becomes_a_log_that_replay_reads(example, tmp_path):
     assert read.arrived.tolist() == [[True, False, False], [True, False, True]]
 
 
+def test_the_cause_of_a_loss_is_the_link_s_where_it_was_down():
+    planned = ["arrived", "arrived", "arrived", "long outage"]
+    log = pd.DataFrame({"round": 0, "client": [1, 2, 3, 4], "arrived": [1, 0, 0, 0], "planned": planned})
+    log["cause"] = ["", "silent", "not connected", "silent"]
+    trace = trace_of(log[::-1])
+    assert trace.cause.tolist() == [[Cause.OK, Cause.DEADLINE, Cause.AWAY, Cause.LONG]]
+    assert trace.arrived.tolist() == [[True, False, False, False]]
+
+
 def test_a_round_without_anybody_has_its_line(example, tmp_path):
     example(Polled(lambda round: []), clients=3, rounds=2, log=str(tmp_path / "diary.csv"))
     log = as_log(read_diary(tmp_path / "diary.csv"), draw_links(3, 2, 0).trace, np.full((2, 3), np.nan))

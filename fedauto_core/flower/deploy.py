@@ -36,6 +36,7 @@ APP = _BESIDE if _BESIDE.is_dir() else HERE.parent / "_examples" / "flower"
 """The example app: beside the package in a checkout, inside an installed one."""
 RECORDED = HERE / "recorded"
 """A deployment that comes with the project, as `deploy` writes it."""
+NOT_CONNECTED = "not connected"
 SLACK_S = 60.0  # of a round, beyond its deadlines: for the server's part of it
 
 
@@ -203,7 +204,7 @@ def as_log(diary: pd.DataFrame, planned: Trace, sent: np.ndarray) -> pd.DataFram
                 "round": t,
                 "client": k + 1,
                 "arrived": row.arrived if row else 0,
-                "cause": row.cause if row else "not connected",
+                "cause": row.cause if row else NOT_CONNECTED,
                 "planned": CAUSES[planned.cause[t, k]],
                 "seconds": row.seconds if row else np.nan,
                 "bytes": sent[t, k],
@@ -224,10 +225,15 @@ def describe(round: pd.DataFrame) -> str:
 
 
 def trace_of(log: pd.DataFrame) -> Trace:
-    """What arrived, of a log of `deploy`."""
-    arrived = log.pivot(index="round", columns="client", values="arrived").to_numpy(dtype=bool)
+    """What arrived, of a log of `deploy`. The cause of a loss is what the link was to do; where it was up, either the
+    server did not know that the client was there (`Cause.AWAY`), or the update was late (`Cause.DEADLINE`)."""
+    log, shape = log.sort_values(["round", "client"]), (log["round"].nunique(), log["client"].nunique())
+    planned = log["planned"].map({name: code for code, name in enumerate(CAUSES)})
+    missed = np.where(log["cause"] == NOT_CONNECTED, Cause.AWAY, Cause.DEADLINE)
+    cause = np.where(planned == Cause.OK, missed, planned).reshape(shape)
+    arrived = log["arrived"].to_numpy(dtype=bool).reshape(shape)
     rate = arrived.mean(axis=0)
-    return make_trace(arrived, Cause.RECORDED, np.broadcast_to(rate, arrived.shape).copy(), rate)
+    return make_trace(arrived, cause, np.broadcast_to(rate, shape).copy(), rate)
 
 
 def main() -> int:

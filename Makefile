@@ -13,7 +13,7 @@ PEERS_STAMP := .venv-peers/.installed-$(VERSION)
 PROFILE ?= standard
 ARGS ?=
 
-.PHONY: report tune test lint bench lab lock clean
+.PHONY: report tune test lint bench deploy lab lock clean
 
 report: $(STAMP)
 	.venv/bin/python -m fedauto_core report --profile $(PROFILE) $(ARGS)
@@ -34,6 +34,10 @@ lint: $(STAMP)
 # With PEERS=1 beside FedJAX and Flower's simulation, in an environment of its own.
 bench: $(if $(PEERS),$(PEERS_STAMP),$(STAMP))
 	$(if $(PEERS),.venv-peers,.venv)/bin/python -m fedauto_core.benchmark $(if $(PEERS),--peers )$(ARGS)
+
+# Flower's SuperLink and six SuperNodes over links that fail; root gives each a network namespace.
+deploy: $(STAMP)
+	.venv/bin/python -m fedauto_core.flower.deploy $(ARGS)
 
 lab: $(STAMP)
 	.venv/bin/jupyter lab --notebook-dir notebooks

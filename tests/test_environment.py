@@ -63,7 +63,7 @@ def test_conda_and_make_hand_the_same_words_to_pip():
 def test_pip_takes_the_conda_list_and_finds_it_installed(tmp_path):
     for name in ("constraints.txt", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tmp_path)
-    for folder in ("fedauto_core", "notebooks"):
+    for folder in ("examples", "fedauto_core", "notebooks"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "list.txt").write_text("\n".join(INSTALLS))
     options = ("--no-index", "--no-build-isolation", "--dry-run", "--report", "report.json", "--quiet")

@@ -21,7 +21,7 @@ ALLOWED = {
     "report": "store network data",
     "theory": "models methods data",
     "server": "methods",
-    "flower": "methods server",
+    "flower": "network methods server",
     "benchmark": "models network methods data engine flower",
     "__main__": "methods report",
 }

@@ -10,7 +10,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-KINDS = {"fedauto_core": (".py", ".pyi", ".csv", ".html", ".css", ".js"), "notebooks": (".ipynb", ".md", ".yaml")}
+KINDS = {
+    "fedauto_core": (".py", ".pyi", ".csv", ".json", ".html", ".css", ".js"),
+    "notebooks": (".ipynb", ".md", ".yaml"),
+    "examples": (".py", ".toml"),
+}
 
 
 def run(*command, **options):
@@ -20,8 +24,12 @@ def run(*command, **options):
 
 
 def shipped():
-    """Name in the wheel -> file in the checkout: all files of the core; notebooks and profiles."""
-    places = {"fedauto_core": "fedauto_core", "notebooks": "fedauto_core/_notebooks"}
+    """Name in the wheel -> file in the checkout: all files of the core; notebooks, profiles, examples."""
+    places = {
+        "fedauto_core": "fedauto_core",
+        "notebooks": "fedauto_core/_notebooks",
+        "examples": "fedauto_core/_examples",
+    }
     return {
         f"{places[folder]}/{path.relative_to(ROOT / folder).as_posix()}": path
         for folder, kinds in KINDS.items()

@@ -35,7 +35,7 @@ TESTED_BY: Mapping[str, tuple[str, ...]] = {
     "C5": ("03_fedauto_by_hand", "04_networks"),
     "C6": ("20_bound_step_by_step", "21_any_failure_law", "22_tight_or_loose"),
     "C7": ("01_pretraining",),
-    "C8": (),
+    "C8": ("16_plug_and_play",),
 }
 """Claim -> notebooks that compute a verdict on it (a test holds this against the notebooks)."""
 PAPER = "paper"

@@ -5,13 +5,15 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, 
 from flwr.clientapp import ClientApp
 from torch.nn import functional
 
-from digits_app.task import minibatches, network, samples
+from digits_app.task import laid, minibatches, network, samples
 
 app = ClientApp()
 
 
 def data(context: Context) -> tuple[int, torch.Tensor, torch.Tensor]:
-    partition = int(context.node_config["partition-id"])
+    node, partition = context.node_config, int(context.node_config["partition-id"])
+    if "data" in node:
+        return partition, *laid(str(node["data"]), 1 + partition)
     return partition, *samples(int(context.run_config["clients"]), 1 + partition)
 
 

@@ -6,6 +6,7 @@ from torch import no_grad
 
 from digits_app.task import federation, network, samples
 from fedauto_core.flower import FedAutoStrategy, torch_data
+from fedauto_core.flower.diary import Diary
 
 app = ServerApp()
 
@@ -29,7 +30,7 @@ def main(grid: Grid, context: Context) -> None:
         num_rounds=int(run["rounds"]),
         timeout=float(run["deadline-s"]),
         train_config=ConfigRecord({"lr": run["lr"]}),
-        evaluate_fn=evaluate,
+        evaluate_fn=Diary(run["log"], strategy, grid).of(evaluate) if run["log"] else evaluate,
     )
     for server_round, measured in result.evaluate_metrics_serverapp.items():
         print(f"after round {server_round}: accuracy {measured['accuracy']:.3f}")

@@ -1,18 +1,29 @@
-"""What client and server share: the model, and who holds which digits."""
+"""What client and server share: the model, and who holds which digits.
+
+`python task.py CLIENTS FOLDER` lays the samples of each client into FOLDER, where a SuperNode finds its own.
+"""
+
+from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedauto_core import Federation, FederationSpec, build_federation, load_dataset
+if TYPE_CHECKING:
+    from fedauto_core import Federation
 
 
 @functools.cache
 def federation(clients: int) -> Federation:
     """Shard 0 is the server's."""
+    from fedauto_core import FederationSpec, build_federation, load_dataset  # a client with files of its own needs none
+
     spec = FederationSpec(clients, 80, 60, "classes", classes_per_client=2)
     return build_federation(load_dataset("digits"), spec, seed=0)
 
@@ -24,6 +35,12 @@ def samples(clients: int, participant: int) -> tuple[Tensor, Tensor]:
     return divided.dataset.x_train[rows], divided.dataset.y_train[rows]
 
 
+def laid(folder: str, participant: int) -> tuple[Tensor, Tensor]:
+    """The same from the file that was laid for it."""
+    with np.load(Path(folder) / f"{participant}.npz") as file:
+        return torch.from_numpy(file["x"]), torch.from_numpy(file["y"])
+
+
 def network() -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -32,3 +49,11 @@ def network() -> nn.Module:
 
 def minibatches(n: int, steps: int, batch: int, seed: int) -> Iterator[np.ndarray]:
     yield from np.random.default_rng(seed).integers(0, n, (steps, batch))
+
+
+if __name__ == "__main__":
+    number, place = int(sys.argv[1]), Path(sys.argv[2])
+    place.mkdir(exist_ok=True)
+    for site in range(1, 1 + number):
+        images, labels = samples(number, site)
+        np.savez(place / f"{site}.npz", x=images.numpy(), y=labels.numpy())

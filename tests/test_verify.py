@@ -252,6 +252,23 @@ def test_a_difference_is_judged_from_the_runs(tmp_path):
     assert (found.effect, found.low, found.high) == pytest.approx((expected.mean, expected.low, expected.high))
 
 
+@pytest.mark.parametrize(
+    ("by", "margin", "mark"), [(3.0, 1.0, "Re"), (0.5, 1.0, "="), (0.5, 0.1, "Re"), (-3, 1, "¬Re")]
+)
+def test_a_mean_lead_is_that_over_the_scenarios_named(tmp_path, by, margin, mark):
+    shift = {"F0": 99.0, "x": by - 1, "y": by + 1}
+    rows = [
+        (where, label, seed, 70.0 + seed + (label == "b") * (shift[where] + 0.01 * seed))
+        for where in shift
+        for label in "ab"
+        for seed in range(4)
+    ]
+    write(tmp_path, "runs", pd.DataFrame(rows, columns=["scenario", "label", "seed", "points"]))
+    sides = {"better": {"label": "b"}, "worse": {"label": "a"}, "scenarios": ["x", "y"], "margin": margin}
+    found = judged(tmp_path, claims.mean_lead, {"runs": "runs"}, SAID | {"metric": "points"} | sides)
+    assert (found.mark, found.effect, found.seeds) == (mark, pytest.approx(by + 0.015), 4)
+
+
 @pytest.mark.parametrize(("own", "told", "mark"), [(0.0, 0.2, "own"), (0.1, 0.2, "¬Re"), (0.0, 0.0, "~")])
 def test_nothing_changes_for_who_is_not_told(tmp_path, own, told, mark):
     write(tmp_path, "told", pd.DataFrame({"fedauto": [0, own], "oracle": [told, 1.0]}))

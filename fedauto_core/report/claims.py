@@ -129,6 +129,27 @@ def difference(
     return difference_verdict(claim, statement, interval(paired(runs, metric, better, worse)), unit, evidence)
 
 
+def mean_lead(
+    runs: pd.DataFrame,
+    claim: str,
+    statement: str,
+    unit: str,
+    evidence: str,
+    *,
+    metric: str,
+    better: Mapping[str, object],
+    worse: Mapping[str, object],
+    scenarios: Sequence[str],
+    margin: float,
+) -> Verdict:
+    """`difference` in the mean over `scenarios`, seed by seed; [=] if the whole interval lies within `margin`."""
+    leads = [paired(runs[runs["scenario"] == name], metric, better, worse) for name in scenarios]
+    found = interval(np.mean(leads, axis=0))
+    level = -margin <= found.low and found.high <= margin
+    word = "=" if level else mark(found.low, found.high)
+    return Verdict(claim, statement, word, found.mean, found.low, found.high, found.n, unit, evidence)
+
+
 def mean_of_column(
     table: pd.DataFrame, claim: str, statement: str, unit: str, evidence: str, *, column: str
 ) -> Verdict:

@@ -23,6 +23,7 @@ RULES: Mapping[str, Callable[..., Verdict]] = {
         claims.bounded,
         claims.difference,
         claims.factorial,
+        claims.mean_lead,
         claims.mean_of_column,
         claims.rung,
         claims.untouched,

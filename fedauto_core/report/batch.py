@@ -218,7 +218,8 @@ def _run(plan: Sequence[Job], batch: Batch, pool: Callable[[], Executor], shown:
 
 def _show(shown: Display, name: str, state: str, seconds: float | None = None) -> None:
     ended, total = shown.board.ended, len(shown.board.minutes)
-    ended[name] = [state, None if seconds is None or math.isnan(seconds) else seconds]
+    seconds = None if seconds is None or math.isnan(seconds) else seconds  # of a worker that died nobody knows them
+    ended[name] = [state, seconds]
     took = "" if seconds is None else f"  {seconds:.0f} s"
     shown.line(f"[{len(ended):{len(str(total))}}/{total}] {name}  {state}{took}")
 

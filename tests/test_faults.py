@@ -333,3 +333,13 @@ def test_the_guard_says_in_time_that_a_kernel_shows_too_much(tmp_path):
 def order_of_nothing(tmp_path):
     write(tmp_path, "1")
     return order(tmp_path)
+
+
+def test_clearing_up_deletes_sockets_only(tmp_path):
+    """Whatever a damaged state file names."""
+    for name, stays in (("fa-x", False), ("precious", True)):
+        (tmp_path / name).mkdir()
+        state = progress.Progress("nb", 0, 1, 0.0, 0, 0, 0.0, progress.this_worker(), str(tmp_path / name))
+        progress.write_progress(tmp_path / "report", state)
+        progress.clear_up(tmp_path / "report", "nb")
+        assert (tmp_path / name).exists() == stays and progress.read_progress(tmp_path / "report") == {}

@@ -22,7 +22,7 @@ from .orders import Order, Outcome, logged
 from .overview import status_of, write_overview
 from .plan import WORKER, Job, changes, inputs_of, override, read_profile, select, spread
 from .processes import Processes
-from .progress import SUFFIX, read_progress, sweep, token_file
+from .progress import SUFFIX, clear_up, read_progress, token_file
 from .sources import NOTEBOOKS, read_notebooks
 from .watching import Board, Display, display, lines, read_board
 
@@ -161,7 +161,7 @@ def _write_pages(target: Path, profile: str, jobs: Sequence[Job], notebooks_dir:
 def _clear_work(report: Path) -> None:
     """Take away what unfinished notebooks have left: of a batch that was killed with its workers, processes, too."""
     for path in work_folder(report).glob(f"*{SUFFIX}"):
-        sweep(report, path.name.removesuffix(SUFFIX))
+        clear_up(report, path.name.removesuffix(SUFFIX))
     clear(work_folder(report))
 
 
@@ -204,7 +204,7 @@ def _run(plan: Sequence[Job], batch: Batch, pool: Callable[[], Executor], shown:
         for future in [future for future in running if future in done]:
             job = running.pop(future)
             if isinstance(future.exception(), BrokenExecutor):
-                sweep(batch.out, job.name)
+                clear_up(batch.out, job.name)
                 if job.name not in again:
                     again.add(job.name)
                     at.pop(job.name, None)
@@ -218,7 +218,8 @@ def _run(plan: Sequence[Job], batch: Batch, pool: Callable[[], Executor], shown:
 
 def _show(shown: Display, name: str, state: str, seconds: float | None = None) -> None:
     ended, total = shown.board.ended, len(shown.board.minutes)
-    ended[name] = [state, None if seconds is None or math.isnan(seconds) else seconds]
+    seconds = None if seconds is None or math.isnan(seconds) else seconds  # of a worker that died nobody knows them
+    ended[name] = [state, seconds]
     took = "" if seconds is None else f"  {seconds:.0f} s"
     shown.line(f"[{len(ended):{len(str(total))}}/{total}] {name}  {state}{took}")
 

@@ -16,6 +16,8 @@ import psutil
 from .folder import of_shape, work_folder, write_json
 
 SUFFIX = ".running.json"
+SOCKETS = "fa-"
+"""How the names of folders of sockets begin."""
 OUTPUT = "FEDAUTO_OUTPUT"
 """Variable of a kernel, and of all processes that it starts, that names the folder of its notebook."""
 
@@ -100,12 +102,13 @@ def _works_for(process: psutil.Process, folder: Path) -> bool:
         return False
 
 
-def sweep(report: Path, name: str) -> None:
+def clear_up(report: Path, name: str) -> None:
     """Take away what a worker of this machine that was killed has left of a notebook: processes, sockets, files."""
     folder = work_folder(report) / name
     end_processes(folder)
     state = read_progress(report).get(name)
-    if state is not None and state.worker.rpartition(":")[0] == platform.node():
+    here = state is not None and state.worker.rpartition(":")[0] == platform.node()
+    if here and Path(state.sockets).name.startswith(SOCKETS):  # whatever a damaged file says, nothing else is deleted
         shutil.rmtree(state.sockets, ignore_errors=True)
     shutil.rmtree(folder, ignore_errors=True)
     state_file(report, name).unlink(missing_ok=True)

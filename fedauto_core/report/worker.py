@@ -38,7 +38,7 @@ from .guard import Abandoned, Ended, Guard, death, memory_kills
 from .machine import machine
 from .orders import Order, Outcome, logged
 from .plain import ANSI
-from .progress import OUTPUT, end_processes, sweep
+from .progress import OUTPUT, SOCKETS, clear_up, end_processes
 from .sources import PARAMETERS_TAG
 
 INJECTED = "injected-parameters"
@@ -125,7 +125,7 @@ def run_notebook(order: Order) -> Outcome:
     reached: list[str] = []
     source = nbformat.reads(order.source, as_version=4)
     try:
-        sweep(order.out, order.name)
+        clear_up(order.out, order.name)
         folder.mkdir(parents=True)
         executed, peak, saved = _execute(order, source, folder, reached)
         final = _published(source, executed, folder, order)
@@ -143,7 +143,7 @@ def run_notebook(order: Order) -> Outcome:
         details = "\n".join(error.traceback) if isinstance(error, PapermillExecutionError) else traceback.format_exc()
         return logged(outcome, order.out, f"{order.command}\n\n{outcome.error}\n\n{ANSI.sub('', details)}\n")
     finally:
-        sweep(order.out, order.name)
+        clear_up(order.out, order.name)
 
 
 def _execute(
@@ -159,7 +159,7 @@ def _execute(
         allowed=f"a path that leaves room within the {LONGEST_SOCKET_FOLDER} bytes of a socket's folder",
         remedy="set TMPDIR to a shorter path",
     )
-    sockets = tempfile.mkdtemp(prefix="fa-")
+    sockets = tempfile.mkdtemp(prefix=SOCKETS)
     _sockets.add(sockets)
     one_thread = {f"{library}_NUM_THREADS": 1 for library in ("OMP", "MKL", "OPENBLAS")}
     environment = one_thread | {

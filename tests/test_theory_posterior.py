@@ -109,6 +109,12 @@ def test_the_curvature_on_the_way_is_bounded_and_nearly_attained_by_short_steps(
     assert size < 0.1 or (exact > variance / 2).any()  # the curvature at w alone is no bound
 
 
+def test_a_move_so_long_that_exp_overflows_is_bounded_all_the_same():
+    chances, moves = np.array([[1 - 1e-25, 1e-25]]), np.array([[0.0, 70.0]])
+    exact = np.log(chances[0] @ np.exp(moves[0])) - chances[0] @ moves[0]
+    assert exact > 10 and exact <= theory.remainder_bound(chances, moves)
+
+
 def test_smoothness_is_certified_for_all_that_are_averaged():
     point, rng = START.double().numpy(), np.random.default_rng(1)
     for rows in (slice(None), HEAD.rows(0), HEAD.rows(3), slice(0, HEAD.cells[1])):

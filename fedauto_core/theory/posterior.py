@@ -35,6 +35,7 @@ from fedauto_core.methods.base import chi2_divergence
 from .nets import Visit
 
 MOST_NODES, CLOSED = 64, 1e-8  # of the mean over a segment, and when it is good enough, in units of F
+LONGEST = 50  # moves of the logits for which the variance is followed: exp would overflow
 PARTS = ("labels", "features", "drift", "noise", "other")
 
 
@@ -71,8 +72,8 @@ class Head:
         return slice(self.cells[owner * classes], self.cells[(owner + 1) * classes])
 
     def smoothness(self) -> float:
-        """Certified L of all F_j and F, and of all losses on some of a participant's classes: L/2 lambda_max of the
-        second moments (`problems.regression`), for the latter at most those of a single class."""
+        """Certified L of F, all F_j and participant m's loss: half of the largest eigenvalue of the second moments
+        (`problems.regression`); m's, a mean over some of the server's classes, is at most that of one of them."""
         parts = [self.x, *(self.x[self.rows(j)] for j in range(len(self.federation.shards)))]
         pairs = zip(self.cells[:-1], self.cells[1:], strict=True)
         parts += [self.x[a:b] for a, b in list(pairs)[: self.shape[1]] if b > a]  # what participant m may train on
@@ -93,9 +94,8 @@ class Head:
         """Mean gradients [K, P] over some rows at points [K, P]."""
         x = self.x[rows]
         error = softmax(self.logits(x, points), axis=2) - self.one_hot[rows, None]
-        return (x.T @ error.reshape(len(x), -1)).reshape(x.shape[1], len(points), -1).swapaxes(0, 1).reshape(
-            len(points), -1
-        ) / len(x)  # fmt: skip
+        side_by_side = (x.T @ error.reshape(len(x), -1)).reshape(x.shape[1], len(points), -1)
+        return side_by_side.swapaxes(0, 1).reshape(len(points), -1) / len(x)
 
     def cell_slopes(self, probabilities: np.ndarray) -> np.ndarray:
         """Gradients summed over the samples of each owner and label, [N+1, C, P], given all probabilities [n, C]."""
@@ -115,9 +115,10 @@ def remainder_bound(probabilities: np.ndarray, moves: np.ndarray) -> float:
     mean = np.sum(probabilities * moves, axis=1)
     variance = np.sum(probabilities * (moves - mean[:, None]) ** 2, axis=1)
     top = np.maximum(moves.max(axis=1) - mean, 1e-8)
-    # For a small s the difference is rounding: 1/2 + s/6 + s^2/24 + ... <= 1/2 + s/5. A large one may not overflow.
-    growth = np.where(top < 1e-4, 0.5 + top / 5, (np.exp(np.minimum(top, 50)) - 1 - top) / top**2)
-    return float(np.mean(np.minimum(variance * growth, np.ptp(moves, axis=1) ** 2 / 8)))
+    # For a small s the difference is rounding: 1/2 + s/6 + s^2/24 + ... <= 1/2 + s/5.
+    growth = np.where(top < 1e-4, 0.5 + top / 5, (np.exp(np.minimum(top, LONGEST)) - 1 - top) / top**2)
+    widest = np.ptp(moves, axis=1) ** 2 / 8
+    return float(np.mean(np.where(top > LONGEST, widest, np.minimum(variance * growth, widest))))
 
 
 def certificate(head: Head, visit: Visit, steps: int) -> dict[str, float]:

@@ -729,14 +729,15 @@ def test_the_lines_of_the_readme_run_in_a_server_app(capsys):
     assert heard == [round for round in range(1, 11) for _ in range(2)]
 
 
-def test_the_example_runs_and_says_who_is_missing(monkeypatch, capsys):
+@pytest.mark.parametrize("dataset", ["digits", "cifar10_mobilenetv2-256"])
+def test_the_example_runs_and_says_who_is_missing(dataset, monkeypatch, capsys):
     """Its own run configuration; site 2 is never heard."""
     folder = Path(__file__).parents[1] / "examples" / "flower"
     monkeypatch.syspath_prepend(folder)
     client_app, server_app = (importlib.import_module(f"digits_app.{name}") for name in ("client_app", "server_app"))
     declared = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["flwr"]["app"]
     assert declared["components"] == {f"{m.__name__[11:17]}app": f"{m.__name__}:app" for m in (server_app, client_app)}
-    config = declared["config"]
+    config = declared["config"] | {"dataset": dataset}
     apps = dict.fromkeys(range(config["clients"]), client_app.app)
     grid = LocalGrid(apps, lambda node, message: node != 2 or not trains(message), run_config=config)
     server_app.main(grid, Context(0, 0, {}, RecordDict(), config))

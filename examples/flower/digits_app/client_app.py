@@ -14,13 +14,13 @@ def data(context: Context) -> tuple[int, torch.Tensor, torch.Tensor]:
     node, partition = context.node_config, int(context.node_config["partition-id"])
     if "data" in node:
         return partition, *laid(str(node["data"]), 1 + partition)
-    return partition, *samples(int(context.run_config["clients"]), 1 + partition)
+    return partition, *samples(int(context.run_config["clients"]), 1 + partition, str(context.run_config["dataset"]))
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
     config, (partition, x, y) = message.content["config"], data(context)
-    model = network()
+    model = network(str(context.run_config["dataset"]))
     model.load_state_dict(message.content["arrays"].to_torch_state_dict())
     optimiser = torch.optim.SGD(model.parameters(), lr=config["lr"])
     seed = 1000 * int(config["server-round"]) + partition

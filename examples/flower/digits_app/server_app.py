@@ -14,7 +14,8 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     run = context.run_config
-    dataset, model = federation(int(run["clients"])).dataset, network()
+    clients, name = int(run["clients"]), str(run["dataset"])
+    dataset, model = federation(clients, name).dataset, network(name)
 
     @no_grad()
     def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord:
@@ -22,7 +23,7 @@ def main(grid: Grid, context: Context) -> None:
         right = model(dataset.x_test).argmax(dim=1) == dataset.y_test
         return MetricRecord({"accuracy": float(right.float().mean())})
 
-    public = torch_data(network(), *samples(int(run["clients"]), 0), 10, lr=run["lr"], batch=int(run["batch"]))
+    public = torch_data(network(name), *samples(clients, 0, name), 10, lr=run["lr"], batch=int(run["batch"]))
     strategy = FedAutoStrategy(public, steps=int(run["steps"]), fraction_evaluate=0.0)
     result = strategy.start(
         grid,

@@ -1,5 +1,6 @@
-"""What client and server share: the model, and who holds which digits.
+"""What client and server share: the model, and who holds which samples, two classes at each client.
 
+The data are digits, or features of CIFAR-10 from a frozen ImageNet MobileNetV2, whose head is the model then.
 `python task.py CLIENTS FOLDER` lays the samples of each client into FOLDER, where a SuperNode finds its own.
 """
 
@@ -18,19 +19,22 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from fedauto_core import Federation
 
+SIZES = {"digits": (80, 60), "cifar10_mobilenetv2-256": (500, 300)}
+"""Data set -> samples of a client and of the server."""
+
 
 @functools.cache
-def federation(clients: int) -> Federation:
+def federation(clients: int, dataset: str = "digits") -> Federation:
     """Shard 0 is the server's."""
     from fedauto_core import FederationSpec, build_federation, load_dataset  # a client with files of its own needs none
 
-    spec = FederationSpec(clients, 80, 60, "classes", classes_per_client=2)
-    return build_federation(load_dataset("digits"), spec, seed=0)
+    spec = FederationSpec(clients, *SIZES[dataset], "classes", classes_per_client=2)
+    return build_federation(load_dataset(dataset), spec, seed=0)
 
 
-def samples(clients: int, participant: int) -> tuple[Tensor, Tensor]:
-    """Images [n, 1, 8, 8] and labels [n] of a participant, 0 being the server."""
-    divided = federation(clients)
+def samples(clients: int, participant: int, dataset: str = "digits") -> tuple[Tensor, Tensor]:
+    """Samples [n, ...] and labels [n] of a participant, 0 being the server."""
+    divided = federation(clients, dataset)
     rows = divided.shards[participant]
     return divided.dataset.x_train[rows], divided.dataset.y_train[rows]
 
@@ -41,10 +45,12 @@ def laid(folder: str, participant: int) -> tuple[Tensor, Tensor]:
         return torch.from_numpy(file["x"]), torch.from_numpy(file["y"])
 
 
-def network() -> nn.Module:
+def network(dataset: str = "digits") -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+        if dataset == "digits":
+            return nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+        return nn.Sequential(nn.Flatten(), nn.Linear(256, 10))
 
 
 def minibatches(n: int, steps: int, batch: int, seed: int) -> Iterator[np.ndarray]:

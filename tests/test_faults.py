@@ -121,11 +121,13 @@ def test_units_whose_process_is_killed_are_a_failure_and_the_next_get_new_ones()
 def test_a_kernel_that_is_killed_is_told_apart_from_one_out_of_memory(tmp_path, monkeypatch):
     write(tmp_path, "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
     outcome = worker.run_notebook(order(tmp_path))
-    assert outcome.cell == 1 and re.match(r"the kernel was ended by SIGKILL \(it held up to \d+ MiB\)$", outcome.error)
+    assert outcome.cell == 1 and re.fullmatch(
+        r"the kernel was ended by SIGKILL( \(it held up to \d+ MiB\))?", outcome.error
+    )
     kills = iter([4, 5])
     monkeypatch.setattr(worker, "memory_kills", lambda: next(kills))
     outcome = worker.run_notebook(order(tmp_path))
-    assert outcome.error.startswith("out of memory: the system ended the kernel by SIGKILL (it held up to ")
+    assert outcome.error.startswith("out of memory: the system ended the kernel by SIGKILL")
 
 
 def test_a_notebook_that_hangs_is_ended_with_all_it_has_started(tmp_path):

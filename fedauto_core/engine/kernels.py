@@ -48,8 +48,8 @@ def multiply(a, rows, columns, b, width, c, to_rows, to_columns, accumulate):
     """c[to_rows[m] + to_columns[n] + lane] (+)= sum over k of a[rows[m] + columns[k]] * b[k, LANES n + lane].
 
     All are flat; b is [K, width]. Tiles are as many rows by two blocks of lanes as there are registers for their sums,
-    and 8 rows by one for an odd block; the last rows come by fours. No place may occur twice among the rows of a tile,
-    which computes its last row again where it sticks out; between tiles it may.
+    and 8 rows by one for an odd block; the last rows come by fours. No place may occur twice among the rows and blocks
+    of a tile, which computes its last row again where it sticks out; between tiles it may.
     """
     not_inlined()
     paired = len(to_columns) // 2 * 2

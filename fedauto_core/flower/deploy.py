@@ -165,7 +165,7 @@ class _Run:
 
     def _until_noted(self, round: int) -> None:
         """Until the diary has a round (from 1; 0: the start)."""
-        app, limit_s = self.world.processes["app"], 2 * self.deadline_s + SLACK_S
+        app, limit_s = self.world.processes["app"], 3 * self.deadline_s + SLACK_S
 
         def noted() -> bool:
             begun = self.diary.exists() and self.diary.stat().st_size > 0

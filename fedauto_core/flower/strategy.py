@@ -40,10 +40,10 @@ class MethodStrategy(Strategy):
     """A method of `methods/` as a strategy of Flower; `METHODS` are made by `make_method`.
 
     In each round all nodes that are connected are asked, and those that answer before the deadline (`timeout` of
-    `start`) are heard; nobody is waited for. Lost, and named in the log, is also an update that is not finite, has
-    other names or shapes, tells no positive "num-examples" or comes twice, or whose client has not been identified. A
-    step that is not finite or leads far off is refused (`methods.guard`). Where the config that clients are sent holds
-    an "lr", it is the round's step size.
+    `start`) are heard; clients who have not said who they are get as long once more, before and after the training.
+    Lost, and named in the log, is also an update that is not finite, has other names or shapes, tells no positive
+    "num-examples" or comes twice, or whose client has not been identified. A step that is not finite or leads far off
+    is refused (`methods.guard`). Where the config that clients are sent holds an "lr", it is the round's step size.
 
     Parameters
     ----------

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import psutil
@@ -84,18 +84,22 @@ class World:
 
     def done(self, name: str) -> None:
         """Wait for a process to end. RuntimeError if it failed."""
-        if self.processes[name].wait(STARTS_S):
-            raise RuntimeError(f"{name} failed:\n{tail(self.home / f'{name}.log')}")
+        process = self.processes[name]
+        if not wait_for(lambda: process.poll() is not None, STARTS_S) or process.returncode:
+            said = "failed" if process.returncode else f"has not ended within {STARTS_S:.0f} s"
+            raise RuntimeError(f"{name} {said}:\n{tail(self.home / f'{name}.log')}")
 
     def kill(self, name: str) -> None:
         """A process and all that it has started."""
         for process in self._tree(name):
-            process.kill()
+            with suppress(psutil.NoSuchProcess):  # Flower's processes for single messages come and go
+                process.kill()
         self.processes[name].wait()
 
     def link(self, client: int, name: str, up: bool) -> None:
         for process in self._tree(name):
-            process.send_signal(signal.SIGCONT if up else signal.SIGSTOP)
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGCONT if up else signal.SIGSTOP)
 
     def sent(self, client: int) -> int | None:
         return None

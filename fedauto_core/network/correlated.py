@@ -1,5 +1,7 @@
 """Failures that hit several clients at once: a shared access point, a common shock, an adversary; and products."""
 
+from dataclasses import replace
+
 import numpy as np
 from scipy.signal import lfilter
 from scipy.stats import norm
@@ -103,4 +105,5 @@ def _product(setting: Setting, *, parts: tuple[Scenario, ...]) -> Trace:
     q = np.prod([trace.success_probability for trace in traces], axis=0)
     long_run = np.prod([trace.long_run_probability for trace in traces], axis=0)
     marginal = np.prod([trace.marginal_probability for trace in traces], axis=0)
-    return make_trace(np.all([trace.arrived for trace in traces], axis=0), cause, q, long_run, marginal)
+    made = make_trace(np.all([trace.arrived for trace in traces], axis=0), cause, q, long_run, marginal)
+    return replace(made, note="; ".join(trace.note for trace in traces if trace.note))

@@ -111,10 +111,11 @@ def differences(old: Path, new: Path) -> list[Difference]:
         elif a == b:
             found.append(Difference(name, "bit-identical"))
         else:
-            said = f"{a.effect:.4g} [{a.low:.4g}, {a.high:.4g}] then, {b.effect:.4g} now"
+            said = f"[{a.mark}] {a.effect:.4g} [{a.low:.4g}, {a.high:.4g}] then, [{b.mark}] {b.effect:.4g} now"
+            refuted = a.mark != b.mark and "¬Re" in (a.mark, b.mark)
             ends = [(a.effect, b.effect), (a.low, b.low), (a.high, b.high)]
             near = all(math.isclose(*pair, rel_tol=ROUNDING, abs_tol=ROUNDING) for pair in ends)
-            holds = "statistical" if a.low <= b.effect <= a.high else "different"
+            holds = "statistical" if a.low <= b.effect <= a.high and not refuted else "different"
             found.append(Difference(name, "to rounding" if near and a.mark == b.mark else holds, said))
     return found
 

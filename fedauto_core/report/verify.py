@@ -12,10 +12,11 @@ from pathlib import Path
 from fedauto_core.errors import require, require_known
 
 from . import claims, contests, paper
+from .evidence import claim_marks, verdict_rows
 from .folder import content_hash, file_hashes, log_file, read_manifest, verdict_files
 from .judging import judged
 from .tables import pipe_table
-from .verdicts import Verdict, describe, read_verdicts, report_verdicts
+from .verdicts import CLAIMS, Verdict, describe, read_verdicts, report_verdicts
 
 RULES: Mapping[str, Callable[..., Verdict]] = {
     rule.__name__: rule
@@ -123,6 +124,9 @@ def missing_rows(report: Path) -> list[str]:
             row = pipe_table([""] * 4, [(f"[{v.mark}]", v.statement, describe(v), name)]).splitlines()[-1]
             if row not in text:
                 missing.append(f"claims.md: the verdict of {name} on {v.claim}, {v.evidence}, is not there as stored")
+    for claim, mark in claim_marks(verdict_rows(report, report_verdicts(report))).items():
+        if f"| {claim} | {CLAIMS[claim]} | {mark} |" not in text:
+            missing.append(f"claims.md: {claim} does not stand there with the mark of its verdicts, {mark}")
     if (shown := len(re.findall(r"^\| C\d \| \[\S+\] \| ", text, re.M))) > total:
         missing.append(f"claims.md has {shown} verdicts, the pages have {total}")
     return missing

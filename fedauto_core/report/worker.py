@@ -298,7 +298,9 @@ def _require_the_end(executed: nbformat.NotebookNode) -> None:
 def _write_manifest(order: Order, folder: Path, seconds: float, peak: int | None, saved: float = 0.0) -> None:
     """The versions and the machine are this worker's own: it may be on another one."""
     before = read_manifest(order.out / order.name) or {}
-    fresh = before.get("fresh_seconds") if math.isnan(saved) else round(seconds + saved, 1)
+    alike = all(before.get(key) == order.inputs.get(key) for key in ("parameters", "code_sha256"))
+    known = before.get("fresh_seconds") if alike else None
+    fresh = known if math.isnan(saved) else round(seconds + saved, 1)
     own = {
         "versions": versions(OPTIONAL_PACKAGES),
         "machine": machine(),

@@ -57,9 +57,18 @@ def recorded(method: Method, visits: list[Visit]) -> Method:
 @dataclass(frozen=True)
 class FedAutoByTheBound(FedAuto):
     """FedAuto whose module 2 is the bound's own programme (docs/method.md, 5.4): chi^2 + lam sum_j beta_j^2, where
-    FedAuto has lam sum_j beta_j^2 n_A / n_j."""
+    FedAuto has lam sum_j beta_j^2 n_A / n_j. InputError for another divergence, or weights that do not adapt."""
 
     name = "fedauto_by_the_bound"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self.adaptive and self.divergence == "chi2",
+            f"adaptive={self.adaptive}, divergence={self.divergence!r}",
+            allowed="adaptive weights and chi2: the bound has no others",
+            remedy="leave both out",
+        )
 
     def modules(
         self, context: Context, ids: np.ndarray

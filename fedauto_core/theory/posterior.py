@@ -193,14 +193,16 @@ def explained(head: Head, visit: Visit, batches: np.ndarray) -> dict[str, float]
 
 
 def _mean_slope(head: Head, w: np.ndarray, move: np.ndarray, rise: float) -> np.ndarray:
-    """M [P], by Gauss-Legendre: <M, move> is F's rise, which says when there are enough nodes."""
+    """M [P], by Gauss-Legendre: <M, move> is F's rise, which says when there are enough nodes; ArithmeticError where
+    `MOST_NODES` are too few."""
     count = 4
-    while True:
+    while count <= MOST_NODES:
         nodes, weights = np.polynomial.legendre.leggauss(count)
         mean = weights / 2 @ head.slopes(slice(None), w + (nodes[:, None] + 1) / 2 * move)
-        if abs(mean @ move - rise) <= CLOSED or count == MOST_NODES:
+        if abs(mean @ move - rise) <= CLOSED:
             return mean
         count *= 2
+    raise ArithmeticError(f"the mean gradient along a move is not found with {MOST_NODES} nodes")
 
 
 def _local(head: Head, w: np.ndarray, batches: np.ndarray, lr: float) -> tuple[np.ndarray, np.ndarray]:

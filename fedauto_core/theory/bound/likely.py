@@ -35,7 +35,7 @@ def likely_sides(
     ||grad F(w_{r-1})||^2 and bias2 = b_r [..., T]; noise: B.
 
     With probability at least 1 - delta a run has measured <= bound at all of its horizons. InputError for gamma beyond
-    1/L, B < 0 or delta outside (0, 1)."""
+    1/L, B < 0 or delta outside (0, 1]."""
     require_gamma(gamma)
     limit = (1 + ROUNDING) / smoothness
     require_number("step size gamma", gamma, high=limit, remedy="use at most 1/L: nothing is promised beyond")

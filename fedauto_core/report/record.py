@@ -93,7 +93,8 @@ class Page:
         self._register(slug, "figure", caption)
         self._write_csv(frame, slug)
         drawn, painted = io.StringIO(), io.BytesIO()
-        with mpl.rc_context({"svg.hashsalt": slug}):  # the default salt is random and would change the identifiers
+        # The default salt is random and would change the identifiers; text as text can be searched, and is smaller.
+        with mpl.rc_context({"svg.hashsalt": slug, "svg.fonttype": "none"}):
             fig.savefig(drawn, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
         fig.savefig(painted, format="png", dpi=DOTS_PER_INCH, bbox_inches="tight", metadata={"Software": None})
         plt.close(fig)

@@ -19,7 +19,6 @@ PACKAGE = Path(__file__).parents[1]
 NUMERIC_PACKAGES = ("torch", "numpy", "scipy", "sympy", "pandas", "scikit-learn", "matplotlib", "seaborn", "numba")
 OPTIONAL_PACKAGES = ("pepit", "cvxpy", "clarabel", "transformers", "tokenizers", "safetensors")  # of the extras
 DATA: Mapping[str, str] = {
-    "fedauto_core.flower.deploy": "flower/recorded/*",
     "fedauto_core.experiments.tuning": "experiments/tuned/*.csv",
     "fedauto_core.network.recorded": "network/*.csv",
     "fedauto_core.report.front": "report/symbols.csv",

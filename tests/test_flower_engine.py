@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("flwr.app", reason="needs the extra [flower]")
-pytest.importorskip("ray", reason="needs the extra [peers]")
+pytest.importorskip("ray", reason="needs the extra [flower]")
 
 from test_flower import BATCH, ROUNDS, STEPS, TRACE, simulated
 

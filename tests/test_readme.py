@@ -47,6 +47,7 @@ STANDARD = ROOT / "reports" / "standard"
         (CNN, "F10", "server_finetuning", "`server_finetuning` 0.0"),
         (LORA, "mixed", "fedavg", "`fedavg` by 3.1 points"),
         (LORA, "mixed", "feddyn", "`feddyn` -0.4"),
+        ("12_resource_optimisation", "radio, F8", "fedavg, scheduled", "`fedavg, scheduled` 1.0"),
     ],
 )
 def test_what_came_out_says_what_the_report_says(page, scenario, rival, said):

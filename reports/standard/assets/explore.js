@@ -127,4 +127,4 @@ if (document.getElementById("skew")) {
   document.querySelector(".controls").addEventListener("submit", (event) => event.preventDefault());
   show();
 }
-// sealed c9a53945d83a50217c25d9db9efbd554e38658fad85eb97706f5a6f2caf11331
+// sealed f08d1d465ba2af22d13c0f37c6f7a51bfda9c7be24ee51f1641fe3f3863a04c8

@@ -430,4 +430,4 @@ window.SEARCH = [
 ["reference.html#symbol-n_j", "n_j", "symbol", "samples of participant j; n their sum notebook 03"],
 ["reference.html#symbol-sigma2", "sigma^2", "symbol", "variance of a stochastic gradient notebook 20"]
 ];
-// sealed f8769da7a5f4663ef0acd3500d0774126ca0d4b84f7a4fd4eb22ceb516d60da4
+// sealed fd2793b0d5b38ee1ccb02e61db31786155321eca6cfb30cc11288002ca07d373

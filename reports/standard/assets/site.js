@@ -83,4 +83,4 @@
     reach();
   });
 }
-// sealed 520b89eb73b951ff53437e2f02c3bf14549ec0aa6d264b146ae93dc8d561f99c
+// sealed 422eccf0bed2b883e20eea1ed50d0bf80c98d17eefc217c1ffe6a2e52062599f

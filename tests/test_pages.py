@@ -180,6 +180,14 @@ def test_numbers_of_notebooks_become_links():
     assert html.count('href="../10_x') == 1 and ">notebook 10</a>, 10" in html
 
 
+def test_links_lead_to_files_of_the_page_or_beside_the_notebooks(tmp_path):
+    page = tmp_path / "report" / "01_x"
+    page.mkdir(parents=True)
+    (page / "runs.csv").write_text("a\n")
+    html = pages.markdown("[one](runs.csv), [two](other.csv)", pages.Place(tmp_path / "notebooks", page))
+    assert '<a href="runs.csv">one</a>' in html and '<a href="../../notebooks/other.csv">two</a>' in html
+
+
 def test_headings_can_be_linked_and_are_told_apart():
     place = pages.Place(Path("/n"), Path("/n"))
     html = pages.markdown("## A *b*\n\n## A b\n\n### A b", place)

@@ -157,7 +157,7 @@ class _Renderer(IPythonRenderer):
         return re.sub(r"""src=["']?(attachment:[^"'\s>]+)["']?""", embedded, source)
 
     def _relocated(self, url: str) -> str:
-        """A link that is right in the notebooks folder, as seen from the page's folder."""
+        """A link that is right in the notebooks folder, or to a file of the page, as seen from the page's folder."""
         path, mark, anchor = url.partition("#")
         if not path or re.match(r"[a-z]+:", url):
             return url
@@ -165,6 +165,8 @@ class _Renderer(IPythonRenderer):
             return f"../{notebook[1]}/{notebook[1]}.html{mark}{anchor}"
         if report := re.fullmatch(r"\.\./reports/\w+/([\w/-]+\.html)", path):
             return f"../{report[1]}{mark}{anchor}"  # of this report, whatever its profile
+        if (self.place.folder / path).is_file():
+            return url
         return os.path.relpath(self.place.notebooks_dir / path, self.place.folder) + mark + anchor
 
 

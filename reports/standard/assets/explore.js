@@ -127,4 +127,4 @@ if (document.getElementById("skew")) {
   document.querySelector(".controls").addEventListener("submit", (event) => event.preventDefault());
   show();
 }
-// sealed f08d1d465ba2af22d13c0f37c6f7a51bfda9c7be24ee51f1641fe3f3863a04c8
+// sealed 85ec034471e5930666a15a5bf1f622daaaf5642675901b1710e4bae6c66c5475

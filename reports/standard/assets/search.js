@@ -430,4 +430,4 @@ window.SEARCH = [
 ["reference.html#symbol-n_j", "n_j", "symbol", "samples of participant j; n their sum notebook 03"],
 ["reference.html#symbol-sigma2", "sigma^2", "symbol", "variance of a stochastic gradient notebook 20"]
 ];
-// sealed fd2793b0d5b38ee1ccb02e61db31786155321eca6cfb30cc11288002ca07d373
+// sealed df6afee42138fa1240560db7c569387f7d10cbfdf159bae0a063339651b9fb83

@@ -83,4 +83,4 @@
     reach();
   });
 }
-// sealed 422eccf0bed2b883e20eea1ed50d0bf80c98d17eefc217c1ffe6a2e52062599f
+// sealed 6c68104e9db7d12919d27db8ed40c5f640663767fd3fa5218757e70a482be111

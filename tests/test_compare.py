@@ -106,6 +106,8 @@ def test_missing_values_that_stay_missing_are_the_same(tmp_path):
         ((FIRST, SECOND), {"final": changed(points=[70.0, -80.0001])}, "to rounding"),
         ((replace(FIRST, effect=1.4), SECOND), {"final": changed(points=[1, 2])}, "statistical"),
         ((replace(FIRST, effect=1.6), SECOND), {}, "different"),
+        ((replace(FIRST, effect=0.4, mark="="), SECOND), {}, "statistical"),
+        ((replace(FIRST, effect=0.4, mark="¬Re"), SECOND), {}, "different"),
         ((FIRST,), {}, "different"),
         ((FIRST, SECOND), {"new": FRAME}, "statistical"),
     ],
@@ -159,7 +161,7 @@ def test_a_page_is_run_afresh_with_the_parameters_it_was_made_with(anew, capsys)
 def test_the_exit_status_says_whether_what_was_asked_for_is_reached(anew, capsys, effect, at_least, status):
     assert anew((replace(FIRST, effect=effect), SECOND), at_least=at_least)[0] == status
     assert (
-        f"verdict on C2, data, optimiser: {'statistical' if effect < 9 else 'different'}, 0.5 [-0.5, 1.5] then, "
+        f"verdict on C2, data, optimiser: {'statistical' if effect < 9 else 'different'}, [~] 0.5 [-0.5, 1.5] then, [~] "
         in (capsys.readouterr().out)
     )
 

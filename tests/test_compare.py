@@ -160,10 +160,9 @@ def test_a_page_is_run_afresh_with_the_parameters_it_was_made_with(anew, capsys)
 )
 def test_the_exit_status_says_whether_what_was_asked_for_is_reached(anew, capsys, effect, at_least, status):
     assert anew((replace(FIRST, effect=effect), SECOND), at_least=at_least)[0] == status
-    assert (
-        f"verdict on C2, data, optimiser: {'statistical' if effect < 9 else 'different'}, [~] 0.5 [-0.5, 1.5] then, [~] "
-        in (capsys.readouterr().out)
-    )
+    kind = "statistical" if effect < 9 else "different"
+    said = f"verdict on C2, data, optimiser: {kind}, [~] 0.5 [-0.5, 1.5] then, [~] {effect:g} now"
+    assert said in capsys.readouterr().out
 
 
 def test_a_run_that_fails_is_no_reproduction(anew):

@@ -64,13 +64,19 @@ def test_every_round_of_every_method_lies_inside_its_bound(runs):
 
 def test_the_parts_are_the_step_and_sum_to_the_whole(runs):
     made, visits = runs
+    too_wild = 0
     for name in METHODS:
         for visit in visits[name]:
-            told = theory.explained(HEAD, visit, batches(made[name], visit))
+            try:
+                told = theory.explained(HEAD, visit, batches(made[name], visit))
+            except ArithmeticError:  # a move so far that no mean gradient along it is found, which is said
+                too_wild += 1
+                continue
             assert told["whole"] == pytest.approx(told["gradient"] - sum(told[part] for part in PARTS), abs=1e-6)
             if name in ("fedavg", "fedauto"):  # nothing but an average, of these very local steps
                 assert told["|other|^2"] < 1e-9 * (1 + told["|gradient|^2"])
                 assert told["|labels|^2"] <= told["kappa2"] * told["chi2"] * (1 + 1e-9)
+    assert too_wild <= (made["fedavg"].lr > 1) * len(METHODS) * ROUNDS / 4
     tuned = visits["server_finetuning"][0]
     assert theory.explained(HEAD, tuned, batches(made["server_finetuning"], tuned))["|other|^2"] > 1e-6
 

@@ -127,4 +127,4 @@ if (document.getElementById("skew")) {
   document.querySelector(".controls").addEventListener("submit", (event) => event.preventDefault());
   show();
 }
-// sealed 85ec034471e5930666a15a5bf1f622daaaf5642675901b1710e4bae6c66c5475
+// sealed 6d65f582fb28944261235d791bbd6e3412264e965b36b3ae36ebeee2a6e5f3b3

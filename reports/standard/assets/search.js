@@ -430,4 +430,4 @@ window.SEARCH = [
 ["reference.html#symbol-n_j", "n_j", "symbol", "samples of participant j; n their sum notebook 03"],
 ["reference.html#symbol-sigma2", "sigma^2", "symbol", "variance of a stochastic gradient notebook 20"]
 ];
-// sealed df6afee42138fa1240560db7c569387f7d10cbfdf159bae0a063339651b9fb83
+// sealed 2cd6208d6f29716f37ac3ee2d3d071de04bfc0736bb376913e458f0ba3e97425

@@ -83,4 +83,4 @@
     reach();
   });
 }
-// sealed 6c68104e9db7d12919d27db8ed40c5f640663767fd3fa5218757e70a482be111
+// sealed f07dd5e6ee3002add00db11c692474e1e6f7a1b14ed85eeae1fb8bf26bc75a6c

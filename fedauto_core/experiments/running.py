@@ -63,7 +63,8 @@ def run(experiment: Experiment) -> Result:
         )
         checkpoint = None if experiment.start is SCRATCH else _checkpoint(experiment.start).numpy()
         together = groups(todo)
-        done = map_units(_complete, together, available(todo), checkpoint, fresh)
+        processes = available(todo)
+        done = map_units(_complete, together, processes, checkpoint, fresh, processes)
         keys |= dict(zip(chain(*together), chain(*done), strict=True))
         frames |= {unit: _cached(keys[unit]) for unit in todo}
     if None in frames.values():
@@ -98,11 +99,13 @@ def _checkpoint(start: Pretraining) -> Tensor:
     return pretrained(start)
 
 
-def _complete(group: Sequence[Experiment], checkpoint: np.ndarray | None, fresh: bool) -> list[str]:
+def _complete(group: Sequence[Experiment], checkpoint: np.ndarray | None, fresh: bool, processes: int) -> list[str]:
     """Compute units, but those whose results turn out to be there once their traces are drawn; returns their keys."""
     worlds = {unit: build_world(unit) for unit in group}
     keys = {unit: drawn_key(unit, world) for unit, world in worlds.items()}
     todo = {unit: worlds[unit] for unit, key in keys.items() if fresh or _cached(key) is None}
+    if found := [key for unit, key in keys.items() if unit not in todo]:
+        tell_saved(sum(kept_seconds(_folder(key)) for key in found) / processes)
     if todo:
         started = time.monotonic()
         done = simulate_units(todo, checkpoint)

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 
-from fedauto_core.methods import METHODS, make_method
+from fedauto_core.methods.registry import METHODS, make_method
 from fedauto_core.network import Scenario, draw_trace
 from fedauto_core.teaching.exercises import Book, Exercise, number_is
 

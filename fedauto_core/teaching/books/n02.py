@@ -7,7 +7,9 @@ import numpy as np
 import pandas as pd
 import sympy
 
-from fedauto_core.data import FederationSpec, build_federation, load_dataset
+from fedauto_core.data.datasets import load_dataset
+from fedauto_core.data.federation import build_federation
+from fedauto_core.data.partition import FederationSpec
 from fedauto_core.methods.base import chi2_divergence
 from fedauto_core.network import draw_trace, scenario
 from fedauto_core.teaching.exercises import Book, Exercise, choice_is, number_is

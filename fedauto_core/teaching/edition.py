@@ -4,6 +4,7 @@ Both carry the cell metadata of nbgrader (schema version 3). The teacher's editi
 its markers are nbgrader's, and the test cells fail there on a wrong answer. The student's is what it calls the release.
 """
 
+import os
 import re
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from .exercises import BEGIN, END, GRADES, Exercise
 
 TO_FILL = "answer = ...  # your answer here"
 PREDICTION = re.compile(r"^prediction = .*?(?=\s*#|$)", re.MULTILINE)
+LINK = re.compile(r"(?<=\]\()((?!#|[a-z]+:)[^)#\s]+)")
 CHECK = re.compile(r'^exercises\.check\(\s*"(\d\d\.\d+)"', re.MULTILINE)
 
 
@@ -141,7 +143,7 @@ def write_edition(edition: str, out: Path, notebooks_dir: Path) -> list[Path]:
         allowed="a folder with *.ipynb files",
         remedy="name the folder of the source notebooks",
     )
-    texts = {out / path.name: _text(path, edition) for path in sources}
+    texts = {out / path.name: _text(path, edition, out) for path in sources}
     _require_free(texts, out)
     out.mkdir(parents=True, exist_ok=True)
     for path, text in texts.items():
@@ -149,13 +151,23 @@ def write_edition(edition: str, out: Path, notebooks_dir: Path) -> list[Path]:
     return list(texts)
 
 
-def _text(path: Path, edition: str) -> str:
+def _text(path: Path, edition: str, out: Path) -> str:
     try:
         made = make_edition(nbformat.read(path, as_version=4), edition)
     except InputError as error:
         raise error.within(path.name) from None
+    for cell in made.cells:
+        if cell.cell_type == "markdown":
+            cell.source = LINK.sub(lambda found: _from_elsewhere(found[1], path.parent, out), cell.source)
     nbformat.validate(made)
     return nbformat.writes(made) + "\n"
+
+
+def _from_elsewhere(target: str, notebooks_dir: Path, out: Path) -> str:
+    """A link's target as seen from `out`, where the notebooks themselves lie side by side again."""
+    if target.endswith(".ipynb") and "/" not in target:
+        return target
+    return Path(os.path.relpath((notebooks_dir / target).resolve(), out.resolve())).as_posix()
 
 
 def _require_free(texts: dict[Path, str], out: Path) -> None:

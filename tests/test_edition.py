@@ -89,7 +89,7 @@ def test_the_metadata_are_those_of_nbgrader(editions, edition, name):
         assert about.schema_version == 3 and about.locked == about.grade != about.solution and about.task is False
         assert ("exercises.check(" in cell.source) == about.grade
     for cell, _ in tests:
-        assert ("### BEGIN HIDDEN TESTS\nassert exercises.check(" in cell.source) == (edition == "teacher")
+        assert ("### BEGIN HIDDEN TESTS\nassert exercises.book.verdict(" in cell.source) == (edition == "teacher")
 
 
 def run(notebook, folder, monkeypatch, **parameters):

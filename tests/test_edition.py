@@ -146,6 +146,15 @@ def test_a_notebook_that_cannot_be_cut_is_named_and_nothing_is_written(tmp_path,
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    "text", ["nonsense", "[]", '{"nbformat": 4}', '{"cells": [{}], "nbformat": 4, "metadata": {}}']
+)
+def test_a_damaged_notebook_is_named(tmp_path, text):
+    (tmp_path / "01_a.ipynb").write_text(text)
+    with pytest.raises(InputError, match=r"01_a\.ipynb cannot be read as a notebook"):
+        write_edition("student", tmp_path / "out", tmp_path)
+
+
 def test_what_lies_in_the_folder_is_kept(tmp_path):
     write_notebook(tmp_path / "source", "01_a", "# 01", SOLVED)
     write_notebook(tmp_path / "source", "02_b", "# 02")

@@ -16,6 +16,7 @@ from fedauto_core.errors import InputError, require, require_known
 from .books import find_book
 from .exercises import BEGIN, END, GRADES, Exercise
 
+EDITIONS = ("student", "teacher")
 TO_FILL = "answer = ...  # your answer here"
 PREDICTION = re.compile(r"^prediction = .*?(?=\s*#|$)", re.MULTILINE)
 LINK = re.compile(r"(?<=\]\()((?!#|[a-z]+:)[^)#\s]+)")
@@ -57,7 +58,7 @@ def exercise_number(source: str) -> str:
 
 
 def make_edition(notebook: nbformat.NotebookNode, edition: str) -> nbformat.NotebookNode:
-    """A new notebook: the edition of a source notebook, without outputs. edition: a key of `EDITIONS`.
+    """A new notebook: the edition of a source notebook, without outputs. edition: one of `EDITIONS`.
 
     Raises InputError for unbalanced markers and for exercises that the book lacks.
     """
@@ -123,17 +124,11 @@ def _note(exercise: Exercise) -> str:
     )
 
 
-EDITIONS = {
-    "student": "solutions and predictions are cells to fill",
-    "teacher": "everything, with minutes, grade and pitfalls after each exercise",
-}
-
-
 def write_edition(edition: str, out: Path, notebooks_dir: Path) -> list[Path]:
-    """Write the edition of every notebook of a folder into `out`, all or nothing; other files there are kept.
+    """Write the edition of every notebook of a folder into `out`, once all are made; other files there are kept.
 
-    Raises InputError for an unknown edition, a folder without notebooks, markers that are not balanced, and a notebook
-    in `out` that is another than the one to be written: somebody may have worked in it.
+    Raises InputError for an unknown edition, a folder without notebooks or with a damaged one, markers that are not
+    balanced, and a notebook in `out` that is another than the one to be written: somebody may have worked in it.
     """
     require_known("edition", edition, EDITIONS)
     sources = sorted(notebooks_dir.glob("*.ipynb"))
@@ -153,7 +148,16 @@ def write_edition(edition: str, out: Path, notebooks_dir: Path) -> list[Path]:
 
 def _text(path: Path, edition: str, out: Path) -> str:
     try:
-        made = make_edition(nbformat.read(path, as_version=4), edition)
+        source = nbformat.read(path, as_version=4)
+        nbformat.validate(source)
+    except (ValueError, AttributeError, nbformat.ValidationError) as error:
+        raise InputError(
+            f"{path} cannot be read as a notebook ({str(error).splitlines()[0]})",
+            allowed="Jupyter notebooks of format 4",
+            remedy="mend it, or take it out of the folder",
+        ) from None
+    try:
+        made = make_edition(source, edition)
     except InputError as error:
         raise error.within(path.name) from None
     for cell in made.cells:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fedauto_core.errors import InputError, is_number
+from fedauto_core.errors import InputError, is_number, require_known
 from fedauto_core.teaching import predictions
 from fedauto_core.teaching.books import find_book, numbers
 from fedauto_core.teaching.edition import exercise_number, is_tagged, split_solution
@@ -22,7 +22,7 @@ BOOKS = {number: find_book(number) for number in numbers()}
 EXERCISES = [exercise for book in BOOKS.values() for exercise in book.exercises.values()]
 ODD = [None, ..., "", [], {}, object(), float("nan"), lambda *_: None, lambda: 1 / 0, True, "nonsense", -1e300,
        np.array([]), np.full((2, 3), np.nan), pd.DataFrame(), [[1], [1, 2]], b"x", int, range(0)]  # fmt: skip
-HEADING = re.compile(r"### Exercise (\d\d\.\d+)\n\*Grade (\d), (\d+) minutes\.\*")
+HEADING = re.compile(r"### Exercise (\d\d\.\d+)\n+\*Grade (\d), (\d+) minutes\.\*")
 
 
 def is_sentence(text):
@@ -177,8 +177,10 @@ def test_a_name_is_one_of_the_names():
 
 
 def test_what_a_readers_function_raises_is_a_sentence():
-    book = one(judge=lambda answer: answer(), expects="a function", wrong=lambda: [])
-    assert "ZeroDivisionError" in book.verdict(lambda: 1 / 0)
+    called = one(judge=lambda answer: answer(), expects="a function", wrong=lambda: [])
+    assert "ZeroDivisionError" in called.verdict(lambda: 1 / 0)
+    known = one(judge=lambda answer: require_known("rule", answer, ["a"]), expects="a rule", wrong=lambda: [])
+    assert known.verdict("b").startswith("This asks for a rule. unknown rule 'b'. Allowed: a. Remedy: ")
 
 
 BOTH = ("less", "more")

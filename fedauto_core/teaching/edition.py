@@ -106,7 +106,7 @@ def _exercise(cell: nbformat.NotebookNode, edition: str) -> list[nbformat.Notebo
 
 def _hidden(check: str) -> str:
     """nbgrader gives the points of a test cell that raises nothing; the reader's own check only says a sentence."""
-    call = check.strip().replace("exercises.check(", "exercises.book.verdict(", 1)
+    call = check[check.index("exercises.check(") :].strip().replace("exercises.check(", "exercises.book.verdict(", 1)
     return f"### BEGIN HIDDEN TESTS\nassert {call} is None\n### END HIDDEN TESTS"
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from IPython.display import Markdown, display
 
-from fedauto_core.errors import is_number, require_known
+from fedauto_core.errors import InputError, is_number, require_known
 
 GRADES = {1: "read a figure or a table", 2: "change a parameter and explain", 3: "write code or a step of a proof"}
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
@@ -60,6 +60,8 @@ class Exercise:
             return f"There is no answer yet. This asks for {self.expects}."
         try:
             return self.judge(answer, **facts)
+        except InputError as error:  # the core says itself what is wrong with a value
+            return f"This asks for {self.expects}. {error}"
         except Exception as error:  # the reader's own code runs in here
             ended = f"{type(error).__name__}: {error}".rstrip(".")
             return f"This asks for {self.expects}; with your answer the check ended in {ended}."

@@ -56,7 +56,7 @@ def paths_page(notebooks_dir: Path) -> str:
 
 def _path(path: Mapping[str, Any], about: Mapping[str, Any], files: Mapping[str, Path]) -> str:
     rows, reading, solving = [], 0, 0
-    for step in path["steps"]:
+    for step in sorted(about) if path["steps"] == "all" else path["steps"]:
         step = {"notebook": step} if isinstance(step, str) else step
         if "part" in step:
             rows.append(f"| **{step['part']}** | | | | |")

@@ -96,7 +96,7 @@ book = Book(
         15,
         **number_is(
             right=apart,
-            hint="Solve twice, with the same target, counts and lambda; then halve the sum of the absolute differences.",
+            hint="Solve twice with the same target, counts and lambda; then halve the sum of absolute differences.",
             also_wrong=lambda alpha, counts, target: [0.0, 2 * apart(alpha, counts, target)],
         ),
         pitfalls="The target is left uniform, where both divergences are one.",

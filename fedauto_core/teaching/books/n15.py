@@ -105,8 +105,8 @@ book = Book(
             right=settles,
             draw=lambda rng: (rng.normal(size=rng.integers(2, 7)), float(rng.normal())),
             asks="a function of (minima, v) that returns the point at which SCAFFOLD settles",
-            hint="On some instances it ends elsewhere. Is c the mean over all clients, the silent one included, and are "
-            "there rounds enough?",
+            hint="On some instances it ends elsewhere. Is c the mean over all clients, the silent one included? "
+            "Are there rounds enough?",
             also_wrong=[
                 lambda minima, v: minima.mean(),
                 lambda minima, v: minima[:-1].mean(),

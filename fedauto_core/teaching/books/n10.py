@@ -13,12 +13,12 @@ from fedauto_core.teaching.functions import function_is
 
 COMPARISONS = pd.DataFrame(
     [
-        ("F0", "fedavg", 0.0, -math.inf, math.inf),
-        ("F0", "scaffold", -0.7, -1.1, -0.3),
-        ("F8", "fedavg", 3.9, 2.7, 5.1),
-        ("F8", "scaffold", 1.5, 0.4, 2.6),
+        ("F0", "fedavg", 0.6, -math.inf, math.inf, math.inf, 2),
+        ("F0", "scaffold", -0.7, -1.1, -0.3, 0.4, 5),
+        ("F8", "fedavg", 3.9, 2.7, 5.1, 1.2, 5),
+        ("F8", "scaffold", 0.5, -2.4, 3.4, 2.9, 5),
     ],
-    columns=["scenario", "rival", "mean", "low", "high"],
+    columns=["scenario", "rival", "mean", "low", "high", "half_width", "n"],
 )
 SUMMARY = pd.DataFrame(
     {
@@ -47,12 +47,21 @@ def narrowing(runs: pd.DataFrame) -> float:
     return math.sqrt((own + other - 2 * both) / (own + other))
 
 
-def judge_seeds(answer: Any, spread: float, margin: float) -> str | None:
+def spread(comparisons: pd.DataFrame) -> float:
+    """Standard deviation of the differences in the closest comparison."""
+    row = comparisons.loc[comparisons["mean"].abs().idxmin()]
+    return row["half_width"] * math.sqrt(row["n"]) / stats.t.ppf(0.5 + LEVEL / 2, row["n"] - 1)
+
+
+def judge_seeds(answer: Any, comparisons: pd.DataFrame, margin: float) -> str | None:
     """The least n whose interval reaches `margin` does so, and n - 1 does not."""
     if isinstance(answer, bool) or not isinstance(answer, int | np.integer) or answer < 2:
         return "This asks for a whole number of seeds, at least two."
-    half_width = [spread * stats.t.ppf(0.5 + LEVEL / 2, n - 1) / math.sqrt(n) if n > 1 else math.inf
-                  for n in (int(answer) - 1, int(answer))]  # fmt: skip
+    deviation = spread(comparisons)
+    half_width = [
+        deviation * stats.t.ppf(0.5 + LEVEL / 2, n - 1) / math.sqrt(n) if n > 1 else math.inf
+        for n in (int(answer) - 1, int(answer))
+    ]
     if half_width[1] > margin:
         return "With so few seeds the half-width is still above the margin. Did you use the t quantile of n - 1?"
     return None if half_width[0] > margin else "It is narrow enough; with one seed fewer it would be, too."
@@ -60,7 +69,9 @@ def judge_seeds(answer: Any, spread: float, margin: float) -> str | None:
 
 book = Book(
     Exercise(
-        "10.1", 1, 5,
+        "10.1",
+        1,
+        5,
         **choice_is(
             right=closest,
             among=lambda comparisons: set(comparisons["rival"]),
@@ -70,7 +81,9 @@ book = Book(
         example={"comparisons": COMPARISONS},
     ),
     Exercise(
-        "10.2", 2, 10,
+        "10.2",
+        2,
+        10,
         **number_is(
             right=reach,
             hint="The whole interval of every rival must lie between minus the margin and plus the margin.",
@@ -83,7 +96,9 @@ book = Book(
         example={"comparisons": COMPARISONS},
     ),
     Exercise(
-        "10.3", 2, 15,
+        "10.3",
+        2,
+        15,
         **number_is(
             right=narrowing,
             hint="Paired: the spread of the differences. Unpaired: the variances of the two sides add up. "
@@ -94,7 +109,9 @@ book = Book(
         example={"runs": SUMMARY},
     ),
     Exercise(
-        "10.4", 3, 20,
+        "10.4",
+        3,
+        20,
         **function_is(
             right=holm,
             draw=lambda rng: (rng.uniform(size=rng.integers(2, 9)) ** 3,),
@@ -111,12 +128,14 @@ book = Book(
         pitfalls="The running maximum is forgotten, or the values come back sorted.",
     ),
     Exercise(
-        "10.5", 3, 15,
+        "10.5",
+        3,
+        15,
         judge=judge_seeds,
         expects="a whole number of seeds",
-        wrong=lambda spread, margin: [1, 2, math.ceil((1.96 * spread / margin) ** 2), 10**4, 12.5],
+        wrong=lambda comparisons, margin: [1, 2, math.ceil((1.96 * spread(comparisons) / margin) ** 2), 10**4, 12.5],
         pitfalls="The normal quantile 1.96 is taken, which is too small at few seeds.",
-        example={"spread": 1.5, "margin": 1.0},
+        example={"comparisons": COMPARISONS, "margin": 1.0},
     ),
-)  # fmt: skip
+)
 check = book.check

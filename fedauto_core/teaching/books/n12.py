@@ -18,7 +18,11 @@ USERS = pd.DataFrame(
         "outage": [0.1, 0.3, 0.5, 0.2, 0.9, 0.4],
     }
 )
-ENDS = pd.DataFrame({"chi2": [0.05, 0.12, 0.04, 0.17], "points": [80.0, 78.0, 79.5, 77.0]})
+PLACES = [(where, share) for where in ("F6", "F8") for share in ("equal", "min_max")]
+MIXTURE = pd.Series(
+    [0.05, 0.12, 0.04, 0.17], index=pd.MultiIndex.from_tuples(PLACES, names=["scenario", "allocation"]), name="chi2"
+)
+RUNS = pd.DataFrame(PLACES, columns=MIXTURE.index.names).assign(points=[80.0, 78.0, 79.5, 77.0])
 X = sympy.Symbol("x")
 
 
@@ -28,6 +32,11 @@ def at_half_the_window(payload_bits: float, window_s: float, clients: int) -> fl
     alike = np.full((clients, 2), 0.5)  # the radio does not look at labels
     trace = draw_trace(Scenario("radio", "radio", tuple(options.items())), rounds=1, histograms=alike, seed=0)
     return float(1 - trace.long_run_probability.mean())
+
+
+def joined(mixture: pd.Series, runs: pd.DataFrame) -> pd.DataFrame:
+    """Distance of the mixture and mean final accuracy of each scenario and allocation."""
+    return mixture.rename("chi2").to_frame().join(runs.groupby(["scenario", "allocation"])["points"].mean())
 
 
 def equal_outage(kappa: np.ndarray, rate: float, bandwidth: float) -> np.ndarray:
@@ -104,12 +113,12 @@ book = Book(
         2,
         15,
         **number_is(
-            right=lambda ends: float(stats.spearmanr(ends["chi2"], ends["points"]).statistic),
+            right=lambda mixture, runs: float(stats.spearmanr(joined(mixture, runs)).statistic),
             hint="Rank both columns, then take the correlation of the ranks. Mind the sign.",
-            also_wrong=lambda ends: [float(ends["chi2"].corr(ends["points"]))],
+            also_wrong=lambda mixture, runs: [float(joined(mixture, runs).corr().iloc[0, 1])],
         ),
         pitfalls="The correlation of the values is taken instead of that of their ranks.",
-        example={"ends": ENDS},
+        example={"mixture": MIXTURE, "runs": RUNS},
     ),
 )
 check = book.check

@@ -48,8 +48,8 @@ def narrowing(runs: pd.DataFrame) -> float:
 
 
 def spread(comparisons: pd.DataFrame) -> float:
-    """Standard deviation of the differences in the closest comparison."""
-    row = comparisons.loc[comparisons["mean"].abs().idxmin()]
+    """Standard deviation of the differences in the closest comparison that has an interval."""
+    row = comparisons.loc[comparisons["mean"].abs().where(np.isfinite(comparisons["half_width"])).idxmin()]
     return row["half_width"] * math.sqrt(row["n"]) / stats.t.ppf(0.5 + LEVEL / 2, row["n"] - 1)
 
 

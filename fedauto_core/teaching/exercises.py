@@ -61,7 +61,8 @@ class Exercise:
         try:
             return self.judge(answer, **facts)
         except Exception as error:  # the reader's own code runs in here
-            return f"This asks for {self.expects}; with your answer the check ended in {type(error).__name__}: {error}"
+            ended = f"{type(error).__name__}: {error}".rstrip(".")
+            return f"This asks for {self.expects}; with your answer the check ended in {ended}."
 
 
 class Book:

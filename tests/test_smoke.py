@@ -5,9 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
 import yaml
 from test_pages import from_elsewhere
+
+from fedauto_core.teaching.books import numbers
+from fedauto_core.teaching.edition import is_tagged
 
 ROOT = Path(__file__).parents[1]
 NAMES = sorted(yaml.safe_load((ROOT / "notebooks" / "profiles" / "smoke.yaml").read_text(encoding="utf-8")))
@@ -42,6 +46,17 @@ def test_every_notebook_succeeds(smoke):
     rows = (smoke / "status.md").read_text(encoding="utf-8").splitlines()[4:]
     states = dict(tuple(cell.strip() for cell in row.split("|")[1:3]) for row in rows)
     assert states == dict.fromkeys(NAMES, "ok")
+
+
+@pytest.mark.parametrize("number", numbers())
+def test_every_solution_is_judged_right_and_the_prediction_is_answered(smoke, number):
+    for name in [name for name in NAMES if name.startswith(number)]:
+        cells = nbformat.read(smoke / name / f"{name}.ipynb", as_version=4).cells
+        said = {cell.id: "".join(out.get("data", {}).get("text/markdown", "") for out in cell.get("outputs", ()))
+                for cell in cells}  # fmt: skip
+        solved = [cell for cell in cells if is_tagged(cell, "solution")]
+        assert solved and [cell.source for cell in solved if ": right.**" not in said[cell.id]] == [], name
+        assert sum("**Prediction.** You predicted" in text for text in said.values()) == 1, name
 
 
 def test_pages_are_there_and_load_nothing_from_elsewhere(smoke):

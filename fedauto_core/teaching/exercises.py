@@ -41,6 +41,7 @@ class Exercise:
     wrong : wrong(**facts) -> plausible wrong answers, all refused (a test)
     pitfalls : what usually goes wrong, for the teacher
     example : facts for the tests, where the judge needs any
+    right : right(**facts) -> the answer, where it is a number or a name; no hint may hold it (a test)
     """
 
     number: str
@@ -51,6 +52,7 @@ class Exercise:
     wrong: Callable[..., Iterable[object]]
     pitfalls: str
     example: FACTS = field(default_factory=dict)
+    right: Callable[..., float | str] | None = None
 
     def verdict(self, answer: object, **facts: object) -> str | None:
         """None where the answer is right, else a sentence: never an error, whatever the answer is."""
@@ -59,7 +61,8 @@ class Exercise:
         try:
             return self.judge(answer, **facts)
         except Exception as error:  # the reader's own code runs in here
-            return f"This asks for {self.expects}; with your answer the check ended in {type(error).__name__}: {error}"
+            ended = f"{type(error).__name__}: {error}".rstrip(".")
+            return f"This asks for {self.expects}; with your answer the check ended in {ended}."
 
 
 class Book:
@@ -85,8 +88,8 @@ def number_is(
     tolerance: float = 0.01,
     also_wrong: Callable[..., Iterable[float]] | None = None,
 ) -> dict[str, Any]:
-    """`judge`, `expects` and `wrong` of an exercise whose answer is a number: right(**facts), to a relative tolerance
-    (of 0: an absolute one). also_wrong(**facts): what a misconception would give."""
+    """`judge`, `expects`, `wrong` and `right` of an exercise whose answer is a number: right(**facts), to a relative
+    tolerance (of 0: an absolute one). also_wrong(**facts): what a misconception would give."""
 
     def judge(answer: Any, **facts: Any) -> str | None:
         if not is_number(answer := answer.item() if isinstance(answer, np.generic) else answer):
@@ -99,11 +102,11 @@ def number_is(
         near = [expected * 1.1, -expected, expected + 1] if expected else [1.0, -1.0]
         return [*near, *(also_wrong(**facts) if also_wrong else ())]
 
-    return {"judge": judge, "expects": "one number", "wrong": wrong}
+    return {"judge": judge, "expects": "one number", "wrong": wrong, "right": right}
 
 
 def choice_is(right: Callable[..., str], among: Callable[..., Collection[str]], hint: str) -> dict[str, Any]:
-    """`judge`, `expects` and `wrong` of an exercise whose answer is one of some names: right(**facts) of
+    """`judge`, `expects`, `wrong` and `right` of an exercise whose answer is one of some names: right(**facts) of
     among(**facts)."""
 
     def judge(answer: Any, **facts: Any) -> str | None:
@@ -115,4 +118,4 @@ def choice_is(right: Callable[..., str], among: Callable[..., Collection[str]], 
     def wrong(**facts: Any) -> list[str]:
         return [name for name in among(**facts) if name != right(**facts)]
 
-    return {"judge": judge, "expects": "one of the names", "wrong": wrong}
+    return {"judge": judge, "expects": "one of the names", "wrong": wrong, "right": right}

@@ -20,9 +20,10 @@ def compare(
     choices : what can be predicted
     margin : how far a number may be off
     """
-    if not (prediction in choices if choices else is_number(prediction)):
+    if not (isinstance(prediction, str) and prediction in choices if choices else is_number(prediction)):
         asked = f"one of: {', '.join(choices)}" if choices else "a number"
-        said = f"Your prediction {prediction!r} is not {asked}."
+        made = "You made no prediction; it is" if prediction is ... else f"Your prediction {prediction!r} is not"
+        said = f"{made} {asked}."
         agree = False
     else:
         agree = prediction == came_out if choices else abs(prediction - came_out) <= margin

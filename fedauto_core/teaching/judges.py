@@ -33,17 +33,17 @@ def formula_is(vanishes: Callable[..., sp.Expr], symbols: str, hint: str, wrong:
 
 
 def function_is(
-    right: Callable[..., float],
+    right: Callable[..., Any],
     case: Callable[[np.random.Generator], tuple[Any, ...]],
     expects: str,
     hint: str,
-    wrong: Iterable[Callable[..., float]],
+    wrong: Iterable[Callable[..., Any]],
     tolerance: float = 1e-6,
 ) -> dict[str, Any]:
-    """`judge`, `expects` and `wrong` of an exercise whose answer is a function that returns a number.
+    """`judge`, `expects` and `wrong` of an exercise whose answer is a function that returns a number or an array.
 
-    It is called with the arguments case(rng) of `CASES` random cases, and must return what `right` returns, up to a
-    relative tolerance. wrong: functions that are refused.
+    It is called with the arguments case(rng) of `CASES` random cases, and must return what `right` returns, in shape
+    and up to a relative tolerance. wrong: functions that are refused.
     """
 
     def judge(answer: Any, **_: Any) -> str | None:
@@ -51,12 +51,14 @@ def function_is(
             return f"This asks for {expects}, not for {type(answer).__name__}."
         rng = np.random.default_rng(0)
         for arguments in (case(rng) for _ in range(CASES)):
-            returned, expected = called(answer, *arguments), right(*arguments)
+            expected = np.asarray(right(*arguments))  # before the reader's function, which may change its arguments
+            returned = called(answer, *arguments)
             if isinstance(returned, str):
                 return returned
-            if (found := numbers(returned, ())) is None:
-                return f"This asks for {expects}; yours returned {type(returned).__name__} and not one number."
-            if not abs(found - expected) <= tolerance * max(1.0, abs(expected)):
+            if (found := numbers(returned, expected.shape)) is None:
+                wanted = f"numbers of shape {expected.shape}" if expected.ndim else "one number"
+                return f"This asks for {expects}; yours returned {type(returned).__name__} and not {wanted}."
+            if not np.all(np.abs(found - expected) <= tolerance * np.maximum(1.0, np.abs(expected))):
                 return hint
         return None
 

@@ -9,7 +9,7 @@ from scipy import stats
 
 from fedauto_core.report.claims import LEVEL, holm
 from fedauto_core.teaching.exercises import Book, Exercise, choice_is, number_is
-from fedauto_core.teaching.functions import function_is
+from fedauto_core.teaching.judges import function_is
 
 COMPARISONS = pd.DataFrame(
     [
@@ -114,11 +114,11 @@ book = Book(
         20,
         **function_is(
             right=holm,
-            draw=lambda rng: (rng.uniform(size=rng.integers(2, 9)) ** 3,),
-            asks="a function of (p_values) that returns the adjusted ones in the same order",
+            case=lambda rng: (rng.uniform(size=rng.integers(2, 9)) ** 3,),
+            expects="a function of (p_values) that returns the adjusted ones in the same order",
             hint="On some p-values it differs. Three things to check: the factor falls from m to 1 along the sorted "
             "values, no adjusted value is below an earlier one, none is above one.",
-            also_wrong=[
+            wrong=[
                 lambda p: np.minimum(len(p) * p, 1),
                 lambda p: p,
                 lambda p: np.minimum((len(p) - np.argsort(np.argsort(p))) * p, 1),

@@ -4,10 +4,9 @@ import math
 
 import numpy as np
 import pandas as pd
-import sympy
 
 from fedauto_core.teaching.exercises import Book, Exercise, choice_is, number_is
-from fedauto_core.teaching.functions import expression_is, function_is
+from fedauto_core.teaching.judges import formula_is, function_is
 
 LINKS = pd.DataFrame(
     {
@@ -16,7 +15,6 @@ LINKS = pd.DataFrame(
         "all parameters": [0.005, 0.1, 0.4, 0.005, 0.2, 0.9],
     }
 )
-S = sympy.Symbol("s")
 
 
 def residual(beta: np.ndarray, da: np.ndarray, db: np.ndarray) -> np.ndarray:
@@ -89,10 +87,10 @@ book = Book(
         20,
         **function_is(
             right=residual,
-            draw=draw_updates,
-            asks="a function of (beta, da, db) that returns a matrix of the shape of one product",
+            case=draw_updates,
+            expects="a function of (beta, da, db) that returns a matrix of the shape of one product",
             hint="On some updates it differs. What is taken from what: mean of products, product of means?",
-            also_wrong=[
+            wrong=[
                 lambda beta, da, db: -residual(beta, da, db),
                 lambda beta, da, db: np.einsum("k,kir,krj->ij", beta, da, db),
                 lambda beta, da, db: residual(np.full(len(beta), 1 / len(beta)), da, db),
@@ -104,10 +102,11 @@ book = Book(
         "11.5",
         3,
         10,
-        **expression_is(
-            right=1 - S,
+        **formula_is(
+            vanishes=lambda answer, s: answer * s - (s - s**2),
+            symbols="s",
             hint="It differs. How does the sum of the products grow with s, and how the product of the sums?",
-            also_wrong=[sympy.Integer(0), S, S**2, 1 - S**2],
+            wrong=["0", "s", "s**2", "1 - s**2"],
         ),
         pitfalls="The product of the two sums is taken to grow like s itself.",
     ),

@@ -2,13 +2,12 @@
 
 import numpy as np
 import pandas as pd
-import sympy
 from scipy import stats
 
 from fedauto_core.network.base import Scenario, draw_trace
 from fedauto_core.network.radio.allocation import allocate
 from fedauto_core.teaching.exercises import Book, Exercise, choice_is, number_is
-from fedauto_core.teaching.functions import expression_is, function_is
+from fedauto_core.teaching.judges import formula_is, function_is
 
 STANDARDS = ("wired", "wifi", "lte", "nr_umi")
 USERS = pd.DataFrame(
@@ -23,7 +22,6 @@ MIXTURE = pd.Series(
     [0.05, 0.12, 0.04, 0.17], index=pd.MultiIndex.from_tuples(PLACES, names=["scenario", "allocation"]), name="chi2"
 )
 RUNS = pd.DataFrame(PLACES, columns=MIXTURE.index.names).assign(points=[80.0, 78.0, 79.5, 77.0])
-X = sympy.Symbol("x")
 
 
 def at_half_the_window(payload_bits: float, window_s: float, clients: int) -> float:
@@ -83,10 +81,11 @@ book = Book(
         "12.3",
         3,
         15,
-        **expression_is(
-            right=2**X + 1,
+        **formula_is(
+            vanishes=lambda answer, x: answer - (2 ** (2 * x) - 1) / (2**x - 1),
+            symbols="x",
             hint="It differs. Take the ratio at 2x and x, and factor the numerator as a difference of two squares.",
-            also_wrong=[sympy.Integer(2), 2**X, 2 ** (2 * X), 2**X - 1],
+            wrong=["2", "2**x", "2**(2*x)", "2**x - 1"],
         ),
         pitfalls="The minus one is forgotten, so that the ratio looks like a power of two.",
     ),
@@ -96,11 +95,11 @@ book = Book(
         30,
         **function_is(
             right=equal_outage,
-            draw=draw_band,
-            asks="a function of (kappa, rate, bandwidth) that returns the shares in Hz, one for each client",
+            case=draw_band,
+            expects="a function of (kappa, rate, bandwidth) that returns the shares in Hz, one for each client",
             hint="On some bands it differs. Two things to check: the shares add up to the bandwidth, and "
             "kappa b (2^(R/b) - 1) is the same for all clients.",
-            also_wrong=[
+            wrong=[
                 lambda kappa, rate, bandwidth: np.full(len(kappa), bandwidth / len(kappa)),
                 lambda kappa, rate, bandwidth: bandwidth * kappa / kappa.sum(),
                 lambda kappa, rate, bandwidth: bandwidth / kappa / (1 / kappa).sum(),

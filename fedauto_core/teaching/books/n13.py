@@ -5,7 +5,7 @@ import pandas as pd
 from scipy.optimize import minimize
 
 from fedauto_core.teaching.exercises import Book, Exercise, choice_is, number_is
-from fedauto_core.teaching.functions import function_is
+from fedauto_core.teaching.judges import function_is
 
 PARTS = pd.DataFrame(
     {
@@ -120,10 +120,10 @@ book = Book(
         20,
         **function_is(
             right=normalised,
-            draw=draw_work,
-            asks="a function of (counts, steps, deltas) that returns the server's step, as long as one update",
+            case=draw_work,
+            expects="a function of (counts, steps, deltas) that returns the server's step, as long as one update",
             hint="On some instances it differs. What does it return if all send the same update per local step?",
-            also_wrong=[
+            wrong=[
                 lambda counts, steps, deltas: counts / counts.sum() @ deltas,
                 lambda counts, steps, deltas: counts / counts.sum() @ (deltas / steps[:, None]),
                 lambda counts, steps, deltas: counts / counts.sum() @ (deltas / steps[:, None]) * steps.mean(),

@@ -10,7 +10,7 @@ from fedauto_core.benchmark.costs import declared
 from fedauto_core.errors import is_number
 from fedauto_core.methods.registry import make_method
 from fedauto_core.teaching.exercises import Book, Exercise, number_is
-from fedauto_core.teaching.functions import expression_is, function_is
+from fedauto_core.teaching.judges import formula_is, function_is
 
 TRAFFIC = pd.DataFrame(
     {
@@ -19,7 +19,6 @@ TRAFFIC = pd.DataFrame(
         "once": [40, 0, 40, 0, 40],
     }
 )
-A, B, S = sympy.symbols("a b s")
 
 
 def judge_memory(answer: Any, memory: int, parameters: int, classes: int) -> str | None:
@@ -83,10 +82,10 @@ book = Book(
         15,
         **function_is(
             right=exponent,
-            draw=lambda rng: (np.cumsum(rng.integers(1, 9, 5)), np.exp(rng.normal(size=5))),
-            asks="a function of (sizes, costs) that returns one number",
+            case=lambda rng: (np.cumsum(rng.integers(1, 9, 5)), np.exp(rng.normal(size=5))),
+            expects="a function of (sizes, costs) that returns one number",
             hint="On some sizes it differs. Is it the slope of the logarithms, fitted to all points, not the ends?",
-            also_wrong=[
+            wrong=[
                 lambda sizes, costs: np.polyfit(sizes, costs, 1)[0],
                 lambda sizes, costs: np.log(costs[-1] / costs[0]) / np.log(sizes[-1] / sizes[0]),
                 lambda sizes, costs: np.polyfit(np.log(costs), np.log(sizes), 1)[0],
@@ -98,10 +97,11 @@ book = Book(
         "14.5",
         3,
         10,
-        **expression_is(
-            right=B * S / (A + B * S),
+        **formula_is(
+            vanishes=lambda answer, a, b, s: answer - s * sympy.diff(sympy.log(a + b * s), s),
+            symbols="a b s",
             hint="It differs. An exponent is the derivative of log T with respect to log s, which is s T'(s) / T(s).",
-            also_wrong=[B, B / (A + B * S), sympy.Integer(1), A / (A + B * S)],
+            wrong=["b", "b / (a + b*s)", "1", "a / (a + b*s)"],
         ),
         pitfalls="The derivative of T is given, or the factor s is forgotten.",
     ),

@@ -4,10 +4,9 @@ import math
 
 import numpy as np
 import pandas as pd
-import sympy
 
 from fedauto_core.teaching.exercises import Book, Exercise, choice_is, number_is
-from fedauto_core.teaching.functions import expression_is, function_is
+from fedauto_core.teaching.judges import formula_is, function_is
 
 GAINS = pd.DataFrame(
     {
@@ -24,7 +23,6 @@ STALE = pd.DataFrame(
         "age": [0.2, 0.5, 8.0],
     }
 )
-A_1, A_2, A_3, V = sympy.symbols("a_1 a_2 a_3 v")
 
 
 def gains_most(gains: pd.DataFrame) -> str:
@@ -89,11 +87,12 @@ book = Book(
         "15.4",
         3,
         15,
-        **expression_is(
-            right=(A_1 + A_2 + A_3 - V) / 2,
+        **formula_is(
+            vanishes=lambda w, a_1, a_2, a_3, v: (w - a_1) + (w - a_2) + (v - a_3),
+            symbols="a_1 a_2 a_3 v",
             hint="It differs. What is the gradient of the silent client that the server remembers, and at which point "
             "was it taken?",
-            also_wrong=[(A_1 + A_2) / 2, (A_1 + A_2 + A_3) / 3, (A_1 + A_2 - A_3 + V) / 2, V],
+            wrong=["(a_1 + a_2) / 2", "(a_1 + a_2 + a_3) / 3", "(a_1 + a_2 - a_3 + v) / 2", "v"],
         ),
         pitfalls="The silent client is left out, as if its control variate were zero.",
     ),
@@ -103,11 +102,11 @@ book = Book(
         30,
         **function_is(
             right=settles,
-            draw=lambda rng: (rng.normal(size=rng.integers(2, 7)), float(rng.normal())),
-            asks="a function of (minima, v) that returns the point at which SCAFFOLD settles",
+            case=lambda rng: (rng.normal(size=rng.integers(2, 7)), float(rng.normal())),
+            expects="a function of (minima, v) that returns the point at which SCAFFOLD settles",
             hint="On some instances it ends elsewhere. Is c the mean over all clients, the silent one included? "
             "Are there rounds enough?",
-            also_wrong=[
+            wrong=[
                 lambda minima, v: minima.mean(),
                 lambda minima, v: minima[:-1].mean(),
                 lambda minima, v: (minima[:-1].sum() + v) / len(minima),

@@ -4,17 +4,15 @@ import math
 
 import numpy as np
 import pandas as pd
-import sympy
 
 from fedauto_core.methods.weights import fedauto_weights
 from fedauto_core.network.traces import CAUSES, Cause
 from fedauto_core.teaching.exercises import Book, Exercise, choice_is, number_is
-from fedauto_core.teaching.functions import expression_is
+from fedauto_core.teaching.judges import formula_is
 
 UP = CAUSES[Cause.OK]
 LOG = pd.DataFrame({"planned": [UP] * 6 + [CAUSES[Cause.LONG]] * 3, "arrived": [1, 0, 1, 0, 1, 1, 0, 0, 0]})
 ARMS = ("unchanged client", "with the lines", "neither")
-P, C = sympy.symbols("p C")
 
 
 def leads(classes: int) -> str:
@@ -71,10 +69,11 @@ book = Book(
         "16.4",
         3,
         15,
-        **expression_is(
-            right=P - 1 / C,
+        **formula_is(
+            vanishes=lambda answer, p, C: answer + p * (1 / C - 1) + (1 - p) / C,
+            symbols="p C",
             hint="It differs. The bias of a class moves against its gradient, which is the prediction minus the label.",
-            also_wrong=[P, 1 / C - P, P - 1, P / C],
+            wrong=["p", "1/C - p", "p - 1", "p / C"],
         ),
         pitfalls="The sign is turned: a step goes against the gradient.",
     ),

@@ -1,13 +1,12 @@
-"""Exercises of notebook 30: reading verdicts, luck among many claims, and how marks combine."""
+"""Exercises of notebook 30: reading verdicts, luck among many claims, and what the undecided ones hold back."""
 
-from collections import Counter
+import math
 
-import numpy as np
 import pandas as pd
 
-from fedauto_core.report.verdicts import MARKS, PAPER, combine_marks
+from fedauto_core.report.verdicts import PAPER, combine_marks
 from fedauto_core.teaching.exercises import Book, Exercise, number_is
-from fedauto_core.teaching.functions import function_is
+from fedauto_core.teaching.judges import function_is
 
 EVERY = pd.DataFrame(
     {
@@ -22,16 +21,6 @@ def changed(every: pd.DataFrame) -> int:
     """Claims whose mark is another one without the undecided verdicts."""
     spoken = every[every["evidence"] != PAPER].groupby("claim")["mark"].agg(lambda marks: {*marks.str.strip("[]")})
     return sum(combine_marks(marks) != combine_marks(marks - {"~"}) for marks in spoken)
-
-
-def draw_marks(rng: np.random.Generator) -> tuple[list[str]]:
-    """One to five marks."""
-    return (rng.choice(MARKS, rng.integers(1, 6)).tolist(),)
-
-
-def sternest(marks: list[str]) -> str:
-    """[~] is put above [¬Re]."""
-    return "~" if "~" in marks else combine_marks(marks)
 
 
 book = Book(
@@ -76,18 +65,18 @@ book = Book(
         3,
         15,
         **function_is(
-            right=combine_marks,
-            draw=draw_marks,
-            asks="a function of (marks) that returns one mark",
-            hint="For some marks it differs. In which order must you look for them?",
-            also_wrong=[
-                lambda marks: Counter(marks).most_common(1)[0][0],
-                sternest,
-                lambda marks: "Re" if {*marks} == {"Re"} else "¬Re",
-                lambda marks: marks[0],
+            right=lambda claims, level: -math.expm1(math.log1p(-level) / claims),
+            case=lambda rng: (int(rng.integers(1, 30)), float(rng.uniform(0.001, 0.2))),
+            expects="a function of (claims, level) that returns the level of each claim",
+            hint="For some numbers it differs. Set the result of exercise 30.2 equal to the level.",
+            wrong=[
+                lambda claims, level: level / claims,
+                lambda claims, level: level,
+                lambda claims, level: 1 - (1 - level) ** claims,
+                lambda claims, level: level ** (1 / claims),
             ],
         ),
-        pitfalls="A majority decides, or [~] is looked for before [¬Re].",
+        pitfalls="The level is divided by the number of claims, which is Bonferroni's, a little stricter.",
     ),
 )
 check = book.check

@@ -94,7 +94,7 @@ def test_a_violation_at_any_of_three_theta_is_seen(monkeypatch):
     assert exact.exact_ratio(*TWO, 0.25, 2, IMPROVED).ratio == 1.5
 
 
-BENT = [bend for bend in bent_theorem.BENDS if bend.needed and bend.how != "they sum to two"]  # E > 1: in notebook 22
+BENT = [bend for bend in bent_theorem.BENDS if bend.needed and bend.how != "they sum to two"]  # E > 1: in notebook 24
 
 
 @pytest.mark.parametrize("bend", BENT, ids=lambda bend: bend.how)

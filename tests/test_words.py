@@ -20,7 +20,6 @@ PLACES = (
     ROOT,
     ROOT / "notebooks",
     REPORT,
-    REPORT / "22_tight_or_loose",
     PACKAGE,
     *(path for path in PACKAGE.iterdir() if path.is_dir()),
 )

@@ -199,7 +199,7 @@ def untouched(
 
 
 def rung(ladder: pd.DataFrame, claim: str, unit: str, evidence: str, *, inequality: str, applies: str) -> Verdict:
-    """C6 on one inequality, from its row of the ladder (notebook 22): refuted by a violation, by an instance that
+    """C6 on one inequality, from its row of the ladder (notebook 24): refuted by a violation, by an instance that
     attains more than the bound, or by a counter-example that bends nothing; undecided if it was never tried. applies:
     to what, for the statement."""
     row = ladder.set_index("inequality").loc[inequality]

@@ -33,7 +33,7 @@ TESTED_BY: Mapping[str, tuple[str, ...]] = {
     "C3": ("11_lora",),
     "C4": ("12_resource_optimisation",),
     "C5": ("03_fedauto_by_hand", "04_networks"),
-    "C6": ("20_bound_step_by_step", "21_any_failure_law", "22_tight_or_loose"),
+    "C6": ("20_bound_step_by_step", "21_any_failure_law", "22_tight_or_loose", "24_attack"),
     "C7": ("01_pretraining",),
     "C8": ("16_plug_and_play",),
 }

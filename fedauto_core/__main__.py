@@ -1,5 +1,6 @@
 """The command line: `python -m fedauto_core report` builds a report, `sweep` varies it, `verify`, `reproduce` and
-`compare` hold it against itself and others, `pages` writes its HTML anew, `list` and `methods` say what there is."""
+`compare` hold it against itself and others, `pages` writes its HTML anew, `edition` writes the notebooks for a class,
+`list`, `methods` and `paths` say what there is."""
 
 import argparse
 import os
@@ -28,8 +29,12 @@ def parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="run the notebooks of a profile; what is up to date is skipped")
     pages = commands.add_parser("pages", help="write the HTML pages of a report anew; nothing is run")
     sweep = commands.add_parser("sweep", help="one notebook for every point of a grid, and its verdicts side by side")
+    edition = commands.add_parser("edition", help="the notebooks for a class: with cells to fill, or with solutions")
+    edition.add_argument("edition", metavar="EDITION", help="student or teacher")
+    commands.add_parser("paths", help="ways through the notebooks, with reading times (Markdown)")
     folder = {"type": Path, "metavar": "DIR"}
-    for command in (listing, report, pages, sweep):
+    edition.add_argument("--out", **folder, required=True, help="where to; other files there are kept")
+    for command in (listing, report, pages, sweep, edition):
         text = f"source notebooks (default: {notebooks})"
         command.add_argument("--notebooks", dest="notebooks_dir", **folder, default=NOTEBOOKS, help=text)
     pages.add_argument("--profile", default="smoke", help="the profile it was made with (default: smoke)")
@@ -98,11 +103,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from fedauto_core.report.compare import run_compare
 
             return run_compare(**options)
+        if command == "edition":
+            from fedauto_core.teaching.edition import write_edition
+
+            print(f"{len(write_edition(**options))} notebooks in {options['out']}")
+            return 0
         if command == "verify":
             from fedauto_core.report.verify import run_verify
 
             return run_verify(options["report"])
-        if command == "list":
+        if command == "paths":
+            from fedauto_core.teaching.paths import paths_page
+
+            print(paths_page(NOTEBOOKS))
+        elif command == "list":
             print_notebooks(options["notebooks_dir"])
         else:
             from fedauto_core.methods.registry import METHODS, make_method, method_card  # they take seconds to import

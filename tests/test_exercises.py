@@ -148,12 +148,25 @@ def one(**parts):
     return Exercise(**given)
 
 
-def test_a_check_says_right_or_not_yet(capsys):
+@pytest.fixture
+def said(monkeypatch):
+    """What is shown to the reader, one text after the other."""
+    shown = []
+    for module in ("exercises", "predictions"):
+        monkeypatch.setattr(f"fedauto_core.teaching.{module}.display", lambda text: shown.append(text.data))
+    return shown
+
+
+def test_a_check_says_right_or_not_yet(said):
     book = Book(one(**number_is(right=lambda table: table["x"].max(), hint="Read the column again.")))
-    table = pd.DataFrame({"x": [1.0, 2.0]})
-    assert book.check("99.1", 2.001, table=table) and book.check("99.1", np.float32(2), table=table)
-    assert not book.check("99.1", 3, table=table)
-    assert not book.check("99.1", "two", table=table)
+    for answer in (2.001, np.float32(2), 3, "two", ...):
+        book.check("99.1", answer, table=pd.DataFrame({"x": [1.0, 2.0]}))
+    assert said == [
+        *["**Exercise 99.1: right.**"] * 2,
+        "**Exercise 99.1: not yet.** Read the column again.",
+        "**Exercise 99.1: not yet.** This asks for one number, not for str.",
+        "**Exercise 99.1: not yet.** There is no answer yet. This asks for one number.",
+    ]
     with pytest.raises(InputError, match=r"unknown exercise '99\.2'"):
         book.check("99.2", 1)
 
@@ -168,13 +181,24 @@ def test_what_a_readers_function_raises_is_a_sentence():
     assert "ZeroDivisionError" in book.verdict(lambda: 1 / 0)
 
 
+BOTH = ("less", "more")
+
+
 @pytest.mark.parametrize(
-    ("prediction", "came_out", "choices", "agree"),
-    [("more", "more", ("less", "more"), True), ("less", "more", ("less", "more"), False), (2, 2.5, (), True),
-     (1, 2.5, (), False), (..., "more", ("less", "more"), False), ("x", 1.0, (), False), ([], "a", ("a",), False)],
-)  # fmt: skip
-def test_a_prediction_is_held_against_what_came_out(prediction, came_out, choices, agree):
-    assert predictions.compare(prediction, came_out, "For a reason.", choices, margin=0.5) is agree
+    ("prediction", "came_out", "choices", "text"),
+    [
+        ("more", "more", BOTH, "You predicted *more*, and so it came out."),
+        ("less", "more", BOTH, "You predicted *less*; it came out *more*."),
+        (2, 2.5, (), "You predicted 2, and so it came out 2.5."),
+        (1, 2.5, (), "You predicted 1; it came out 2.5."),
+        (..., "more", BOTH, "You made no prediction; it is one of: less, more."),
+        ("x", 1.0, (), "Your prediction 'x' is not a number."),
+        ([], "less", BOTH, "Your prediction [] is not one of: less, more."),
+    ],
+)
+def test_a_prediction_is_held_against_what_came_out(said, prediction, came_out, choices, text):
+    predictions.compare(prediction, came_out, "For a reason.", choices, margin=0.5)
+    assert said == [f"**Prediction.** {text} For a reason."]
 
 
 def test_a_book_that_is_not_there():

@@ -1,11 +1,13 @@
 """The README shows what the committed report says, and points only at what exists."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from fedauto_core.__main__ import parser
 from fedauto_core.methods import METHODS, make_method, method_card
 from fedauto_core.report import contests
 from fedauto_core.report.record import markdown_table
@@ -95,6 +97,19 @@ def test_snippets_run_when_pasted(block, tmp_path, monkeypatch, capsys):
     if "flwr" in block:
         pytest.importorskip("flwr", reason="needs the extra [flower]")
     exec(compile(block, "README.md", "exec"), {})
+
+
+COMMANDS = [
+    line
+    for page in (README, (ROOT / "notebooks" / "README.md").read_text(encoding="utf-8"))
+    for block in re.findall(r"```\n(.*?)```", page.replace("\\\n", " "), re.S)
+    for line in re.findall(r"^\.venv/bin/python -m fedauto_core (.+)$", block, re.M)
+]
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_commands_are_understood_when_pasted(line):
+    assert parser().parse_args(shlex.split(line, comments=True)).command
 
 
 def test_how_it_is_built_is_the_tree():

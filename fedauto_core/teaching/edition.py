@@ -4,6 +4,7 @@ Both carry the cell metadata of nbgrader (schema version 3). The teacher's editi
 its markers are nbgrader's, and the test cells fail there on a wrong answer. The student's is what it calls the release.
 """
 
+import os
 import re
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from fedauto_core.errors import InputError, require, require_known
 from .books import find_book
 from .exercises import BEGIN, END, GRADES, Exercise
 
+EDITIONS = ("student", "teacher")
 TO_FILL = "answer = ...  # your answer here"
 PREDICTION = re.compile(r"^prediction = .*?(?=\s*#|$)", re.MULTILINE)
+LINK = re.compile(r"(?<=\]\()((?!#|[a-z]+:)[^)#\s]+)")
 CHECK = re.compile(r'^exercises\.check\(\s*"(\d\d\.\d+)"', re.MULTILINE)
 
 
@@ -55,7 +58,7 @@ def exercise_number(source: str) -> str:
 
 
 def make_edition(notebook: nbformat.NotebookNode, edition: str) -> nbformat.NotebookNode:
-    """A new notebook: the edition of a source notebook, without outputs. edition: a key of `EDITIONS`.
+    """A new notebook: the edition of a source notebook, without outputs. edition: one of `EDITIONS`.
 
     Raises InputError for unbalanced markers and for exercises that the book lacks.
     """
@@ -103,8 +106,8 @@ def _exercise(cell: nbformat.NotebookNode, edition: str) -> list[nbformat.Notebo
 
 def _hidden(check: str) -> str:
     """nbgrader gives the points of a test cell that raises nothing; the reader's own check only says a sentence."""
-    call = check[check.index("exercises.check(") :].strip()
-    return f"### BEGIN HIDDEN TESTS\nassert {call}\n### END HIDDEN TESTS"
+    call = check.strip().replace("exercises.check(", "exercises.book.verdict(", 1)
+    return f"### BEGIN HIDDEN TESTS\nassert {call} is None\n### END HIDDEN TESTS"
 
 
 def _graded(name: str, points: int) -> dict[str, object]:
@@ -121,17 +124,11 @@ def _note(exercise: Exercise) -> str:
     )
 
 
-EDITIONS = {
-    "student": "solutions and predictions are cells to fill",
-    "teacher": "everything, with minutes, grade and pitfalls after each exercise",
-}
-
-
 def write_edition(edition: str, out: Path, notebooks_dir: Path) -> list[Path]:
-    """Write the edition of every notebook of a folder into `out`, all or nothing; other files there are kept.
+    """Write the edition of every notebook of a folder into `out`, once all are made; other files there are kept.
 
-    Raises InputError for an unknown edition, a folder without notebooks, markers that are not balanced, and a notebook
-    in `out` that is another than the one to be written: somebody may have worked in it.
+    Raises InputError for an unknown edition, a folder without notebooks or with a damaged one, markers that are not
+    balanced, and a notebook in `out` that is another than the one to be written: somebody may have worked in it.
     """
     require_known("edition", edition, EDITIONS)
     sources = sorted(notebooks_dir.glob("*.ipynb"))
@@ -141,7 +138,7 @@ def write_edition(edition: str, out: Path, notebooks_dir: Path) -> list[Path]:
         allowed="a folder with *.ipynb files",
         remedy="name the folder of the source notebooks",
     )
-    texts = {out / path.name: _text(path, edition) for path in sources}
+    texts = {out / path.name: _text(path, edition, out) for path in sources}
     _require_free(texts, out)
     out.mkdir(parents=True, exist_ok=True)
     for path, text in texts.items():
@@ -149,13 +146,32 @@ def write_edition(edition: str, out: Path, notebooks_dir: Path) -> list[Path]:
     return list(texts)
 
 
-def _text(path: Path, edition: str) -> str:
+def _text(path: Path, edition: str, out: Path) -> str:
     try:
-        made = make_edition(nbformat.read(path, as_version=4), edition)
+        source = nbformat.read(path, as_version=4)
+        nbformat.validate(source)
+    except (ValueError, AttributeError, nbformat.ValidationError) as error:
+        raise InputError(
+            f"{path} cannot be read as a notebook ({str(error).splitlines()[0]})",
+            allowed="Jupyter notebooks of format 4",
+            remedy="mend it, or take it out of the folder",
+        ) from None
+    try:
+        made = make_edition(source, edition)
     except InputError as error:
         raise error.within(path.name) from None
+    for cell in made.cells:
+        if cell.cell_type == "markdown":
+            cell.source = LINK.sub(lambda found: _from_elsewhere(found[1], path.parent, out), cell.source)
     nbformat.validate(made)
     return nbformat.writes(made) + "\n"
+
+
+def _from_elsewhere(target: str, notebooks_dir: Path, out: Path) -> str:
+    """A link's target as seen from `out`, where the notebooks themselves lie side by side again."""
+    if target.endswith(".ipynb") and "/" not in target:
+        return target
+    return Path(os.path.relpath((notebooks_dir / target).resolve(), out.resolve())).as_posix()
 
 
 def _require_free(texts: dict[Path, str], out: Path) -> None:

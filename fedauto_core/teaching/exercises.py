@@ -71,15 +71,18 @@ class Book:
     def __init__(self, *exercises: Exercise) -> None:
         self.exercises = {exercise.number: exercise for exercise in exercises}
 
-    def check(self, number: str, answer: object, **facts: object) -> bool:
+    def check(self, number: str, answer: object, **facts: object) -> None:
         """Say whether the answer is right, with a hint where it is not. facts: what the judge of this exercise reads.
 
         Raises InputError for an exercise that does not exist.
         """
-        require_known("exercise", number, self.exercises)
-        hint = self.exercises[number].verdict(answer, **facts)
+        hint = self.verdict(number, answer, **facts)
         display(Markdown(f"**Exercise {number}: " + ("right.**" if hint is None else f"not yet.** {hint}")))
-        return hint is None
+
+    def verdict(self, number: str, answer: object, **facts: object) -> str | None:
+        """`Exercise.verdict` of the exercise of that number. Raises InputError for one that does not exist."""
+        require_known("exercise", number, self.exercises)
+        return self.exercises[number].verdict(answer, **facts)
 
 
 def number_is(

@@ -9,8 +9,8 @@ from fedauto_core.errors import is_number
 
 def compare(
     prediction: object, came_out: str | float, why: str, choices: Sequence[str] = (), margin: float = 0
-) -> bool:
-    """Say what was predicted, what came out, and why, in the numbers of this run; True where they agree.
+) -> None:
+    """Say what was predicted, what came out, and why, in the numbers of this run.
 
     Parameters
     ----------
@@ -24,12 +24,10 @@ def compare(
         asked = f"one of: {', '.join(choices)}" if choices else "a number"
         made = "You made no prediction; it is" if prediction is ... else f"Your prediction {prediction!r} is not"
         said = f"{made} {asked}."
-        agree = False
     else:
         agree = prediction == came_out if choices else abs(prediction - came_out) <= margin
         said = f"You predicted {_shown(prediction)}{', and so it' if agree else '; it'} came out{_as(came_out, agree)}."
     display(Markdown(f"**Prediction.** {said} {why}"))
-    return agree
 
 
 def _as(came_out: str | float, agree: bool) -> str:

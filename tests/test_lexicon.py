@@ -35,7 +35,8 @@ under up was we were what when where whether which while who whose why will with
 """
 """Words that say how things belong together can be stressed, and mean nothing to look up."""
 SAID = {
-    "algebra", "equality", "happened", "known", "random", "sees", "training", "wrong",
+    "algebra", "equality", "happened", "known", "random", "sees", "training",
+    "uniform", "wrong",
     "Claims marked [own]", 'Claims marked "not tested"', "Client data help", "Decaying steps",
     "Fine-tuning after the average", "Never larger", "Pre-training saves work", "The best", "What the weights minimise",
     "Which classes are compensated", "is global", "no algorithm", "of the same uploads",

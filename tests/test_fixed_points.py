@@ -1,10 +1,8 @@
 """Where each rule comes to rest when uploads fail: clients with F_k(x) = |x - u_k|^2 / 2, heard the more often the
 larger u_k. The optimum is the mean of the u_k; a rule with a wrong weight, or one that keeps a wrong row, misses it.
-
-No network is trained: E steps of size gamma on F_k + <l, x> + a/2 |x - w|^2 from w move by
-(1 - (1 - gamma (1 + a))^E) / (1 + a) (u_k - l - w).
 """
 
+from dataclasses import replace
 from functools import cache
 from itertools import product
 
@@ -13,13 +11,16 @@ import pytest
 import torch
 
 from fedauto_core.engine import Schedule
+from fedauto_core.errors import InputError
 from fedauto_core.methods import Arrivals, Context, make_method
 from fedauto_core.network import Scenario, draw_trace
+from fedauto_core.theory.resting import Line, rest
 
-N, STEPS, ROUNDS, BATCHES = 8, 2, 2000, 10
+N, STEPS, ROUNDS = 8, 2, 2000
 Q = np.linspace(0.2, 0.9, N)
 U = np.linspace(0.5, 2.5, N)  # far from the start, 0
 COUNTS = np.array([50, 30, 10, 20, 40, 10, 30, 20, 40])  # of the server, which does not take part, and the clients
+LABELS = np.vstack([np.zeros(N, int), np.diag(COUNTS[1:])])  # a class of its own for every client, of mass p_k
 P = COUNTS[1:] / COUNTS[1:].sum()
 OPTIMUM = P @ U
 PROCESSES = {
@@ -35,35 +36,17 @@ def trace(process):
     return draw_trace(PROCESSES[process], rounds=ROUNDS, histograms=np.full((N, 2), 0.5), seed=0)
 
 
-class NoData:
-    """A server without public samples: nothing can be compensated."""
-
-    counts_per_class = np.zeros(N + 1, dtype=int)
-
-
 def late(process, name, lr=0.025, rounds=ROUNDS, falling=0.0, **hyper):
-    """The judged model after each round of the second half, [rounds / 2]. Everyone holds a class of their own, of mass
-    p_k; falling: the part of the rounds in which the step size falls."""
-    drawn, method, schedule = trace(process), make_method(name, **hyper), Schedule(rounds, decay=falling)
-    u, w, path = torch.from_numpy(np.concatenate([[0.0], U])).float()[:, None], torch.zeros(1), []
-    told = (drawn.success_probability, drawn.long_run_probability, drawn.marginal_probability)
-    oracle = told if method.needs_network_knowledge else (None, None, None)
-    context = Context(COUNTS, np.eye(N + 1), np.append(0.0, P), STEPS, lr, False, w, 0, *oracle)
-    state = method.init(context)
-    for r, heard in enumerate(drawn.arrived[:rounds]):
-        ids = 1 + np.flatnonzero(heard)
-        work, gamma = method.local_work(state, w, ids), lr * schedule.rate(r)
-        linear, steep = (0.0 if work.linear is None else work.linear), 1 + work.prox
-        deltas = (1 - (1 - gamma * steep) ** STEPS) / steep * (u[ids] - linear - work.start)
-        w, state = method.aggregate(state, w, Arrivals(r, ids, deltas, np.full(len(ids), STEPS), gamma), NoData())
-        path.append(float(method.judged(state, w)[0]))
-    return np.array(path[rounds // 2 :])
+    """The judged model after each round of the second half, [rounds / 2]. falling: the part of the rounds in which the
+    step size falls."""
+    schedule, drawn = Schedule(rounds, decay=falling), trace(process)
+    line = Line(LABELS, U, STEPS, lr)
+    first = replace(drawn, arrived=drawn.arrived[:rounds])
+    return line.path(make_method(name, **hyper), first, [schedule.rate(r) for r in range(rounds)])[rounds // 2 :]
 
 
 def mean_and_error(path):
-    """Time average and its standard error, from the means of batches that are long against the memory 1 / (gamma E)."""
-    means = path.reshape(BATCHES, -1).mean(axis=1)
-    return means.mean(), means.std(ddof=1) / np.sqrt(BATCHES)
+    return rest(path, 1.0)
 
 
 def rest_of_fedavg():
@@ -218,3 +201,35 @@ def test_amplified_updates_do_not_follow_whose_turn_it_is():
     plain = after_whole_cycles(make_method("fedavg"), 0.02)
     amplified = after_whole_cycles(make_method("fedavg_amplified", amplification=10.0, period=5 * N), 0.002)
     assert plain - U.mean() > 0.2 and abs(amplified - U.mean()) < 0.05
+
+
+@each_process
+def test_public_data_of_all_classes_bring_fedauto_back(process):
+    """The server stands in for the classes that are missing; plain averaging has the same data, and stays away."""
+    line = Line(np.vstack([np.full(N, 2), LABELS[1:]]), U, STEPS, with_server=True)
+    off = {name: rest(line.path(make_method(name), trace(process)))[0] - line.optimum for name in ("fedauto", "fedavg")}
+    assert 0 < off["fedauto"] < off["fedavg"] / 3
+
+
+def test_with_the_server_everybody_together_rests_at_the_optimum():
+    line = Line(np.vstack([np.arange(1, N + 1), LABELS[1:]]), U, STEPS, with_server=True)
+    everybody = replace(trace("bernoulli"), arrived=np.ones((400, N), bool))
+    assert line.optimum == pytest.approx((np.arange(1, N + 1) + COUNTS[1:]) @ U / (36 + COUNTS[1:].sum()))
+    for name in ("fedavg", "fedauto"):
+        assert line.path(make_method(name), everybody)[-1] == pytest.approx(line.optimum, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("fedlaw", "it asks for scores or gradients of a classifier"),
+        ("data_sharing", "it hands out samples"),
+        ("centralised", "no network decides who is heard"),
+        ("server_finetuning", "it tunes on public data"),
+    ],
+)
+def test_what_a_line_has_not_is_said(name, reason):
+    line = Line(LABELS, U)
+    assert line.why_not(make_method(name)) == reason
+    with pytest.raises(InputError, match=rf"{name} on a line: {reason}\."):
+        line.path(make_method(name), trace("bernoulli"))

@@ -123,6 +123,7 @@ def test_unknown_latex_is_an_error_that_names_the_formula(latex, reason):
 
 def test_the_argmin_of_the_paper_is_known():
     assert mathml(r"\arg\min_\beta").count("<mo>") == 2
+    assert "*" not in mathml(r"\operatorname*{arg\,min}_x")
     mathml(r"\operatorname*{arg\,min}_{\beta \in \Delta} \left\lVert A\beta - b \right\rVert_2^2")
 
 
@@ -178,6 +179,25 @@ def test_numbers_of_notebooks_become_links():
     ten, eleven = (f'<a href="{at}" title="{title}">{n}</a>' for n, (at, title) in NOTEBOOKS_BY_NUMBER.items())
     assert f"Notebooks {ten} and {eleven}, notebook 12; <code>notebook 10</code>" in html
     assert html.count('href="../10_x') == 1 and ">notebook 10</a>, 10" in html
+
+
+def test_methods_terms_and_citations_become_links():
+    words, cited = (
+        {"mifa": "m.html", "iid": "g.html#iid"},
+        lambda text: text.replace("Gu 2021", '<a href="b">Gu 2021</a>'),
+    )
+    html = prose("`mifa`, `mifa()`, *iid*, **iid.**, iid, [`mifa`](x.py), Gu 2021, `Gu 2021`", words=words, cited=cited)
+    assert '<a class="word" href="m.html"><code>mifa</code></a>, <code>mifa()</code>' in html
+    assert '<a class="word" href="g.html#iid"><em>iid</em></a>, <a class="word" href="g.html#iid"><strong>' in html
+    assert ", iid, <a href" in html and "><code>mifa</code></a>, <a href" in html and html.count("m.html") == 1
+    assert html.count('<a href="b">') == 1 and "<code>Gu 2021</code>" in html
+    assert prose("## `mifa`, *iid*", words=words).count("<a") == 0  # a heading is what contents lead to
+
+
+def test_code_is_marked_only_where_it_has_a_colour():
+    page = page_of(code(source="def f(x):\n    return x + 1  # why"))
+    assert '<span class="k">def</span>' in page and '<span class="c1"># why</span>' in page
+    assert not re.search(r'<span class="(?:n|p|w)">', page)
 
 
 def test_links_lead_to_files_of_the_page_or_beside_the_notebooks(tmp_path):
@@ -259,8 +279,9 @@ def test_the_check_for_outside_resources_finds_them(tag):
 @pytest.mark.parametrize(
     ("link", "expected"),
     [
-        ("02_problem.ipynb", "../02_problem/02_problem.html"),
-        ("02_problem.ipynb#Figure", "../02_problem/02_problem.html#Figure"),
+        ("10_x.ipynb", "../10_x/10_x.html"),
+        ("10_x.ipynb#Figure", "../10_x/10_x.html#Figure"),
+        ("02_problem.ipynb", "../../../notebooks/02_problem.ipynb"),  # without a page in this report
         ("../fedauto_core/plan.py", "../../../fedauto_core/plan.py"),
         ("../reports/standard/explore.html", "../explore.html"),
         ("#here", "#here"),
@@ -268,7 +289,7 @@ def test_the_check_for_outside_resources_finds_them(tag):
     ],
 )
 def test_links_are_moved_to_where_the_page_lies(link, expected):
-    assert f'href="{expected}"' in prose(f"[x]({link})")
+    assert f'href="{expected}"' in prose(f"[x]({link})", notebooks=NOTEBOOKS_BY_NUMBER)
 
 
 @pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)

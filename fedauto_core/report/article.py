@@ -16,9 +16,10 @@ from fedauto_core.store.writing import write_atomically
 from .checklist import Check, checks
 from .essay import bare, essay
 from .evidence import Row, Status
+from .folder import read_products
 from .latex import escaped, latex, pdf
 from .ledger import Ledger
-from .pages import Place, markdown, picture
+from .pages import Place, folded, markdown, picture
 from .papers import Paper, papers
 from .passages import FOLDER, Passages
 from .plan import banner
@@ -31,6 +32,7 @@ KEYS = r"(@\w+(?:;\s@\w+)*)"
 CITATION = re.compile(rf"\[{KEYS}\]")
 IN_TEX = re.compile(rf"{{\[}}{KEYS}{{\]}}")
 FIGURE = re.compile(r'<img src="\.\./([^/"]+)/(\w+)\.png"[^>]*>')
+TABLE = re.compile(r'<div class="scroll" data-label="table">(<table>.*?</table>)</div>', re.DOTALL)
 TEX = {  # TeX has its own use for braces
     "block_start_string": "<%",
     "block_end_string": "%>",
@@ -113,7 +115,8 @@ def _html(site: Site, ledger: Ledger, text: str, no_pdf: str) -> str:
     titles = {number: (f"../{entry.page}", entry.title) for number, entry in site.titles.items()}
     place = Place(site.notebooks_dir, site.out / FOLDER, titles)
     body = CITATION.sub(_links, markdown(text, place, escape=True))
-    body = FIGURE.sub(lambda found: picture(site.out / found[1], found[2], found[2], f"../{found[1]}/"), body)
+    body = TABLE.sub(lambda found: folded(found[1], "table"), body)
+    body = FIGURE.sub(lambda found: _picture(site, *found.groups()), body)
     return site.page(
         "article.html",
         title(),
@@ -124,6 +127,11 @@ def _html(site: Site, ledger: Ledger, text: str, no_pdf: str) -> str:
         references=[(paper.key, Markup(described(paper, html.escape))) for paper in _cited(text)],
         no_pdf=no_pdf,
     )
+
+
+def _picture(site: Site, page: str, slug: str) -> str:
+    captions = {product["slug"]: product["caption"] for product in read_products(site.out / page)}
+    return picture(site.out / page, slug, captions[slug], f"../{page}/")
 
 
 def _links(found: re.Match[str]) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping
 
-from .ledger import Ledger, chosen, table
+from .ledger import Ledger, between, chosen, table
 
 STANDINGS = ("won", "won, uncorrected", "equivalent", "level", "lost, uncorrected", "lost")
 GROWTH = {"N": "clients", "A": "uploads", "P": "parameters", "C": "classes", "T": "rounds kept"}
@@ -29,7 +29,7 @@ def _ours(ledger: Ledger, page: str) -> str:
     for row, line in chosen(frame, {"family": "all rivals"}).iterrows():
         mean, low, high = (ledger.cell(*place, row, what, "signed points") for what in ("difference", "low", "high"))
         lines.append(
-            (f"`{line['method']}`", line["mark"], f"`{line['decided by']}`", line["scenario"], mean, f"[{low}, {high}]")
+            (f"`{line['method']}`", line["mark"], f"`{line['decided by']}`", line["scenario"], mean, between(low, high))
         )
     heads = ["method", "mark", "decided by", "scenario", "difference", "interval"]
     return f"**Methods of our own against all rivals** (`{page}`), in points:\n\n{table(heads, lines)}"
@@ -55,7 +55,7 @@ def _growth(ledger: Ledger, page: str) -> str:
     said = []
     for row, line in chosen(frame, {"cost": "seconds", "varied": [*GROWTH]}).iterrows():
         power, low, high = (ledger.cell(*place, row, what, "two decimals") for what in ("exponent", "low", "high"))
-        said.append(f"{GROWTH[line['varied']]} to the power {power} [{low}, {high}]")
+        said.append(f"{GROWTH[line['varied']]} to the power {power} {between(low, high)}")
     return f"**Cost at the server** (`{page}`). Its time grows with " + ", ".join(said) + "."
 
 
@@ -83,7 +83,7 @@ def _largest_gain(ledger: Ledger, page: str) -> str:
     row = chosen(frame, {"arm": "FedAuto"})["mean"].idxmax()
     mean, low, high = (ledger.cell(*place, row, what, "signed points") for what in ("mean", "low", "high"))
     where = f"`{frame.at[row, 'X']}` in {frame.at[row, 'scenario']}"
-    return f"\nThe largest gain is that of {where}: {mean} [{low}, {high}] points."
+    return f"\nThe largest gain is that of {where}: {mean} {between(low, high)} points."
 
 
 def _floor(ledger: Ledger, page: str) -> str:

@@ -41,6 +41,7 @@ SPECIAL = {
     "κ": r"$\kappa$",
     "σ": r"$\sigma$",
     "δ": r"$\delta$",
+    "\u00a0": "~",
     "–": "--",
     "…": r"\ldots{}",
     "▲": r"$\blacktriangle$",
@@ -49,7 +50,7 @@ SPECIAL = {
 } | {character: f"\\{character}" for character in "&%$#"}
 HEADINGS = {2: "section", 3: "subsection", 4: "paragraph"}
 MARKS = "\ue000\ue001\ue002"  # of the ledger
-NARROW = 14
+NARROW = 18
 """Letters of the longest cell of a column that is not broken into lines."""
 LETTER = 0.0135
 """Width of a letter with its share of the space between columns, in lines."""
@@ -101,7 +102,7 @@ class _Renderer(HTMLRenderer):
         return f"${body}$"
 
     def block_math(self, body: str) -> str:
-        return f"\\[{body}\\]\n\n"
+        return f"\\[{body}\\]"
 
     def paragraph(self, text: str) -> str:
         return f"{text}\n\n"
@@ -155,7 +156,8 @@ def _columns(sides: Sequence[str], widths: Sequence[int]) -> Iterator[str]:
         if width <= NARROW:
             yield side
         else:
-            yield f">{{\\raggedright\\arraybackslash}}p{{{free * math.sqrt(width) / wide:.3f}\\linewidth}}"
+            ragged = "raggedleft" if side == "r" else "raggedright"
+            yield f">{{\\{ragged}\\arraybackslash}}p{{{free * math.sqrt(width) / wide:.3f}\\linewidth}}"
 
 
 def latex(markdown: str) -> str:

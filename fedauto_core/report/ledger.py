@@ -35,7 +35,7 @@ LOOKS: Mapping[str, Callable[[float], str]] = {
     "minutes of seconds": lambda value: f"{value / 60:.0f}",
 }
 """How a number is printed."""
-WHOLE_FILES = ("manifest.json", "products.json", "verdicts.json")
+STATE = ("manifest.json", "products.json", "verdicts.json")
 """Files of a page that are no tables but may be cited, too: entries of objects as `outer.inner`, of lists by row."""
 
 
@@ -71,6 +71,11 @@ def plain_text(text: str) -> str:
     return "".join(part if part.startswith("`") else re.sub(r"([\\*_$|])", r"\\\1", part) for part in parts)
 
 
+def between(low: str, high: str) -> str:
+    """An interval that stays on one line."""
+    return f"[{low},\u00a0{high}]"
+
+
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table; columns of nothing but cited numbers stand on the right."""
     lines = list(rows)
@@ -89,8 +94,8 @@ class Ledger:
         self._frames: dict[tuple[str, str], pd.DataFrame | None] = {}
 
     def frame(self, page: str, file: str, columns: Sequence[str] = ()) -> pd.DataFrame | None:
-        """A file of a page, its rows numbered from 1; None if it is not there, not as its manifest says, or lacks one
-        of the `columns`."""
+        """A file of a page, its rows numbered from 1; None if it is not there, cannot be read, is a table that is not
+        as the page's manifest says, or lacks one of the `columns`."""
         if (page, file) not in self._frames:
             self._frames[page, file] = self._read(page, file)
         found = self._frames[page, file]
@@ -98,9 +103,12 @@ class Ledger:
 
     def _read(self, page: str, file: str) -> pd.DataFrame | None:
         path, manifest = self.report / page / file, read_manifest(self.report / page)
-        if manifest is None or (file != "manifest.json" and content_hash(path) != manifest["files"].get(file)):
+        try:
+            if manifest is None or (file not in STATE and content_hash(path) != manifest["files"].get(file)):
+                return None
+            found = pd.json_normalize(json.loads(path.read_bytes())) if file in STATE else read_table(path)
+        except (OSError, ValueError):
             return None
-        found = pd.json_normalize(json.loads(path.read_bytes())) if file in WHOLE_FILES else read_table(path)
         return found.set_axis(range(1, len(found) + 1))
 
     def add(self, name: str, frame: pd.DataFrame) -> None:

@@ -5,7 +5,7 @@ A citation is written as surnames and a year ("Gu et al. 2021", "Wang & Ji 2024"
 
 import functools
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -83,11 +83,11 @@ def citations(text: str, among: Sequence[Paper]) -> Iterator[tuple[re.Match[str]
         yield citation, next(iter(meant(citation, among)), None)
 
 
-def linked(text: str, address: Callable[[Paper], str]) -> str:
-    """Text, escaped for HTML, in which the citations that we know are links."""
+def linked(text: str, page: str) -> str:
+    """Text, escaped for HTML, in which the citations that we know lead to the bibliography at `page`."""
 
     def link(citation: re.Match[str]) -> str:
         found = meant(citation, papers())
-        return f'<a href="{address(found[0])}">{citation[0]}</a>' if found else citation[0]
+        return f'<a href="{page}#{found[0].key}">{citation[0]}</a>' if found else citation[0]
 
     return CITATION.sub(link, text)

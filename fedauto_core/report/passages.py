@@ -10,7 +10,7 @@ import pandas as pd
 from .essay import AHEAD, BEHIND, Contest, contests, essay, fails, verdict_row
 from .evidence import WHAT, Row, Status, claim_marks, deciding
 from .findings import beyond
-from .ledger import Ledger, plain_text, table
+from .ledger import Ledger, between, plain_text, table
 from .plan import banner
 from .site import Site
 from .verdicts import CLAIMS, LEGEND, TESTED_BY, subject
@@ -285,7 +285,7 @@ class Passages:
         ]
         unit, spread = (self.ledger.quoted(*at, column) for column in ("unit", "spread"))
         effect, seeds = self.ledger.cell(*at, "effect", "effect"), self.ledger.cell(*at, "seeds")
-        return effect, f"[{sides[0]}, {sides[1]}]", f"{unit} ({spread})", seeds
+        return effect, between(*sides), f"{unit} ({spread})", seeds
 
     def _longest(self, file: str, columns: Sequence[str]) -> str | None:
         """The page whose `file` has the most rows."""
@@ -321,6 +321,6 @@ def by_scenario(one: Contest) -> str:
         counts = [one.count(scenario=name, **more) for more in STANDINGS.values()]
         rival = one.rows.at[hardest, "rival"]
         lines.append(
-            (fails(name), *counts, f"`{rival}`", one.cell(hardest, "mean", "signed points"), f"[{low}, {high}]")
+            (fails(name), *counts, f"`{rival}`", one.cell(hardest, "mean", "signed points"), between(low, high))
         )
     return table(["scenario", *STANDINGS, "hardest rival", "difference", "interval"], lines)

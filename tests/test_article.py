@@ -13,6 +13,7 @@ from test_report import made  # noqa: F401
 
 from fedauto_core.report import article, checklist, essay, latex, ledger, overview, plan
 from fedauto_core.report.evidence import Row, status_of, title_of, verdict_rows
+from fedauto_core.report.pages import Place
 from fedauto_core.report.site import Entry, Site
 from fedauto_core.report.sources import CHECKOUT, NOTEBOOKS
 from fedauto_core.report.verdicts import Verdict
@@ -301,7 +302,7 @@ def test_markdown_becomes_latex():
 
 def test_text_of_a_report_shows_as_it_is_in_markdown():
     odd = "a*b*_c_ $x$ | \\ `d_e`"
-    shown = article.markdown(ledger.plain_text(odd), article.Place(Path(), Path()), escape=True)
+    shown = article.markdown(ledger.plain_text(odd), Place(Path(), Path()), escape=True)
     assert re.sub("<[^>]+>", "", html.unescape(shown)).strip() == odd.replace("`", "")
 
 

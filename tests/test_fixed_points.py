@@ -1,10 +1,8 @@
 """Where each rule comes to rest when uploads fail: clients with F_k(x) = |x - u_k|^2 / 2, heard the more often the
 larger u_k. The optimum is the mean of the u_k; a rule with a wrong weight, or one that keeps a wrong row, misses it.
-
-No network is trained: E steps of size gamma on F_k + <l, x> + a/2 |x - w|^2 from w move by
-(1 - (1 - gamma (1 + a))^E) / (1 + a) (u_k - l - w).
 """
 
+from dataclasses import replace
 from functools import cache
 from itertools import product
 
@@ -15,11 +13,13 @@ import torch
 from fedauto_core.engine import Schedule
 from fedauto_core.methods import Arrivals, Context, make_method
 from fedauto_core.network import Scenario, draw_trace
+from fedauto_core.theory.resting import Line, rest
 
-N, STEPS, ROUNDS, BATCHES = 8, 2, 2000, 10
+N, STEPS, ROUNDS = 8, 2, 2000
 Q = np.linspace(0.2, 0.9, N)
 U = np.linspace(0.5, 2.5, N)  # far from the start, 0
 COUNTS = np.array([50, 30, 10, 20, 40, 10, 30, 20, 40])  # of the server, which does not take part, and the clients
+LABELS = np.vstack([np.zeros(N, int), np.diag(COUNTS[1:])])  # a class of its own for every client, of mass p_k
 P = COUNTS[1:] / COUNTS[1:].sum()
 OPTIMUM = P @ U
 PROCESSES = {
@@ -35,35 +35,17 @@ def trace(process):
     return draw_trace(PROCESSES[process], rounds=ROUNDS, histograms=np.full((N, 2), 0.5), seed=0)
 
 
-class NoData:
-    """A server without public samples: nothing can be compensated."""
-
-    counts_per_class = np.zeros(N + 1, dtype=int)
-
-
 def late(process, name, lr=0.025, rounds=ROUNDS, falling=0.0, **hyper):
-    """The judged model after each round of the second half, [rounds / 2]. Everyone holds a class of their own, of mass
-    p_k; falling: the part of the rounds in which the step size falls."""
-    drawn, method, schedule = trace(process), make_method(name, **hyper), Schedule(rounds, decay=falling)
-    u, w, path = torch.from_numpy(np.concatenate([[0.0], U])).float()[:, None], torch.zeros(1), []
-    told = (drawn.success_probability, drawn.long_run_probability, drawn.marginal_probability)
-    oracle = told if method.needs_network_knowledge else (None, None, None)
-    context = Context(COUNTS, np.eye(N + 1), np.append(0.0, P), STEPS, lr, False, w, 0, *oracle)
-    state = method.init(context)
-    for r, heard in enumerate(drawn.arrived[:rounds]):
-        ids = 1 + np.flatnonzero(heard)
-        work, gamma = method.local_work(state, w, ids), lr * schedule.rate(r)
-        linear, steep = (0.0 if work.linear is None else work.linear), 1 + work.prox
-        deltas = (1 - (1 - gamma * steep) ** STEPS) / steep * (u[ids] - linear - work.start)
-        w, state = method.aggregate(state, w, Arrivals(r, ids, deltas, np.full(len(ids), STEPS), gamma), NoData())
-        path.append(float(method.judged(state, w)[0]))
-    return np.array(path[rounds // 2 :])
+    """The judged model after each round of the second half, [rounds / 2]. falling: the part of the rounds in which the
+    step size falls."""
+    schedule, drawn = Schedule(rounds, decay=falling), trace(process)
+    line = Line(LABELS, U, STEPS, lr)
+    first = replace(drawn, arrived=drawn.arrived[:rounds])
+    return line.path(make_method(name, **hyper), first, [schedule.rate(r) for r in range(rounds)])[rounds // 2 :]
 
 
 def mean_and_error(path):
-    """Time average and its standard error, from the means of batches that are long against the memory 1 / (gamma E)."""
-    means = path.reshape(BATCHES, -1).mean(axis=1)
-    return means.mean(), means.std(ddof=1) / np.sqrt(BATCHES)
+    return rest(path, 1.0)
 
 
 def rest_of_fedavg():

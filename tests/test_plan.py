@@ -8,7 +8,7 @@ from notebook_factory import jobs_of, write_notebook, write_profile
 
 from fedauto_core.errors import InputError
 from fedauto_core.report import plan, sources
-from fedauto_core.report.overview import WRITER
+from fedauto_core.report.overview import WRITERS
 from fedauto_core.store import keys
 
 PARAMETERS = (
@@ -287,9 +287,9 @@ def test_a_notebook_depends_on_the_code_that_it_imports_and_on_the_code_that_run
     assert touched("fedlaw.py") == ["10_main"] and touched("search.py") == []
     assert touched("worker.py") == touched("machine.py") == NAMES
     assert touched("batch.py") == touched("overview.py") == []
-    pages = keys.code_hash([WRITER])
+    pages = keys.code_hash(WRITERS)
     for file in ("pages.py", "front.py", "style.css", "symbols.csv"):  # its HTML page is written anew, without a run
-        assert touched(file) == [] and keys.code_hash([WRITER]) != pages
+        assert touched(file) == [] and keys.code_hash(WRITERS) != pages
 
 
 def test_a_changed_method_touches_only_the_notebooks_that_use_it():

@@ -169,10 +169,11 @@ def test_the_search_knows_prose_products_methods_scenarios_and_symbols(made):
     assert ("02_old/02_old.html#Part", "Part (Title of 02_old)", "waterfall") in by_kind["section"]
     assert not any("of the machine" in text for _, _, text in by_kind["section"])  # code is no prose
     assert by_kind["figure"] == [("01_ok/01_ok.html#line", "line (Title of 01_ok)", "Falls like 1/T.")]
-    reference = (made / "reference.html").read_text()
-    for kind, name in (("scenario", "F10"), ("symbol", "lambda")):
+    one_of_each = ("scenario", "F10"), ("symbol", "lambda"), ("term", "Holm's correction"), ("paper", "Holm 1979")
+    for kind, name in one_of_each:
         (url,) = [url for url, title, _ in by_kind[kind] if title == name]
-        assert f'id="{url.partition("#")[2]}"' in reference
+        page, _, anchor = url.partition("#")
+        assert f'id="{anchor}"' in (made / page).read_text()
     assert "method" not in by_kind  # these notebooks have no method card
 
 

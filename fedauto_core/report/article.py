@@ -13,13 +13,14 @@ from markupsafe import Markup
 
 from fedauto_core.store.writing import write_atomically
 
+from . import reference
 from .checklist import Check, checks
 from .essay import bare, essay
 from .evidence import Row, Status
 from .folder import read_products
 from .latex import escaped, latex, pdf
 from .ledger import Ledger
-from .pages import Place, folded, markdown, picture
+from .pages import folded, markdown, picture
 from .papers import Paper, papers
 from .passages import FOLDER, Passages
 from .plan import banner
@@ -45,9 +46,8 @@ TEX = {  # TeX has its own use for braces
 
 def essay_html(site: Site, rows: Sequence[Row]) -> str:
     """What came out, for the front page: HTML of one paragraph, without the tag around it."""
-    place = Place(site.notebooks_dir, site.out)
-    ledger = Ledger(site.out)
-    return markdown(bare(essay(ledger, rows)), place, escape=True).strip().removeprefix("<p>").removesuffix("</p>")
+    there, said = reference.place(site, site.out, ""), bare(essay(Ledger(site.out), rows))
+    return markdown(said, there, escape=True).strip().removeprefix("<p>").removesuffix("</p>")
 
 
 def article(site: Site, rows: Sequence[Row], statuses: Sequence[Status]) -> str:
@@ -112,8 +112,7 @@ def _tex(site: Site, ledger: Ledger, text: str) -> str:
 
 def _html(site: Site, ledger: Ledger, text: str, no_pdf: str) -> str:
     """no_pdf: why there is none, "" if there is."""
-    titles = {number: (f"../{entry.page}", entry.title) for number, entry in site.titles.items()}
-    place = Place(site.notebooks_dir, site.out / FOLDER, titles)
+    place = reference.place(site, site.out / FOLDER, "../")
     body = CITATION.sub(_links, markdown(text, place, escape=True))
     body = TABLE.sub(lambda found: folded(found[1], "table"), body)
     body = FIGURE.sub(lambda found: _picture(site, *found.groups()), body)

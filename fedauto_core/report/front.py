@@ -1,29 +1,24 @@
-"""What the pages on top of a report say: claims with their evidence, what came out, figures, status, reference."""
+"""What the pages on top of a report say: claims with their evidence, what came out, figures, status."""
 
-import csv
 import html
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import nbformat
 from markupsafe import Markup
 
-from fedauto_core.network.suite import SCENARIOS, SUITE
-
-from . import article
+from . import article, reference
 from .evidence import STATUS_COLUMNS, STATUS_NUMBERS, Row, Status, claim_marks, deciding, status_cells
 from .folder import read_manifest, read_products
-from .pages import Place, equation_numbers, markdown, notebook_body, picture, scroll_box
+from .pages import Place, equation_numbers, markdown, notebook_body, picture
 from .plain import plain
 from .search import Found, script, sections
 from .site import TITLE, Entry, Site, style, template_text
-from .tables import html_table
 from .verdicts import CLAIMS, LEGEND, describe
 
 MARK_CLASSES = {"[Re]": "Re", "[¬Re]": "notRe", "[=]": "even", "[own]": "own"}
-SYMBOLS = Path(__file__).parent / "symbols.csv"
 SENTENCE = 50  # letters
 HEADLINE = "C2"  # the claim whose figure stands on the front page, if it has one
 
@@ -79,7 +74,11 @@ def page(path: str, site: Site, rows: Sequence[Row], statuses: Sequence[Status])
         case "explore.html":
             return site.page(path, "Explore: FedAuto with four clients", path, by_hand=site.titles.get("03"))
         case "reference.html":
-            return reference(site)[0]
+            return reference.methods(site)[0]
+        case "glossary.html":
+            return reference.glossary(site)[0]
+        case "bibliography.html":
+            return reference.bibliography(site)[0]
         case "status.html":
             return status(site, statuses)
         case "assets/style.css":
@@ -90,16 +89,11 @@ def page(path: str, site: Site, rows: Sequence[Row], statuses: Sequence[Status])
             return template_text(Path(path).name)
 
 
-def _place(site: Site, folder: Path, up: str) -> Place:
-    """Prose of a page in `folder`; up: the way from there to the top of the report."""
-    return Place(site.notebooks_dir, folder, {n: (f"{up}{e.page}", e.title) for n, e in site.titles.items()})
-
-
 def _body(site: Site, entry: Entry) -> tuple[str, Place]:
     """The cells of an executed notebook as HTML, and the place with its headings."""
     folder = site.out / entry.name
     executed = nbformat.read(folder / f"{entry.name}.ipynb", as_version=4)
-    place = _place(site, folder, "../")
+    place = reference.place(site, folder, "../")
     place.equations = equation_numbers(cell.source for cell in executed.cells if cell.cell_type == "markdown")
     return notebook_body(executed, place, folder), place
 
@@ -124,7 +118,8 @@ def notebook(site: Site, name: str) -> str:
 
 def findable(site: Site) -> list[Found]:
     """All that the search finds."""
-    _, entries = reference(site)
+    pages = (reference.methods, reference.glossary, reference.bibliography)
+    entries = [found for page in pages for found in page(site)[1]]
     for entry in site.entries:
         entries += sections(_body(site, entry)[0], entry.page, entry.title)
         for product in read_products(site.out / entry.name):
@@ -176,10 +171,6 @@ def figures(site: Site) -> str:
     return site.page("figures.html", "All figures", "figures.html", groups=groups)
 
 
-def _table(name: str, head: Sequence[str], rows: Iterable[Iterable[str]], right: Sequence[int] = ()) -> Markup:
-    return Markup(scroll_box(html_table(head, rows, right), name))
-
-
 def status(site: Site, statuses: Sequence[Status]) -> str:
     """status.html: state, time and memory of every notebook, on which machine, with which versions."""
     linked = {entry.name: f'<a href="{entry.page}">{entry.name}</a>' for entry in site.entries}
@@ -197,14 +188,15 @@ def status(site: Site, statuses: Sequence[Status]) -> str:
     def of(names: Sequence[str]) -> str:
         return "all" if len(names) == len(site.entries) else html.escape(", ".join(names))
 
+    ran_on = [(html.escape(machine), of(names)) for machine, names in machines.items()]
     return site.page(
         "status.html",
         "Status",
         "status.html",
         summary=f"Profile {site.profile}: {len(site.entries)} of {len(statuses)} notebooks have a page.",
-        notebooks=_table("notebooks", STATUS_COLUMNS, cells, STATUS_NUMBERS),
-        machines=_table("machines", ["machine", "notebooks"], [(html.escape(m), of(n)) for m, n in machines.items()]),
-        versions=_table(
+        notebooks=reference.table("notebooks", STATUS_COLUMNS, cells, STATUS_NUMBERS),
+        machines=reference.table("machines", ["machine", "notebooks"], ran_on),
+        versions=reference.table(
             "versions",
             ["package", "version", "notebooks"],
             [(*map(html.escape, package), of(names)) for package, names in sorted(versions.items())],
@@ -217,46 +209,3 @@ def _words(machine: Mapping[str, Any]) -> str:
         f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} CPUs to use, "
         f"{machine['memory_gib']} GiB, {machine['system']}"
     )
-
-
-def reference(site: Site) -> tuple[str, list[Found]]:
-    """reference.html: the methods of the method card, scenarios, symbols; and what the search finds there."""
-    place, entries = _place(site, site.out, ""), []
-
-    def line(kind: str, name: str, *cells: str) -> tuple[str, ...]:
-        """The cells of a row whose first one the search finds."""
-        anchor = f"{kind}-{re.sub(r'[^A-Za-z0-9_]+', '', name)}"
-        words = " ".join(re.sub("<[^>]+>", "", cell) for cell in cells[1:])
-        entries.append(Found(f"reference.html#{anchor}", name, kind, html.unescape(words)))
-        return (f'<span id="{anchor}">{cells[0]}</span>', *cells[1:])
-
-    def inline(source: str) -> str:
-        return markdown(source, place).strip().removeprefix("<p>").removesuffix("</p>")
-
-    head, *card = _method_card(site.notebooks_dir) or [[]]
-    methods = [line("method", cells[0], *map(html.escape, cells)) for cells in card]
-    scenarios = [line("scenario", name, name, html.escape(what)) for name, what in (SCENARIOS | SUITE).items()]
-    with SYMBOLS.open(encoding="utf-8", newline="") as lines:
-        listed = [*csv.reader(lines)][1:]
-    symbols = [
-        line("symbol", name.replace("\\", "").strip("$"), inline(name), inline(meaning), inline(f"notebook {number}"))
-        for name, meaning, number in listed
-    ]
-    page = site.page(
-        "reference.html",
-        "Methods, scenarios, symbols",
-        "reference.html",
-        methods=_table("methods", head, methods) if methods else "",
-        scenarios=_table("scenarios", ["name", "what fails"], scenarios),
-        symbols=_table("symbols", ["symbol", "meaning", "explained in"], symbols),
-    )
-    return page, entries
-
-
-def _method_card(notebooks_dir: Path) -> list[list[str]]:
-    """Head and rows of the generated table in the notebooks' README, as text; nothing where there is none."""
-    readme = notebooks_dir / "README.md"
-    text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
-    card = text.partition("<!-- methods:begin -->\n")[2].partition("<!-- methods:end -->")[0]
-    lines = [re.split(r"(?<!\\)\|", line.strip().strip("|")) for line in card.splitlines()]
-    return [[cell.strip().replace("\\|", "|") for cell in line] for n, line in enumerate(lines) if n != 1]

@@ -14,20 +14,25 @@ from fedauto_core.store.writing import write_atomically
 
 from .evidence import STATUS_COLUMNS, Row, claim_marks, status_cells, status_of, verdict_rows
 from .folder import content_hash, read_manifest
+from .papers import REFERENCES
 from .plan import Job, banner
+from .rules import RULES, rules
 from .tables import pipe_table
 from .verdicts import CLAIMS, LEGEND, describe
 
 if TYPE_CHECKING:
+    from .rule_page import RulePages
     from .site import Site
 
-WRITER = "fedauto_core.report.front"
+WRITERS = ("fedauto_core.report.front", "fedauto_core.report.rule_page")
 ON_TOP = (
     "index.html",
     "article/article.html",
     "figures.html",
     "explore.html",
     "reference.html",
+    "glossary.html",
+    "bibliography.html",
     "status.html",
     "assets/style.css",
     "assets/site.js",
@@ -41,6 +46,8 @@ BESIDE = {
     )
 }
 """Page -> the files that are written with it."""
+OF_RULES = tuple(rule.address for rule in rules())
+"""Those that `rule_page.RulePages` writes."""
 SEALS = {".html": ("<!--", "-->"), ".css": ("/*", "*/"), ".js": ("//", "")}
 """How a comment begins and ends in each kind of file."""
 
@@ -79,7 +86,8 @@ def write_overview(out: Path, profile: str, jobs: Sequence[Job], notebooks_dir: 
     run = [status for status in statuses if status.state not in ("failed", "not run")]
     manifests = {status.name: read_manifest(out / status.name) for status in run}
     shown = [status for status in run if _intact(out / status.name / f"{status.name}.ipynb", manifests[status.name])]
-    common = (profile, [(status.name, status.title) for status in shown], code_hash([WRITER]))
+    made_with = (code_hash(WRITERS), content_hash(REFERENCES), content_hash(RULES))
+    common = (profile, [(status.name, status.title) for status in shown], *made_with)
 
     @functools.cache
     def site() -> "Site":
@@ -97,11 +105,19 @@ def write_overview(out: Path, profile: str, jobs: Sequence[Job], notebooks_dir: 
 
         return front.notebook(site(), name)
 
+    @functools.cache
+    def of_rules() -> "RulePages":
+        from .rule_page import RulePages
+
+        return RulePages(site())
+
     for name in (status.name for status in shown):
         _write(out / name / f"{name}.html", (common, manifests[name]["files"]), functools.partial(notebook, name))
     for name in ON_TOP:
         beside = [out / other for other in BESIDE.get(name, ())]
         _write(out / name, (common, rows, statuses, manifests), functools.partial(on_top, name), beside)
+    for name in OF_RULES:
+        _write(out / name, (common, manifests), lambda name=name: of_rules().page(name))
 
 
 def _intact(path: Path, manifest: Mapping[str, Any]) -> bool:

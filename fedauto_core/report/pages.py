@@ -4,15 +4,17 @@ import html
 import os
 import re
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import nbformat
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from pygments import highlight
+from pygments.filter import simplefilter
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
+from pygments.token import Name, Punctuation, Text, Whitespace
 
 from fedauto_core.errors import InputError, require, require_known
 
@@ -28,7 +30,14 @@ DISPLAY = re.compile(r"\$\$.*?\$\$|\\begin\{(\w+\*?)\}.*?\\end\{\1\}", re.DOTALL
 LABEL = re.compile(r"\\label\{([^{}]*)\}")
 TAG = re.compile(r"\\tag\*?\{([^{}]*)\}")
 REFERENCE = re.compile(r"\\(?:eq)?ref\{([^{}]*)\}")
+PLAIN = (Name, Punctuation, Whitespace)  # tokens in the colour of text; marked, they were a quarter of all pages
 EVIDENCE = re.compile(r"(?<=evidence: )\*(\w+)\*(?=\.$)")
+
+
+@simplefilter
+def _unmarked(self, lexer, stream, options):
+    """Tokens of code, those without a colour of their own as text."""
+    return ((Text if kind in PLAIN else kind, text) for kind, text in stream)
 
 
 @dataclass
@@ -36,13 +45,17 @@ class Place:
     """Where a piece of prose will stand.
 
     notebooks_dir: where its links are right. folder: of its page. notebooks: number, as "03" -> address from the page
-    and title, for links. equations: label -> number, of the whole page. pictures: what was pasted into the cell, as
-    name -> {media type: base64}. headings: level, identifier and text of those rendered so far.
+    and title, for links. words: what stands in backticks or is emphasised -> address from the page. cited: text,
+    escaped for HTML -> the same with its citations as links. equations: label -> number, of the whole page. pictures:
+    what was pasted into the cell, as name -> {media type: base64}. headings: level, identifier and text of those
+    rendered so far.
     """
 
     notebooks_dir: Path
     folder: Path
     notebooks: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    words: Mapping[str, str] = field(default_factory=dict)
+    cited: Callable[[str], str] = str
     equations: Mapping[str, str] = field(default_factory=dict)
     pictures: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     headings: list[tuple[int, str, str]] = field(default_factory=list)
@@ -73,7 +86,8 @@ def equation_numbers(sources: Iterable[str]) -> dict[str, str]:
 
 
 class _Renderer(IPythonRenderer):
-    """Markdown to HTML with MathML; links between notebooks, and the numbers of notebooks, become links between pages.
+    """Markdown to HTML with MathML; links between notebooks, and the numbers of notebooks, become links between pages;
+    citations, names of methods and the terms of the glossary become links.
 
     escape: show HTML as text, where the prose was computed and not written.
     """
@@ -96,8 +110,18 @@ class _Renderer(IPythonRenderer):
         return self._equation(f"\\begin{{{name}}}{body}\\end{{{name}}}")
 
     def text(self, text: str) -> str:
-        linked = NUMBERS.sub(lambda found: found[1] + re.sub(r"\d\d", self._notebook, found[2]), super().text(text))
+        cited = self.place.cited(super().text(text))
+        linked = NUMBERS.sub(lambda found: found[1] + re.sub(r"\d\d", self._notebook, found[2]), cited)
         return REFERENCE.sub(lambda found: self._reference(found[1]), linked)
+
+    def codespan(self, text: str) -> str:
+        return self._explained(text, super().codespan(text))
+
+    def emphasis(self, text: str) -> str:
+        return self._explained(text, super().emphasis(text))
+
+    def strong(self, text: str) -> str:
+        return self._explained(text, super().strong(text))
 
     def heading(self, text: str, level: int, **attrs: object) -> str:
         text = _without_links(text)
@@ -132,6 +156,10 @@ class _Renderer(IPythonRenderer):
         number = tag[1] if tag else self.place.equations.get(label[1]) if label else None
         anchor = f' id="{html.escape(label[1])}"' if label else ""
         return equation_box(body, anchor, f'<span class="number">({html.escape(number)})</span>' if number else "")
+
+    def _explained(self, word: str, shown: str) -> str:
+        address = self.place.words.get(html.unescape(word).rstrip("."))
+        return f'<a class="word" href="{address}">{shown}</a>' if address else shown
 
     def _reference(self, label: str) -> str:
         require_known("equation label", label, self.place.equations)
@@ -290,7 +318,7 @@ def notebook_body(notebook: nbformat.NotebookNode, place: Place, where: Path) ->
             place.pictures = cell.get("attachments", {})
             parts.append(markdown(cell.source, place))
         elif cell.cell_type == "code" and cell.source.strip():
-            code = highlight(cell.source, PythonLexer(), CODE)
+            code = highlight(cell.source, PythonLexer(filters=[_unmarked()]), CODE)
             parts.append(f'<div class="source scroll" id="cell-{html.escape(cell.id)}" data-label="code">{code}</div>')
             for output in cell.outputs:
                 slug = output.get("metadata", {}).get("fedauto", {}).get("slug")

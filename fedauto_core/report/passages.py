@@ -10,7 +10,7 @@ import pandas as pd
 from .essay import AHEAD, BEHIND, Contest, contests, essay, fails, verdict_row
 from .evidence import WHAT, Row, Status, claim_marks, deciding
 from .findings import beyond
-from .ledger import Ledger, between, plain_text, table
+from .ledger import Ledger, between, chosen, plain_text, table
 from .plan import banner
 from .site import Site
 from .verdicts import CLAIMS, LEGEND, TESTED_BY, subject
@@ -192,13 +192,13 @@ class Passages:
 
     def figure(self) -> str:
         """The figure of the first contest that has one, with its caption."""
-        for row in (row for one in self._contests for row in self.rows if row.notebook == one.page):
-            frame = self.ledger.frame(row.notebook, "products.json", ["slug", "caption"])
-            if row.kind == "figure" and frame is not None:
-                slug = row.verdict.evidence
-                at = frame.index[frame["slug"] == slug][0]
-                caption = self.ledger.quoted(row.notebook, "products.json", at, "caption")
-                return f"![{slug}](../{row.notebook}/{slug}.png)\n\n*{slug}*, `{row.notebook}`. {caption}"
+        for one in self._contests:
+            slug = one.file.removesuffix(".csv")
+            frame = self.ledger.frame(one.page, "products.json", ["slug", "kind", "caption"])
+            at = [] if frame is None else chosen(frame, {"slug": slug, "kind": "figure"}).index
+            if len(at) and (self.site.out / one.page / f"{slug}.png").is_file():
+                caption = self.ledger.quoted(one.page, "products.json", at[0], "caption")
+                return f"![{slug}](../{one.page}/{slug}.png)\n\n*{slug}*, `{one.page}`. {caption}"
         return "No comparison with a figure in this report."
 
     def beyond(self) -> str:

@@ -14,7 +14,9 @@ PARTS = (
     ("article/article.html", "Article"),
     ("figures.html", "Figures"),
     ("explore.html", "Explore"),
-    ("reference.html", "Methods and symbols"),
+    ("reference.html", "Methods"),
+    ("glossary.html", "Glossary"),
+    ("bibliography.html", "Papers"),
     ("status.html", "Status"),
 )
 """The pages beside the front page, with their names in the navigation."""

@@ -154,7 +154,7 @@ def test_it_has_the_parts_of_a_replication_article(written):
         "Reviewer's checklist",
     ):
         assert f">{html.escape(heading, quote=False)}</h" in page or f">{heading}</h" in page, heading
-    assert "(no PDF: not asked for)" in page and "Not run" not in page
+    assert "(no PDF: not asked for)" in page and "Not run" not in page and "Missing here" not in page
     for row in verdict_rows(written, {path.name for path in written.iterdir()}):
         assert f"[{row.verdict.mark}]" in page
 
@@ -227,7 +227,7 @@ def essay_on(page, frame, verdict):
 
 def test_a_page_that_was_not_run_is_named(made):  # noqa: F811
     page = (made / "article" / "article.html").read_text(encoding="utf-8")
-    assert "<code>03_failed</code> (failed), <code>04_missing</code> (not run)" in page
+    assert "Missing here (failed): <code>03_failed</code>. Missing here (not run): <code>04_missing</code>." in page
     assert "Not run: <code>02_problem</code>" in page  # which tests C1, of which another page has verdicts
     assert "not tested in this report" in page and "Check, not evidence" not in page
     assert uncited(page) == []

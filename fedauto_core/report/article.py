@@ -56,7 +56,8 @@ def article(site: Site, rows: Sequence[Row], statuses: Sequence[Status]) -> str:
     ledger.add(f"{FOLDER}/times.csv", _times(site, statuses))
     ledger.add(f"{FOLDER}/checklist.csv", pd.DataFrame(checks(site, rows, statuses), columns=Check._fields))
     made = Passages(site, rows, statuses, ledger)
-    text = TEMPLATES.overlay(autoescape=False).get_template("article.md").render(a=made)
+    prose = TEMPLATES.overlay(autoescape=False).get_template("article.md").render(a=made)
+    text = re.sub("(?<=[.]) {2,}", " ", prose)  # where a passage has nothing to say
     write_atomically(folder / "numbers.csv", ledger.table(text).to_csv(index=False, lineterminator="\n"))
     write_atomically(folder / "article.tex", _tex(site, ledger, text))
     reason = pdf(folder / "article.tex") if rows else "there is no verdict to report"

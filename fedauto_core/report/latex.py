@@ -55,7 +55,7 @@ NARROW = 18
 LETTER = 0.0135
 """Width of a letter with its share of the space between columns, in lines."""
 CELL = "\x1f"  # behind a cell; its first letter is its alignment
-RUNS = 3  # the second one knows the references and the widths of tables, the third is set by them
+RUNS = 4  # at most: until references and widths of tables stand
 LIMIT_S = 120
 COMMAND = "pdflatex"
 
@@ -180,8 +180,10 @@ def pdf(source: Path) -> str:
                 run = subprocess.run(words, cwd=source.parent, env=constant, capture_output=True, timeout=LIMIT_S)
             except (OSError, subprocess.TimeoutExpired) as error:
                 return f"{COMMAND}: {type(error).__name__}"
+            said = run.stdout.decode("utf-8", "replace")
             if run.returncode:
-                said = re.findall(r"^! .*", run.stdout.decode("utf-8", "replace"), re.M)
-                return f"{COMMAND}: {said[0] if said else f'exit status {run.returncode}'}"
+                return f"{COMMAND}: {next(iter(re.findall(r'^! .*', said, re.M)), f'exit status {run.returncode}')}"
+            if "Rerun" not in said:
+                break
         shutil.copyfile(Path(made) / target.name, target)
     return ""

@@ -11,7 +11,6 @@ from .essay import AHEAD, BEHIND, Contest, contests, essay, fails, verdict_row
 from .evidence import WHAT, Row, Status, claim_marks, deciding
 from .findings import beyond
 from .ledger import Ledger, between, chosen, plain_text, table
-from .plan import banner
 from .site import Site
 from .verdicts import CLAIMS, LEGEND, TESTED_BY, subject
 
@@ -74,11 +73,13 @@ class Passages:
 
     def coverage(self) -> str:
         """Which notebooks it rests on, and which are missing."""
-        shown, missing = self._of("times.csv", {"page": True}, "notebook", "count"), []
-        missing = [f"`{s.name}` ({s.state})" for s in self.statuses if s.name not in self._shown]
-        absent = f" Not run, and missing here: {', '.join(missing)}." if missing else ""
-        text = f"It was written by code from {shown} pages of the profile `{self.site.profile}`.{absent}"
-        return f"**{plain_text(banner(self.site.profile))}** {text}" if banner(self.site.profile) else text
+        missing: dict[str, list[str]] = {}
+        for status in self.statuses:
+            if status.name not in self._shown:
+                missing.setdefault(status.state, []).append(f"`{status.name}`")
+        absent = [f"Missing here ({state}): {', '.join(names)}." for state, names in missing.items()]
+        pages = self._of("times.csv", {"page": True}, "notebook", "count")
+        return " ".join([f"It was written by code from {pages} pages of the profile `{self.site.profile}`.", *absent])
 
     def claims(self) -> str:
         """The claims and what tests them."""

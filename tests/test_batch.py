@@ -19,9 +19,9 @@ from notebook_factory import InProcess, use_executor, write_notebook, write_prof
 from fedauto_core.errors import InputError
 from fedauto_core.report import batch, plan, worker
 from fedauto_core.report.orders import Outcome
-from fedauto_core.report.overview import ON_TOP
+from fedauto_core.report.overview import OF_RULES, ON_TOP
 
-TOP = {"claims.md", "status.md", *(name for name in ON_TOP if "/" not in name)}
+WRITTEN = {"claims.md", "status.md", *(name.partition("/")[0] for name in (*ON_TOP, *OF_RULES))}
 PROFILE = "01_a: {minutes: 1}\n02_b: {minutes: 5, parameters: {seeds: 4}}\n30_review: {minutes: 9, after: all}\n"
 
 
@@ -374,7 +374,7 @@ def test_an_interrupted_batch_stops_its_kernels_and_continues_later(tmp_path):
     assert "01_quick  ok" in out and "Continue with: python -m fedauto_core report --profile tiny" in out
     kernel.wait(timeout=30)
     result = tmp_path / "out"
-    assert {path.name for path in result.iterdir()} == {"01_quick", "assets", *TOP}
+    assert {path.name for path in result.iterdir()} == {"01_quick", *WRITTEN}
     first, second = plan.read_profile("tiny", tmp_path / "notebooks")
     assert plan.changes(first, result) == [] and plan.changes(second, result) is None
 

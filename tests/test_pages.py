@@ -180,6 +180,25 @@ def test_numbers_of_notebooks_become_links():
     assert html.count('href="../10_x') == 1 and ">notebook 10</a>, 10" in html
 
 
+def test_methods_terms_and_citations_become_links():
+    words, cited = (
+        {"mifa": "m.html", "iid": "g.html#iid"},
+        lambda text: text.replace("Gu 2021", '<a href="b">Gu 2021</a>'),
+    )
+    html = prose("`mifa`, `mifa()`, *iid*, **iid.**, iid, [`mifa`](x.py), Gu 2021, `Gu 2021`", words=words, cited=cited)
+    assert '<a class="word" href="m.html"><code>mifa</code></a>, <code>mifa()</code>' in html
+    assert '<a class="word" href="g.html#iid"><em>iid</em></a>, <a class="word" href="g.html#iid"><strong>' in html
+    assert ", iid, <a href" in html and "><code>mifa</code></a>, <a href" in html and html.count("m.html") == 1
+    assert html.count('<a href="b">') == 1 and "<code>Gu 2021</code>" in html
+    assert prose("## `mifa`, *iid*", words=words).count("<a") == 0  # a heading is what contents lead to
+
+
+def test_code_is_marked_only_where_it_has_a_colour():
+    page = page_of(code(source="def f(x):\n    return x + 1  # why"))
+    assert '<span class="k">def</span>' in page and '<span class="c1"># why</span>' in page
+    assert not re.search(r'<span class="(?:n|p|w)">', page)
+
+
 def test_links_lead_to_files_of_the_page_or_beside_the_notebooks(tmp_path):
     page = tmp_path / "report" / "01_x"
     page.mkdir(parents=True)

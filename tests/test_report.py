@@ -169,8 +169,8 @@ def test_the_search_knows_prose_products_methods_scenarios_and_symbols(made):
     assert ("02_old/02_old.html#Part", "Part (Title of 02_old)", "waterfall") in by_kind["section"]
     assert not any("of the machine" in text for _, _, text in by_kind["section"])  # code is no prose
     assert by_kind["figure"] == [("01_ok/01_ok.html#line", "line (Title of 01_ok)", "Falls like 1/T.")]
-    one_of_each = ("scenario", "F10"), ("symbol", "lambda"), ("term", "Holm's correction"), ("paper", "Holm 1979")
-    for kind, name in one_of_each:
+    looked_up = (("scenario", "F10"), ("symbol", "lambda"), ("term", "Holm's correction"), ("paper", "Holm 1979"))
+    for kind, name in looked_up:
         (url,) = [url for url, title, _ in by_kind[kind] if title == name]
         page, _, anchor = url.partition("#")
         assert f'id="{anchor}"' in (made / page).read_text()

@@ -13,7 +13,6 @@ from .papers import papers
 from .reference import as_html, inline, place, table, to_code
 from .rules import BESIDE, HARD, Rule, card, curves, drawing, resting, rules
 from .site import Site
-from .tables import cell
 
 LINES = ("solid", "dashed", "dotted")  # as in style.css
 
@@ -72,10 +71,9 @@ class RulePages:
         if not rows:
             return None
         columns, lines = (list(dict.fromkeys(row[key] for row in rows)) for key in ("server", "process"))
-        off = {(row["server"], row["process"]): f"{_signed(row['off'])} ± {_signed(row['error'])}" for row in rows}
+        off = {
+            (row["server"], row["process"]): " ± ".join(f"{float(row[key]):z.3f}" for key in ("off", "error"))
+            for row in rows
+        }
         body = [[line, *(off.get((column, line), "–") for column in columns)] for line in lines]
         return table("where it rests", ["failures", *columns], body)
-
-
-def _signed(number: str) -> str:
-    return cell(float(number), 3)

@@ -280,6 +280,10 @@ def test_the_checklist_sees_a_changed_report(written, tmp_path):
     assert not same.found.startswith("0 ")
 
 
+def test_the_authors_are_those_to_cite():
+    assert f"name: {article.AUTHORS}\n" in (CHECKOUT / "CITATION.cff").read_text(encoding="utf-8")
+
+
 def test_the_template_types_no_number():
     source = (Path(article.__file__).parent / "templates" / "article.md").read_text(encoding="utf-8")
     for gone in (r"\{#.*?#\}", r"\{[{%].*?[%}]\}", r"`[^`]*`", r"\$\$?.*?\$\$?", r"\[@[^\]]*\]"):

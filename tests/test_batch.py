@@ -62,7 +62,7 @@ def test_longest_first_the_review_last_then_everything_is_up_to_date(folder, exe
     assert report(folder) == 0
     assert len(executor.orders) == 3
     assert capsys.readouterr().out.count("up to date\n") == 3
-    assert {path.name for path in (folder / "out").glob("*.*")} == TOP
+    assert {path.name for path in (folder / "out").iterdir()} >= WRITTEN
 
 
 def test_only_what_changed_runs_again(folder, executor):

@@ -27,7 +27,7 @@ from .plan import banner
 from .site import TEMPLATES, Site
 
 PAGE = f"{FOLDER}/article.html"
-AUTHORS = "The fedauto-core authors"
+AUTHORS = "The fedauto-core authors"  # as in CITATION.cff, which an installed package lacks
 SUBJECT = "wang2025fedauto"  # the paper that is replicated
 KEYS = r"(@\w+(?:;\s@\w+)*)"
 CITATION = re.compile(rf"\[{KEYS}\]")

@@ -75,7 +75,7 @@ def _functional(checkout: Path | None, report: Path, statuses: Sequence[Status])
         yield _check(FUNCTIONAL, "packages pinned", f"{pinned} packages in constraints.txt", pinned > 0)
     manifests = [read_manifest(report / status.name) or {} for status in run]
     kinds = {repr(sorted(manifest.get("versions", {}).items())) for manifest in manifests}
-    yield _check(FUNCTIONAL, "one environment for all pages", f"{len(kinds)} sets of versions", len(kinds) == 1)
+    yield _check(FUNCTIONAL, "one environment for all pages", f"sets of versions: {len(kinds)}", len(kinds) == 1)
 
 
 def _reusable(checkout: Path | None, notebooks: Sequence[Notebook]) -> Iterator[Check]:
@@ -104,8 +104,9 @@ def _reproduced(report: Path, statuses: Sequence[Status], rows: Sequence[Row]) -
     known = [status.fresh_seconds for status in statuses if status.fresh_seconds is not None]
     text = f"{math.fsum(known) / 60:.0f} minutes, known of {len(known)} of {len(statuses)} pages"
     yield _check(REPRODUCED, "the time that it takes is known", text, len(known) == len(statuses))
-    machines = {repr((read_manifest(report / status.name) or {}).get("machine")) for status in fresh}
-    text = f"{len(machines)} in the manifests"
+    told = [(read_manifest(report / status.name) or {}).get("machine") for status in fresh]
+    machines = {repr(machine) for machine in told if machine}
+    text = f"kinds in the manifests: {len(machines)}"
     yield _check(REPRODUCED, "computed on more than one kind of machine", text, len(machines) > 1)
     seeds = [row.verdict.seeds for row in rows if row.verdict.claim not in OWN]
     text = f"{min(seeds)} to {max(seeds)} seeds behind a verdict" if seeds else "no verdicts"

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 WRITERS = ("fedauto_core.report.front", "fedauto_core.report.rule_page")
 ON_TOP = (
     "index.html",
-    "article/article.html",
     "figures.html",
     "explore.html",
     "reference.html",
@@ -38,6 +37,7 @@ ON_TOP = (
     "assets/site.js",
     "assets/explore.js",
     "assets/search.js",
+    "article/article.html",
 )
 """What `front.page` writes beside the pages of the notebooks."""
 BESIDE = {

@@ -7,6 +7,7 @@ from functools import cached_property
 
 import pandas as pd
 
+from .checklist import Check
 from .essay import AHEAD, BEHIND, Contest, contests, essay, fails, verdict_row
 from .evidence import WHAT, Row, Status, claim_marks, deciding
 from .findings import beyond
@@ -35,7 +36,6 @@ STANDINGS: Mapping[str, Mapping[str, object]] = {
     "unsettled": {"settled": False},
 }
 """Column of the table by scenario -> the comparisons that it counts."""
-CHECKED = ("badge", "asked", "found", "met")
 
 
 @dataclass(frozen=True)
@@ -258,7 +258,7 @@ class Passages:
         """The reviewer's checklist."""
         frame = self.ledger.frame(FOLDER, "checklist.csv")
         found = [self.ledger.quoted(FOLDER, "checklist.csv", row, "found") for row in frame.index]
-        return table(CHECKED, zip(frame["badge"], frame["asked"], found, frame["met"], strict=True))
+        return table(Check._fields, zip(frame["badge"], frame["asked"], found, frame["met"], strict=True))
 
     @cached_property
     def _shown(self) -> list[str]:

@@ -229,6 +229,7 @@ def test_a_page_that_was_not_run_is_named(made):  # noqa: F811
     page = (made / "article" / "article.html").read_text(encoding="utf-8")
     assert "Missing here (failed): <code>03_failed</code>. Missing here (not run): <code>04_missing</code>." in page
     assert "Not run: <code>02_problem</code>" in page  # which tests C1, of which another page has verdicts
+    assert "<td>a | b</td>" in page  # a statement with what separates cells
     assert "not tested in this report" in page and "Check, not evidence" not in page
     assert uncited(page) == []
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import yaml
 
 from fedauto_core.errors import InputError
+from fedauto_core.store.keys import PACKAGE
 
 from .evidence import Row, Status
 from .folder import read_manifest
@@ -40,7 +41,7 @@ def checks(site: Site, rows: Sequence[Row], statuses: Sequence[Status]) -> list[
     return [
         *_available(CHECKOUT),
         *_functional(CHECKOUT, site.out, statuses),
-        *_reusable(CHECKOUT, [*read_notebooks(site.notebooks_dir).values()]),
+        *_reusable([*read_notebooks(site.notebooks_dir).values()]),
         *_reproduced(site.out, statuses, rows),
     ]
 
@@ -56,9 +57,8 @@ def _available(checkout: Path | None) -> Iterator[Check]:
     found = f"{'LICENSE' if licence else 'no file LICENSE'}, {named or 'no name in CITATION.cff'}"
     yield _check(AVAILABLE, "a licence allows use and change", found, licence and bool(named))
     yield _check(AVAILABLE, "it says how to cite it", path.name if said else f"no {path.name}", bool(said))
-    address = said.get("repository-code") or "none in CITATION.cff"
-    yield _check(AVAILABLE, "a public address of the code", address, "repository-code" in said)
-    yield _check(AVAILABLE, "an archive with a DOI", said.get("doi") or "none in CITATION.cff", "doi" in said)
+    for asked, key in (("a public address of the code", "repository-code"), ("an archive with a DOI", "doi")):
+        yield _check(AVAILABLE, asked, said.get(key) or f"none in {path.name}", bool(said.get(key)))
 
 
 def _functional(checkout: Path | None, report: Path, statuses: Sequence[Status]) -> Iterator[Check]:
@@ -78,13 +78,12 @@ def _functional(checkout: Path | None, report: Path, statuses: Sequence[Status])
     yield _check(FUNCTIONAL, "one environment for all pages", f"sets of versions: {len(kinds)}", len(kinds) == 1)
 
 
-def _reusable(checkout: Path | None, notebooks: Sequence[Notebook]) -> Iterator[Check]:
+def _reusable(notebooks: Sequence[Notebook]) -> Iterator[Check]:
     readable = [notebook for notebook in notebooks if notebook.problem is None]
     found = f"{sum(len(one.parameters) for one in readable)} in {len(readable)} of {len(notebooks)} notebooks"
     yield _check(REUSABLE, "parameters with type, default and help", found, len(readable) == len(notebooks))
-    if checkout is not None:
-        modules = len([path for path in (checkout / "fedauto_core").rglob("*.py")])
-        yield _check(REUSABLE, "the core can be imported", f"{modules} modules in the package", modules > 0)
+    face = re.findall(r"^from .* import \w+ as (\w+)$", (PACKAGE / "__init__.pyi").read_text(encoding="utf-8"), re.M)
+    yield _check(REUSABLE, "what others may import has a public face", f"{len(face)} names", bool(face))
 
 
 def _reproduced(report: Path, statuses: Sequence[Status], rows: Sequence[Row]) -> Iterator[Check]:

@@ -28,10 +28,8 @@ LOOKS: Mapping[str, Callable[[float], str]] = {
     "effect": lambda value: f"{value:+.3g}",
     "points": lambda value: f"{value:z.1f}",
     "signed points": lambda value: f"{value:+z.1f}",
-    "size in points": lambda value: f"{abs(value):.1f}",
     "two decimals": lambda value: f"{value:z.2f}",
     "whole": lambda value: f"{value:.0f}",
-    "percent of one": lambda value: f"{100 * value:.0f}",
     "minutes of seconds": lambda value: f"{value / 60:.0f}",
 }
 """How a number is printed."""
@@ -68,7 +66,7 @@ def chosen(frame: pd.DataFrame, where: Mapping[str, object]) -> pd.DataFrame:
 def plain_text(text: str) -> str:
     """Text as Markdown that shows it as it is; what stands in backticks stays code."""
     parts = CODE.split(text)
-    return "".join(part if part.startswith("`") else re.sub(r"([\\*_$|])", r"\\\1", part) for part in parts)
+    return "".join(part if part.startswith("`") else re.sub(r"([\\*_$])", r"\\\1", part) for part in parts)
 
 
 def between(low: str, high: str) -> str:

@@ -80,9 +80,11 @@ def fails(scenario: str) -> str:
 def _together(ledger: Ledger) -> str:
     place = "02_problem", "losses.csv"
     frame = ledger.frame(*place, ("failures", "mode", "loss", "points"))
-    if frame is None:
+    if frame is None or frame.empty:
         return ""
     first = chosen(frame, {"failures": frame["failures"].iloc[0], "mode": frame["mode"].iloc[0]})
+    if not {"both", "failures", "skew"} <= {*first["loss"]}:
+        return ""
     at = {loss: ledger.cell(*place, row, "points", "points") for row, loss in first["loss"].items()}
     return (
         f"Failures and label skew together cost plain averaging {at['both']} points of accuracy; failures alone cost "
@@ -103,7 +105,7 @@ def _where(held: Sequence[Contest]) -> Iterator[str]:
     name = best(one)
     here = one.rows[one.rows["scenario"] == name].sort_values("mean")
     rivals = f"{one.count(scenario=name, standing=AHEAD)} of {one.count(scenario=name)} rivals"
-    text = f"FedAuto does best in {fails(name)}: ahead of {rivals}"
+    text = f"FedAuto does best in {fails(name)} on `{one.page}`: ahead of {rivals}"
     plain = here.index[here["rival"] == PLAIN]
     if len(plain):
         text += f", of plain averaging by {one.cell(plain[0], 'mean', 'points')} points"

@@ -50,8 +50,9 @@ SPECIAL = {
 } | {character: f"\\{character}" for character in "&%$#"}
 HEADINGS = {2: "section", 3: "subsection", 4: "paragraph"}
 MARKS = "\ue000\ue001\ue002"  # of the ledger
-NARROW = 18
-"""Letters of the longest cell of a column that is not broken into lines."""
+NARROW = (18, 12, 8, 0)
+"""Letters up to which a column is not broken into lines; the first that leaves room for the others."""
+LEAST = 0.09  # of the line, for a column that is broken
 LETTER = 0.0135
 """Width of a letter with its share of the space between columns, in lines."""
 CELL = "\x1f"  # behind a cell; its first letter is its alignment
@@ -150,14 +151,18 @@ class _Renderer(HTMLRenderer):
 def _columns(sides: Sequence[str], widths: Sequence[int]) -> Iterator[str]:
     """A column of LaTeX for each of the table's: `l` or `r`, or one that breaks lines; the wide ones share what the
     others leave of the line, in proportion to the roots of their widths in letters."""
-    free = 0.94 - sum(LETTER * width for width in widths if width <= NARROW)
-    wide = sum(math.sqrt(width) for width in widths if width > NARROW)
+    for narrow in NARROW:
+        free = 0.94 - sum(LETTER * width for width in widths if width <= narrow)
+        wide = [math.sqrt(width) for width in widths if width > narrow]
+        if free >= LEAST * len(wide):
+            break
     for side, width in zip(sides, widths, strict=True):
-        if width <= NARROW:
+        if width <= narrow:
             yield side
         else:
             ragged = "raggedleft" if side == "r" else "raggedright"
-            yield f">{{\\{ragged}\\arraybackslash}}p{{{free * math.sqrt(width) / wide:.3f}\\linewidth}}"
+            share = free * math.sqrt(width) / sum(wide)
+            yield f">{{\\{ragged}\\arraybackslash}}p{{{share:.3f}\\linewidth}}"
 
 
 def latex(markdown: str) -> str:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from fedauto_core.engine import Schedule
+from fedauto_core.errors import InputError
 from fedauto_core.methods import Arrivals, Context, make_method
 from fedauto_core.network import Scenario, draw_trace
 from fedauto_core.theory.resting import Line, rest
@@ -200,3 +201,35 @@ def test_amplified_updates_do_not_follow_whose_turn_it_is():
     plain = after_whole_cycles(make_method("fedavg"), 0.02)
     amplified = after_whole_cycles(make_method("fedavg_amplified", amplification=10.0, period=5 * N), 0.002)
     assert plain - U.mean() > 0.2 and abs(amplified - U.mean()) < 0.05
+
+
+@each_process
+def test_public_data_of_all_classes_bring_fedauto_back(process):
+    """The server stands in for the classes that are missing; plain averaging has the same data, and stays away."""
+    line = Line(np.vstack([np.full(N, 2), LABELS[1:]]), U, STEPS, with_server=True)
+    off = {name: rest(line.path(make_method(name), trace(process)))[0] - line.optimum for name in ("fedauto", "fedavg")}
+    assert 0 < off["fedauto"] < off["fedavg"] / 3
+
+
+def test_with_the_server_everybody_together_rests_at_the_optimum():
+    line = Line(np.vstack([np.arange(1, N + 1), LABELS[1:]]), U, STEPS, with_server=True)
+    everybody = replace(trace("bernoulli"), arrived=np.ones((400, N), bool))
+    assert line.optimum == pytest.approx((np.arange(1, N + 1) + COUNTS[1:]) @ U / (36 + COUNTS[1:].sum()))
+    for name in ("fedavg", "fedauto"):
+        assert line.path(make_method(name), everybody)[-1] == pytest.approx(line.optimum, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("fedlaw", "it asks for scores or gradients of a classifier"),
+        ("data_sharing", "it hands out samples"),
+        ("centralised", "no network decides who is heard"),
+        ("server_finetuning", "it tunes on public data"),
+    ],
+)
+def test_what_a_line_has_not_is_said(name, reason):
+    line = Line(LABELS, U)
+    assert line.why_not(make_method(name)) == reason
+    with pytest.raises(InputError, match=rf"{name} on a line: {reason}\."):
+        line.path(make_method(name), trace("bernoulli"))

@@ -15,7 +15,7 @@ from fedauto_core.report.site import Entry, Site
 KEYS = {paper.key: paper for paper in papers()}
 CURVES = (
     "scenario,label,seed,1,20\nF10,mifa,0,0.2,0.5\nF10,mifa,1,0.4,0.7\nF10,fedavg,0,0.3,0.65\n"
-    "F10,fedau,0,0.3,\nF0,f3ast,0,1,1\n"
+    "F10,fedau,0,0.3,\nF10,fedau,1,0.3,0.4\nF0,f3ast,0,1,1\n"
 )
 REST = (
     "method,family,server,process,rest,off,error\n"

@@ -38,6 +38,7 @@ def mathml(latex: str, display: str = "inline") -> str:
     missing brace.
     """
     latex = re.sub(r"\\arg(?![A-Za-z])", r"\\operatorname{arg}", latex)  # common, and unknown to the converter
+    latex = latex.replace(r"\operatorname*", r"\operatorname")  # the converter would show the star
     bare = re.sub(r"\\[{}\\]", "", latex)
     unknown = [name for name in re.findall(r"\\math[a-z]+", latex) if name not in FONTS]
     try:

@@ -189,8 +189,9 @@ class _Renderer(IPythonRenderer):
         path, mark, anchor = url.partition("#")
         if not path or re.match(r"[a-z]+:", url):
             return url
-        if notebook := re.fullmatch(r"(?:\./)?(\w+)\.ipynb", path):
-            return f"../{notebook[1]}/{notebook[1]}.html{mark}{anchor}"
+        notebook = re.fullmatch(r"(?:\./)?(\d\d)\w*\.ipynb", path)
+        if notebook and notebook[1] in self.place.notebooks:
+            return f"{self.place.notebooks[notebook[1]][0]}{mark}{anchor}"
         if report := re.fullmatch(r"\.\./reports/\w+/([\w/-]+\.html)", path):
             return f"../{report[1]}{mark}{anchor}"  # of this report, whatever its profile
         if (self.place.folder / path).is_file():

@@ -25,8 +25,8 @@ def place(site: Site, folder: Path, up: str) -> Place:
     """Where prose of a page in `folder` stands, and what its words lead to; up: the way from there to the top of the
     report."""
     notebooks = {number: (f"{up}{entry.page}", entry.title) for number, entry in site.titles.items()}
-    words = {word: f"{up}{entry.address}" for entry in lexicon.entries() for word in (entry.name, *entry.spellings)
-             if entry.kind == "term"}  # fmt: skip
+    terms = [entry for entry in lexicon.entries() if entry.kind == "term"]
+    words = {word: f"{up}{entry.address}" for entry in terms for word in (entry.name, *entry.spellings)}
     words |= {rule.method: f"{up}{rule.address}" for rule in rules()}
     return Place(site.notebooks_dir, folder, notebooks, words, lambda text: linked(text, f"{up}bibliography.html"))
 
@@ -41,7 +41,7 @@ def inline(source: str, there: Place) -> str:
     return markdown(source, there).strip().removeprefix("<p>").removesuffix("</p>")
 
 
-def to_code(site: Site, folder: Path) -> Callable[[str], str]:
+def to_code(folder: Path) -> Callable[[str], str]:
     """Dotted name in the core -> a link to its file, from a page in `folder`."""
 
     def link(home: str) -> str:
@@ -82,7 +82,7 @@ def methods(site: Site) -> tuple[str, list[Found]]:
 
 def glossary(site: Site) -> tuple[str, list[Found]]:
     """glossary.html: every symbol and term, where it first matters, and its home in the code."""
-    there, code = place(site, site.out, ""), to_code(site, site.out)
+    there, code = place(site, site.out, ""), to_code(site.out)
 
     def row(entry: lexicon.Entry) -> tuple[str, ...]:
         where = inline(f"notebook {entry.notebook}", there) if entry.notebook else "docs/method.md"

@@ -44,7 +44,7 @@ class RulePages:
             words=Markup(inline(rule.words, there)),
             known=[(name, Markup(there.cited(html.escape(text)) or "–")) for name, text in known],
             papers=[as_html(paper) for paper in papers() if paper.key in rule.papers],
-            code=Markup(to_code(self.site, folder)(rule.home)),
+            code=Markup(to_code(folder)(rule.home)),
             curve=self._curve(rule),
             rest=self._rest(rule),
             by_hand=self.site.titles.get("05"),

@@ -5,6 +5,7 @@ import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import NamedTuple
 
 from .folder import content_hash, read_manifest
@@ -67,16 +68,16 @@ class Curve(NamedTuple):
 
 def curves(folder: Path, scenario: str = HARD) -> dict[str, Curve]:
     """Label -> its curve, from curves.csv of a page (columns scenario, label, seed, then the rounds); nothing where
-    there is none."""
-    runs: dict[str, list[list[float]]] = {}
-    rounds: list[str] = []
-    for row in recorded(folder, "curves.csv", ("scenario", "label", "seed")):
-        rounds = [name for name in row if name.isdigit()]
-        if row["scenario"] == scenario and all(row[name] for name in rounds):
-            runs.setdefault(row["label"], []).append([float(row[name]) for name in rounds])
+    there is none. A label of which a run diverged has no mean."""
+    rows = [row for row in recorded(folder, "curves.csv", ("scenario", "label", "seed")) if row["scenario"] == scenario]
+    rounds = [name for name in rows[0] if name.isdigit()] if rows else []
+    runs: dict[str, list[list[str]]] = {}
+    for row in rows:
+        runs.setdefault(row["label"], []).append([row[name] for name in rounds])
     return {
-        label: Curve(len(seeds), tuple((int(r), sum(at) / len(at)) for r, *at in zip(rounds, *seeds, strict=True)))
+        label: Curve(len(seeds), tuple((int(r), fmean(map(float, at))) for r, *at in zip(rounds, *seeds, strict=True)))
         for label, seeds in runs.items()
+        if all(all(seed) for seed in seeds)
     }
 
 

@@ -19,9 +19,9 @@ from notebook_factory import InProcess, use_executor, write_notebook, write_prof
 from fedauto_core.errors import InputError
 from fedauto_core.report import batch, plan, worker
 from fedauto_core.report.orders import Outcome
-from fedauto_core.report.overview import ON_TOP
+from fedauto_core.report.overview import OF_RULES, ON_TOP
 
-TOP = {"claims.md", "status.md", *(name for name in ON_TOP if "/" not in name)}
+WRITTEN = {"claims.md", "status.md", *(name.partition("/")[0] for name in (*ON_TOP, *OF_RULES))}
 PROFILE = "01_a: {minutes: 1}\n02_b: {minutes: 5, parameters: {seeds: 4}}\n30_review: {minutes: 9, after: all}\n"
 
 
@@ -62,7 +62,7 @@ def test_longest_first_the_review_last_then_everything_is_up_to_date(folder, exe
     assert report(folder) == 0
     assert len(executor.orders) == 3
     assert capsys.readouterr().out.count("up to date\n") == 3
-    assert {path.name for path in (folder / "out").glob("*.*")} == TOP
+    assert {path.name for path in (folder / "out").iterdir()} >= WRITTEN
 
 
 def test_only_what_changed_runs_again(folder, executor):
@@ -374,7 +374,7 @@ def test_an_interrupted_batch_stops_its_kernels_and_continues_later(tmp_path):
     assert "01_quick  ok" in out and "Continue with: python -m fedauto_core report --profile tiny" in out
     kernel.wait(timeout=30)
     result = tmp_path / "out"
-    assert {path.name for path in result.iterdir()} == {"01_quick", "assets", *TOP}
+    assert {path.name for path in result.iterdir()} == {"01_quick", *WRITTEN}
     first, second = plan.read_profile("tiny", tmp_path / "notebooks")
     assert plan.changes(first, result) == [] and plan.changes(second, result) is None
 

@@ -11,7 +11,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 KINDS = {
-    "fedauto_core": (".py", ".pyi", ".csv", ".bib", ".json", ".yaml", ".html", ".css", ".js"),
+    "fedauto_core": (
+        ".py", ".pyi", ".csv", ".bib", ".json", ".yaml", ".html", ".css", ".js", ".md", ".tex",
+    ),  # fmt: skip
     "notebooks": (".ipynb", ".md", ".yaml"),
     "examples": (".py", ".toml"),
 }

@@ -32,8 +32,8 @@ PRODUCTS = [
 ROWS = "".join(f"<tr><td>{n}</td></tr>" for n in range(12))
 TABLE = f"<table><thead><tr><th></th><th>n</th></tr></thead><tbody>{ROWS}</tbody></table>"
 COMPARISONS = (
-    "scenario,rival,mean,counts,settled,standing\n"
-    'F2,"a, b",1.26,True,True,won\nF2,c,-0.5,True,False,"lost, uncorrected"\nF0,c,-9,False,True,lost\n'
+    "scenario,rival,mean,decides_low,decides_high,counts,settled,standing\n"
+    'F2,"a, b",1.26,1,2,True,True,won\nF2,c,-0.5,-1,0,True,False,"lost, uncorrected"\nF0,c,-9,-9,-9,False,True,lost\n'
 )
 
 
@@ -47,7 +47,7 @@ def leave(out, job, verdicts=(), products=(), **changed):
         cells.append(new_code_cell("x = 1  # of the machine", outputs=[shown]))
     nbformat.write(new_notebook(cells=cells), page / f"{job.name}.ipynb")
     (page / "line.svg").write_text(SVG)
-    (page / "comparisons.csv").write_text(COMPARISONS)
+    (page / "line.csv").write_text(COMPARISONS)
     folder.write_json(page / "verdicts.json", list(verdicts))
     folder.write_json(page / "products.json", list(products))
     manifest = plan.inputs_of(job, out) | {"seconds": 12.3, "fresh_seconds": 99.5, "peak_mib": 345} | changed
@@ -114,22 +114,22 @@ def test_the_front_page_has_a_row_for_each_claim_that_opens_its_evidence(made):
     assert '<a class="chip" href="01_ok/line.svg">figure</a> <a class="chip" href="01_ok/line.csv">CSV</a>' in page
     assert '<a href="logs/03_failed.log">Title of 03_failed</a>' in page
     assert '<a href="02_old/02_old.html">Title of 02_old</a>' in page and "<li>Title of 04_missing" in page
-    assert "undecided [~]: C1; not tested: C2, C3, C4, C5, C6, C7, C8." in page
-    said = "of 2 comparisons FedAuto is ahead in 1 (1 after the correction), equivalent in 0, behind in 1 (0); 1 early."
-    assert f"Title of 01_ok</a>: {said} From -0.5 (c, F2) to +1.3 (a, b, F2) points." in page
+    where = "in F2 (Bernoulli, coupled to the labels) on <code>01_ok</code>"
+    said = f"FedAuto does best {where}: ahead of 1 of 2 rivals, at most by 1.3 (<code>a, b</code>)."
+    assert f'<p class="essay">{said} Closest comes <code>c</code> (-0.5, lost, uncorrected).' in page
+    assert '<a href="article/article.html">article</a>' in page
     assert from_elsewhere(page) == [] and len(page) < 300_000
     tops = {path.name for path in made.iterdir() if path.is_file()}
     assert tops == {"claims.md", "status.md", *(name for name in report.ON_TOP if "/" not in name)}
 
 
 def test_a_damaged_comparison_says_nothing(made):
-    path = made / "01_ok" / "comparisons.csv"
+    path = made / "01_ok" / "line.csv"
     before = path.read_bytes()
     path.write_bytes(before[:-30])
     try:
         report.write_overview(made, "tiny", jobs_of(made.parent / "notebooks"), made.parent / "notebooks")
-        page = (made / "index.html").read_text()
-        assert "Title of 02_old</a>: of 2 comparisons" in page and "Title of 01_ok</a>: of" not in page
+        assert "No verdict of this report speaks to the paper's claims." in (made / "index.html").read_text()
     finally:
         path.write_bytes(before)
         report.write_overview(made, "tiny", jobs_of(made.parent / "notebooks"), made.parent / "notebooks")

@@ -1,13 +1,13 @@
 """What lies in a report: the state of its notebooks, the verdicts with where they come from, the claims' marks."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from .folder import log_file, read_manifest, read_products
 from .plan import Job, changes
-from .verdicts import CLAIMS, Verdict, mark_of, report_verdicts
+from .verdicts import CLAIMS, PAPER, Verdict, mark_of, report_verdicts
 
 STATUS_COLUMNS = [
     "notebook",
@@ -19,6 +19,16 @@ STATUS_COLUMNS = [
 ]
 STATUS_NUMBERS = range(2, 5)
 """Which columns of the status hold numbers."""
+
+WHAT: Mapping[str, str] = {
+    "[Re]": "reproduced",
+    "[=]": "equivalent",
+    "[own]": "holds, but is not the paper's to reproduce",
+    "[~]": "undecided",
+    "[¬Re]": "not reproduced",
+    "–": "not tested",
+}
+"""Mark of a claim, as it is shown -> what it says."""
 
 
 class Status(NamedTuple):
@@ -58,6 +68,15 @@ def claim_marks(rows: Sequence[Row]) -> dict[str, str]:
     """Claim -> its mark over all of its verdicts, "–" without any."""
     found = {claim: mark_of(claim, [row.verdict for row in rows]) for claim in CLAIMS}
     return {claim: f"[{mark}]" if mark else "–" for claim, mark in found.items()}
+
+
+def deciding(mark: str, rows: Sequence[Row]) -> Row:
+    """The verdict that a claim's mark rests on: of those that have it, the least favourable; of equal ones that on all
+    rivals. What is our own to show has no order: the first."""
+    having = [row for row in rows if f"[{row.verdict.mark}]" == mark and row.verdict.evidence != PAPER] or list(rows)
+    if mark == "[own]":
+        return having[0]
+    return min(having, key=lambda row: (row.verdict.effect, "all rivals" not in row.verdict.statement))
 
 
 def title_of(job: Job) -> str:

@@ -1,34 +1,24 @@
 """What the pages on top of a report say: claims with their evidence, what came out, figures, status."""
 
-import collections
 import html
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import nbformat
 from markupsafe import Markup
 
-from . import reference
-from .evidence import STATUS_COLUMNS, STATUS_NUMBERS, Row, Status, claim_marks, status_cells
+from . import article, reference
+from .evidence import STATUS_COLUMNS, STATUS_NUMBERS, Row, Status, claim_marks, deciding, status_cells
 from .folder import read_manifest, read_products
 from .pages import Place, equation_numbers, markdown, notebook_body, picture
 from .plain import plain
-from .rules import recorded
 from .search import Found, script, sections
 from .site import TITLE, Entry, Site, style, template_text
-from .verdicts import CLAIMS, LEGEND, PAPER, describe
+from .verdicts import CLAIMS, LEGEND, describe
 
 MARK_CLASSES = {"[Re]": "Re", "[¬Re]": "notRe", "[=]": "even", "[own]": "own"}
-WHAT = {
-    "[Re]": "reproduced",
-    "[=]": "equivalent",
-    "[own]": "holds, but is not the paper's to reproduce",
-    "[~]": "undecided",
-    "[¬Re]": "not reproduced",
-    "–": "not tested",
-}
 SENTENCE = 50  # letters
 HEADLINE = "C2"  # the claim whose figure stands on the front page, if it has one
 
@@ -36,15 +26,6 @@ HEADLINE = "C2"  # the claim whose figure stands on the front page, if it has on
 def look(mark: str) -> str:
     """The class of a mark in the style sheet."""
     return MARK_CLASSES.get(mark, "open")
-
-
-def deciding(mark: str, rows: Sequence[Row]) -> Row:
-    """The verdict that a claim's mark rests on: of those that have it, the least favourable; of equal ones that on all
-    rivals. What is our own to show has no order: the first."""
-    having = [row for row in rows if f"[{row.verdict.mark}]" == mark and row.verdict.evidence != PAPER] or list(rows)
-    if mark == "[own]":
-        return having[0]
-    return min(having, key=lambda row: (row.verdict.effect, "all rivals" not in row.verdict.statement))
 
 
 def brief(statement: str) -> str:
@@ -81,38 +62,6 @@ def _claim(name: str, mark: str, rows: Sequence[Row]) -> dict[str, Any]:
     return claim
 
 
-def outcome(out: Path, marks: Mapping[str, str], entries: Iterable[Entry]) -> tuple[str, list[tuple[Entry, str]]]:
-    """What came out: the claims by their marks in a sentence, then one for every notebook that compares with rivals."""
-    said = []
-    for mark, word in WHAT.items():
-        names = [claim for claim, found in marks.items() if found == mark]
-        if names:
-            said.append(f"{word} {mark}: {', '.join(names)}" if mark != "–" else f"{word}: {', '.join(names)}")
-    comparisons = []
-    for entry in entries:
-        if rows := _against_rivals(out / entry.name):
-            comparisons.append((entry, _comparisons(rows)))
-    return f"Of the paper's claims: {'; '.join(said)}.", comparisons
-
-
-def _against_rivals(folder: Path) -> list[dict[str, str]]:
-    """The comparisons of a page that count (`contests.against`)."""
-    needed = ("scenario", "rival", "mean", "counts", "settled", "standing")
-    return [row for row in recorded(folder, "comparisons.csv", needed) if row["counts"] == "True"]
-
-
-def _comparisons(rows: Sequence[Mapping[str, str]]) -> str:
-    count = collections.Counter(row["standing"] for row in rows)
-    ahead, behind = (count[word] + count[f"{word}, uncorrected"] for word in ("won", "lost"))
-    early = sum(row["settled"] == "False" for row in rows)
-    order = sorted(rows, key=lambda row: float(row["mean"]))
-    least, most = (f"{float(row['mean']):+z.1f} ({row['rival']}, {row['scenario']})" for row in (order[0], order[-1]))
-    return (
-        f"of {len(rows)} comparisons FedAuto is ahead in {ahead} ({count['won']} after the correction), equivalent in "
-        f"{count['equivalent']}, behind in {behind} ({count['lost']}); {early} early. From {least} to {most} points."
-    )
-
-
 def page(path: str, site: Site, rows: Sequence[Row], statuses: Sequence[Status]) -> str:
     """The text of the page or file at `path`, one of `overview.ON_TOP`. statuses: of all notebooks."""
     match path:
@@ -120,6 +69,8 @@ def page(path: str, site: Site, rows: Sequence[Row], statuses: Sequence[Status])
             return index(site, rows, statuses)
         case "figures.html":
             return figures(site)
+        case "article/article.html":
+            return article.article(site, rows, statuses)
         case "explore.html":
             return site.page(path, "Explore: FedAuto with four clients", path, by_hand=site.titles.get("03"))
         case "reference.html":
@@ -180,7 +131,6 @@ def findable(site: Site) -> list[Found]:
 def index(site: Site, rows: Sequence[Row], statuses: Sequence[Status]) -> str:
     """index.html: the question, the claims, what came out, the notebooks."""
     marks, pages = claim_marks(rows), {entry.name: entry.page for entry in site.entries}
-    said, comparisons = outcome(site.out, marks, site.entries)
     failed = {status.name: f"logs/{status.name}.log" for status in statuses if status.state == "failed"}
     return site.page(
         "index.html",
@@ -188,8 +138,7 @@ def index(site: Site, rows: Sequence[Row], statuses: Sequence[Status]) -> str:
         "index.html",
         claims=[_claim(name, mark, [r for r in rows if r.verdict.claim == name]) for name, mark in marks.items()],
         legend=LEGEND,
-        marks=said,
-        comparisons=comparisons,
+        essay=Markup(article.essay_html(site, rows)),
         figure=_headline(site.out, marks, rows),
         statuses=[{"title": s.title, "state": s.state, "page": (pages | failed).get(s.name)} for s in statuses],
     )

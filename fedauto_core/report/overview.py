@@ -37,8 +37,15 @@ ON_TOP = (
     "assets/site.js",
     "assets/explore.js",
     "assets/search.js",
+    "article/article.html",
 )
 """What `front.page` writes beside the pages of the notebooks."""
+BESIDE = {
+    "article/article.html": tuple(
+        f"article/{name}" for name in ("article.tex", "article.pdf", "numbers.csv", "checklist.csv", "times.csv")
+    )
+}
+"""Page -> the files that are written with it."""
 OF_RULES = tuple(rule.address for rule in rules())
 """Those that `rule_page.RulePages` writes."""
 SEALS = {".html": ("<!--", "-->"), ".css": ("/*", "*/"), ".js": ("//", "")}
@@ -107,7 +114,8 @@ def write_overview(out: Path, profile: str, jobs: Sequence[Job], notebooks_dir: 
     for name in (status.name for status in shown):
         _write(out / name / f"{name}.html", (common, manifests[name]["files"]), functools.partial(notebook, name))
     for name in ON_TOP:
-        _write(out / name, (common, rows, statuses, manifests), functools.partial(on_top, name))
+        beside = [out / other for other in BESIDE.get(name, ())]
+        _write(out / name, (common, rows, statuses, manifests), functools.partial(on_top, name), beside)
     for name in OF_RULES:
         _write(out / name, (common, manifests), lambda name=name: of_rules().page(name))
 
@@ -116,13 +124,14 @@ def _intact(path: Path, manifest: Mapping[str, Any]) -> bool:
     return path.is_file() and content_hash(path) == manifest["files"].get(path.name)
 
 
-def _write(path: Path, source: object, make: Callable[[], str]) -> None:
+def _write(path: Path, source: object, make: Callable[[], str], beside: Sequence[Path] = ()) -> None:
     """Write what `make` returns, unless it stands there: the file's last line is a hash over `source`, all that it is
-    made from, and the file itself. If that is right, it stays."""
+    made from, the file itself, and the files `beside` it, which `make` writes, too. If that is right, it stays."""
     start, end = SEALS[path.suffix]
 
     def seal(text: str) -> str:
-        return f"{start} sealed {hashlib.sha256(f'{source!r}{text}'.encode()).hexdigest()} {end}".rstrip() + "\n"
+        made = f"{source!r}{[*map(content_hash, beside)]}{text}"
+        return f"{start} sealed {hashlib.sha256(made.encode()).hexdigest()} {end}".rstrip() + "\n"
 
     old = path.read_text("utf-8", "replace") if path.is_file() else ""
     body, line, _ = old.rpartition(f"{start} sealed ")

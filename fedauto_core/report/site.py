@@ -11,6 +11,7 @@ from .plan import banner
 
 TITLE = "FedAuto, replicated"
 PARTS = (
+    ("article/article.html", "Article"),
     ("figures.html", "Figures"),
     ("explore.html", "Explore"),
     ("reference.html", "Methods"),

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
 from fedauto_core.errors import require, require_known
 
@@ -39,25 +40,44 @@ STATE = ("manifest.json", "products.json", "verdicts.json")
 ROUNDING = 1e-9  # relative: another build of NumPy or SciPy may round differently
 
 
+class Verified(NamedTuple):
+    """What was checked of a report. recomputed: how many verdicts were computed again; without_rule: those that cannot
+    be; differences: what was found, in words."""
+
+    pages: list[str]
+    recomputed: int
+    without_rule: list[str]
+    differences: list[str]
+
+
 def run_verify(report: Path) -> int:
     """Print what is wrong with `report`, and how much was checked; the exit status is 0, or 1 if anything is wrong.
     InputError if it is no report."""
-    pages = pages_of(report)
-    problems, recomputed, open_ = [], 0, []
-    for name in pages:
-        problems += [f"{name}: {problem}" for problem in changed_files(report, name)]
-        for verdict in read_verdicts(report / name):
-            if verdict.basis is None:
-                open_.append(f"{name} ({verdict.claim}, {verdict.evidence})")
-                continue
-            recomputed += 1
-            problems += [f"{name}: {problem}" for problem in changed_verdict(report / name, verdict)]
-    problems += missing_rows(report)
-    print("\n".join(problems), end="\n" * bool(problems))
-    print(f"{len(pages)} pages, {recomputed} verdicts computed again from their CSV files: {len(problems)} differences")
+    found = verified(report)
+    wrong, open_ = found.differences, found.without_rule
+    print("\n".join(wrong), end="\n" * bool(wrong))
+    print(
+        f"{len(found.pages)} pages, {found.recomputed} verdicts computed again from their CSV files: {len(wrong)} "
+        "differences"
+    )
     if open_:
         print(f"{len(open_)} verdicts are computed by lines of their notebook, not from CSV: {_counted(open_)}")
-    return int(bool(problems))
+    return int(bool(wrong))
+
+
+def verified(report: Path) -> Verified:
+    """Take every hash of `report` again, and compute every verdict again. InputError if it is no report."""
+    pages = pages_of(report)
+    differences, recomputed, without_rule = [], 0, []
+    for name in pages:
+        differences += [f"{name}: {problem}" for problem in changed_files(report, name)]
+        for verdict in read_verdicts(report / name):
+            if verdict.basis is None:
+                without_rule.append(f"{name} ({verdict.claim}, {verdict.evidence})")
+                continue
+            recomputed += 1
+            differences += [f"{name}: {problem}" for problem in changed_verdict(report / name, verdict)]
+    return Verified(pages, recomputed, without_rule, differences + missing_rows(report))
 
 
 def pages_of(report: Path) -> list[str]:

@@ -1,0 +1,337 @@
+"""The replication article: every number comes from a file of the report, and the checklist says what is not met."""
+
+import csv
+import html
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from test_report import made  # noqa: F401
+
+from fedauto_core.report import article, checklist, essay, latex, ledger, overview, plan
+from fedauto_core.report.evidence import Row, status_of, title_of, verdict_rows
+from fedauto_core.report.pages import Place
+from fedauto_core.report.site import Entry, Site
+from fedauto_core.report.sources import CHECKOUT, NOTEBOOKS
+from fedauto_core.report.verdicts import Verdict
+from fedauto_core.report.verify import verified
+
+REPORT = Path(__file__).parents[1] / "reports" / "standard"
+needs_tex = pytest.mark.skipif(shutil.which(latex.COMMAND) is None, reason="TeX is not installed")
+STRUCTURAL = re.compile(
+    r"\b(?:4G|5G)\b"  # kinds of networks
+    r"|\barXiv \d{4}\.\d{5}"
+    r"|\b[A-Za-z_][\w-]*\d[\w-]*"  # names: C2, F10, SHA-256, cifar10_mobilenetv2-256, MobileNetV2
+)
+WORDS = re.compile(r"\b(?:two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|dozen|hundred|thousand)\b", re.I)
+
+
+def site_of(out):
+    jobs = plan.read_profile("standard")
+    statuses = sorted(status_of(job, out) for job in jobs)
+    entries = tuple(Entry(job.name, title_of(job)) for job in sorted(jobs, key=lambda job: job.name))
+    return Site("standard", entries, out, NOTEBOOKS), verdict_rows(out, {job.name for job in jobs}), statuses
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """The article of the committed reference run, and the folder of that."""
+    out = tmp_path_factory.mktemp("written") / "standard"
+    shutil.copytree(REPORT, out, ignore=shutil.ignore_patterns("*.html", "article"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(article, "pdf", lambda source: "not asked for")
+        text = article.article(*site_of(out))
+    (out / "article" / "article.html").write_text(text, encoding="utf-8")
+    return out
+
+
+def rows_of(path):
+    """The rows of a file as the ledger counts them, read without pandas."""
+    if path.suffix == ".csv":
+        with path.open(encoding="utf-8", newline="") as lines:
+            return [*csv.DictReader(lines)]
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return found if isinstance(found, list) else [found]
+
+
+def entry(row, column):
+    for part in [column] if column in row else column.split(".", 1):
+        row = row[part]
+    return row
+
+
+def parsed(text):
+    return text == "True" if text in ("True", "False") else text
+
+
+def value_of(cited, out):
+    """The number that a line of the ledger names, looked up anew."""
+    rows = rows_of(out / cited["page"] / cited["file"])
+    if cited["how"] == "cell":
+        return float(entry(rows[int(cited["row"]) - 1], cited["column"]))
+    where = json.loads(cited["row"])
+    listed = {column: value if isinstance(value, list) else [value] for column, value in where.items()}
+    kept = [row for row in rows if all(parsed(row[column]) in values for column, values in listed.items())]
+    values = [row[cited["column"]] for row in kept if row[cited["column"]] != ""]
+    return (
+        len(values)
+        if cited["how"] == "count"
+        else {"sum": sum, "min": min, "max": max}[cited["how"]](map(float, values))
+    )
+
+
+def test_every_line_of_the_ledger_is_what_its_source_says(written):
+    lines = rows_of(written / "article" / "numbers.csv")
+    assert len(lines) > 500
+    for cited in lines:
+        if cited["how"] == "in the text":
+            row = rows_of(written / cited["page"] / cited["file"])[int(cited["row"]) - 1]
+            assert re.search(rf"(?<![\d.]){re.escape(cited['printed'])}(?![\d])", str(entry(row, cited["column"]))), (
+                cited
+            )
+        else:
+            value = value_of(cited, written)
+            whole = int(value) if cited["look"] == "as it is" and float(value).is_integer() else value
+            assert cited["printed"] == ledger.LOOKS[cited["look"]](whole), cited
+
+
+def uncited(page):
+    """The numerals, and the number words, of a page's main part that stand in no mark of the ledger and are none of
+    the structure's."""
+    main = page.partition('<main id="main" tabindex="-1">')[2].partition('<h2 id="References">')[0]
+    for gone in (
+        r"<data [^>]*>.*?</data>",
+        r"<code>.*?</code>",
+        r"<math.*?</math>",
+        r'<a href="#ref-.*?</a>',
+        r"<button.*?</button>",  # how many rows a table has
+        r"<[^>]+>",
+    ):
+        main = re.sub(gone, " ", main, flags=re.DOTALL)
+    text = STRUCTURAL.sub(" ", html.unescape(main))
+    return re.findall(r"\S*\d\S*", text) + WORDS.findall(text)
+
+
+def test_no_number_of_the_article_is_typed(written):
+    page = (written / "article" / "article.html").read_text(encoding="utf-8")
+    assert uncited(page) == []
+    for typed in ("17 rivals", "by 3.5 points", "seven claims", "in 2 of 3"):
+        assert uncited(page.replace("<h2", f"<p>{typed}</p><h2", 1)) != [], typed
+
+
+def test_what_the_page_shows_is_what_the_ledger_says(written):
+    folder = written / "article"
+    lines = {line["number"]: line for line in rows_of(folder / "numbers.csv")}
+    page = (folder / "article.html").read_text(encoding="utf-8")
+    shown = re.findall(r'<data value="(\d+)" title="([^"]*)">(.*?)</data>', page)
+    assert {number for number, _, _ in shown} == {*lines}
+    for number, source, printed in shown:
+        assert printed == lines[number]["printed"]
+        assert html.unescape(source).startswith(f"{lines[number]['page']}/{lines[number]['file']}, row ")
+    source = (folder / "article.tex").read_text(encoding="utf-8")
+    in_tex = re.findall(r"\\cited\{(\d+)\}\{([^}]*)\}", source.partition("\\begin{document}")[2])
+    assert [(number, text.replace("$-$", "-")) for number, text in in_tex] == [(n, text) for n, _, text in shown]
+
+
+def test_it_has_the_parts_of_a_replication_article(written):
+    page = (written / "article" / "article.html").read_text(encoding="utf-8")
+    for heading in (
+        "Reproducibility summary",
+        "Scope of reproducibility",
+        "Models and data",
+        "Hyperparameters",
+        "Experimental set-up and statistics",
+        "Computational requirements",
+        "Results beyond the paper",
+        "What was easy",
+        "What was difficult",
+        "What could not be known",
+        "Communication with the original authors",
+        "How to obtain what",
+        "Reviewer's checklist",
+    ):
+        assert f">{html.escape(heading, quote=False)}</h" in page or f">{heading}</h" in page, heading
+    assert "(no PDF: not asked for)" in page and "Not run" not in page and "Missing here" not in page
+    for row in verdict_rows(written, {path.name for path in written.iterdir()}):
+        assert f"[{row.verdict.mark}]" in page
+
+
+def test_every_citation_is_in_the_bibliography(written):
+    page = (written / "article" / "article.html").read_text(encoding="utf-8")
+    cited = {*re.findall(r'href="#(ref-\w+)"', page)}
+    assert "ref-wang2025fedauto" in cited and cited == {*re.findall(r'<li id="(ref-\w+)"', page)}
+    source = (written / "article" / "article.tex").read_text(encoding="utf-8")
+    keys = {key for found in re.findall(r"\\cite\{([^}]*)\}", source) for key in found.split(",")}
+    assert (
+        {f"ref-{key}" for key in keys} == cited == {f"ref-{key}" for key in re.findall(r"\\bibitem\{(\w+)\}", source)}
+    )
+    assert "[@" not in page and not re.search(r"@\w", source)
+
+
+def test_the_article_is_the_same_for_the_same_report(written, monkeypatch):
+    monkeypatch.setattr(article, "pdf", lambda source: "not asked for")
+    before = {path: path.read_bytes() for path in (written / "article").iterdir()}
+    text = article.article(*site_of(written))
+    assert text == before[written / "article" / "article.html"].decode()
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_the_essay_has_at_most_150_words_and_says_who_wins_where_and_why(written):
+    site, rows, _ = site_of(written)
+    said = article.essay_html(site, rows)
+    words = re.sub(r"<[^>]+>", "", said)
+    assert 100 < len(words.split()) <= essay.WORDS
+    final = pd.read_csv(REPORT / "10_full_parameter-cifar10_head" / "comparisons.csv")
+    best = final[final["counts"]].groupby("scenario")["mean"].median().idxmax()
+    here = final[final["scenario"] == best].set_index("rival")
+    ahead = here["standing"].str.startswith("won").sum()
+    assert f"FedAuto does best in {best}" in words and f"ahead of {ahead} of {len(here)} rivals" in words
+    assert f"of plain averaging by {here.at['fedavg', 'mean']:.1f} points" in words
+    assert "rank correlation" in words and here["mean"].idxmin() in words
+
+
+def comparisons(*rows):
+    columns = ["scenario", "rival", "mean", "decides_low", "decides_high", "counts", "settled", "standing"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def test_the_essay_concedes_what_is_lost(tmp_path, monkeypatch):
+    page = tmp_path / "10_full_parameter"
+    frame = comparisons(
+        ("F8", "a", -2.26, -3.0, -1.0, True, True, "lost"),
+        ("F8", "b", 4.0, 3.0, 5.0, True, False, "lost"),  # not settled: no say
+        ("F0", "a", -9.0, -9.5, -8.5, False, True, "lost"),  # does not count
+    )
+    verdict = Verdict("C2", "x", "¬Re", -2.26, -3.0, -1.0, 3, "points", "comparisons")
+    said = essay_on(page, frame, verdict)
+    assert "After the correction it is behind in 1 of 2 comparisons, most behind `a` in F8" in said
+    assert "-2.3 points" in said and "ahead of 0 of 2 rivals" in said
+    won = comparisons(("F8", "a", 2.0, 1.0, 3.0, True, True, "won"))
+    assert "No rival is ahead of it after the correction." in essay_on(tmp_path / "other", won, verdict)
+    assert essay.essay(ledger.Ledger(tmp_path), []) == "No verdict of this report speaks to the paper's claims."
+
+
+def essay_on(page, frame, verdict):
+    page.mkdir()
+    frame.to_csv(page / "comparisons.csv", index=False)
+    files = {"comparisons.csv": overview.content_hash(page / "comparisons.csv")}
+    (page / "manifest.json").write_text(
+        json.dumps({"parameters": {}, "seconds": 1.0, "peak_mib": 1, "files": files}), encoding="utf-8"
+    )
+    rows = [Row(page.name, verdict, "figure")]
+    return essay.bare(essay.essay(ledger.Ledger(page.parent), rows))
+
+
+def test_a_page_that_was_not_run_is_named(made):  # noqa: F811
+    page = (made / "article" / "article.html").read_text(encoding="utf-8")
+    assert "Missing here (failed): <code>03_failed</code>. Missing here (not run): <code>04_missing</code>." in page
+    assert "Not run: <code>02_problem</code>" in page  # which tests C1, of which another page has verdicts
+    assert "<td>a | b</td>" in page  # a statement with what separates cells
+    assert "not tested in this report" in page and "Check, not evidence" not in page
+    assert uncited(page) == []
+
+
+def test_the_article_of_a_check_says_so(made, tmp_path):  # noqa: F811
+    out, notebooks = tmp_path / "out", made.parent / "notebooks"
+    shutil.copytree(made, out)
+    jobs = plan.read_profile("tiny", notebooks)
+    overview.write_overview(out, "smoke", jobs, notebooks)
+    for name in ("article.html", "article.tex"):
+        assert "Check, not evidence" in (out / "article" / name).read_text(encoding="utf-8")
+
+
+def test_what_stands_beside_the_article_is_written_anew_when_it_was_changed(made, tmp_path):  # noqa: F811
+    out, notebooks = tmp_path / "out", made.parent / "notebooks"
+    shutil.copytree(made, out)
+    jobs, path = plan.read_profile("tiny", notebooks), out / "article" / "numbers.csv"
+    before = path.read_bytes()
+    path.write_bytes(before[:-20])
+    overview.write_overview(out, "tiny", jobs, notebooks)
+    assert path.read_bytes() == before
+
+
+def test_the_checklist_counts_what_is_there(written):
+    found = {row["asked"]: row for row in rows_of(written / "article" / "checklist.csv")}
+    tests = len([*(CHECKOUT / "tests").glob("test_*.py")])
+    assert found["tested"]["found"] == f"{tests} files of tests" and found["tested"]["met"] == "yes"
+    same = found["hashes and verdicts are those of the files"]
+    assert same["met"] == "yes" and same["found"].startswith("0 differences")
+    assert found["an archive with a DOI"] == {
+        "badge": "available",
+        "asked": "an archive with a DOI",
+        "found": "none in CITATION.cff",
+        "met": "no",
+    }
+    assert {row["badge"] for row in found.values()} == {"available", "functional", "reusable", "results reproduced"}
+
+
+def test_the_checklist_sees_a_changed_report(written, tmp_path):
+    out = tmp_path / "standard"
+    shutil.copytree(written, out)
+    path = out / "02_problem" / "runs.csv"
+    lines = path.read_text(encoding="utf-8").splitlines()
+    path.write_text("\n".join(lines[:-1]) + "\n", encoding="utf-8")
+    site, rows, statuses = site_of(out)
+    found = {check.asked: check for check in checklist.checks(site, rows, statuses)}
+    same = found["hashes and verdicts are those of the files"]
+    assert same.met == "no" and same.found.startswith(f"{len(verified(out).differences)} differences")
+    assert not same.found.startswith("0 ")
+
+
+def test_the_authors_are_those_to_cite():
+    assert f"name: {article.AUTHORS}\n" in (CHECKOUT / "CITATION.cff").read_text(encoding="utf-8")
+
+
+def test_the_template_types_no_number():
+    source = (Path(article.__file__).parent / "templates" / "article.md").read_text(encoding="utf-8")
+    for gone in (r"\{#.*?#\}", r"\{[{%].*?[%}]\}", r"`[^`]*`", r"\$\$?.*?\$\$?", r"\[@[^\]]*\]"):
+        source = re.sub(gone, " ", source, flags=re.DOTALL)
+    text = STRUCTURAL.sub(" ", source)
+    assert re.findall(r"\d+", text) + WORDS.findall(text) == []
+
+
+def test_markdown_becomes_latex():
+    text = "## A *b*\n\nx_y & 5 % of **c** `d_e`, [f](https://g.h/?i=1&j), $\\alpha_1$ χ² ≥ ✓\n\n$$k$$\n\n* l\n\n1. m\n"
+    assert latex.latex(text) == (
+        "\\section{A \\emph{b}}\n\n"
+        "x\\_\\allowbreak{}y \\& 5 \\% of \\textbf{c} \\texttt{d\\_\\allowbreak{}e}, "
+        "\\href{https://g.h/?i=1\\&j}{f}, $\\alpha_1$ $\\chi$$^2$ $\\ge$ U+2713\n\n"
+        "\\[k\\]\n\n\\begin{itemize}\n\\item l\n\\end{itemize}\n\n\\begin{enumerate}\n\\item m\n\\end{enumerate}\n\n"
+    )
+    rows = latex.latex("| a | n |\n| --- | ---: |\n| [x] | 1 |\n| a cell that has many letters | 2 |\n")
+    assert "\\toprule\na & n \\\\\n\\midrule" in rows and "\n{[}x{]} & 1 \\\\\n" in rows and "\\linewidth}r@{}" in rows
+
+
+def test_text_of_a_report_shows_as_it_is_in_markdown():
+    odd = "a*b*_c_ $x$ | \\ `d_e`"
+    shown = article.markdown(ledger.plain_text(odd), Place(Path(), Path()), escape=True)
+    assert re.sub("<[^>]+>", "", html.unescape(shown)).strip() == odd.replace("`", "")
+
+
+def test_without_tex_the_reason_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "article.pdf").write_text("old")
+    monkeypatch.setenv("PATH", "")
+    assert latex.pdf(tmp_path / "article.tex") == "no pdflatex is at hand here"
+    assert not (tmp_path / "article.pdf").exists()
+
+
+@needs_tex
+def test_tex_that_cannot_be_set_is_told_in_one_line(tmp_path):
+    source = tmp_path / "article.tex"
+    source.write_text("\\documentclass{article}\\begin{document}\\nonsense\\end{document}")
+    assert latex.pdf(source) == "pdflatex: ! Undefined control sequence."
+
+
+@needs_tex
+def test_the_article_can_be_set_and_is_the_same_each_time(written):
+    source = written / "article" / "article.tex"
+    try:
+        assert latex.pdf(source) == ""
+        first = source.with_suffix(".pdf").read_bytes()
+        assert first.startswith(b"%PDF") and latex.pdf(source) == ""
+        assert source.with_suffix(".pdf").read_bytes() == first
+    finally:
+        source.with_suffix(".pdf").unlink(missing_ok=True)

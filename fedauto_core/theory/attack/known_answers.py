@@ -19,9 +19,16 @@ from ..problems import curvature
 from ..problems.quadratics import Quadratics, random_quadratics
 from ..problems.regression import SoftmaxRegression
 from ..problems.split import Point, Split
-from . import scalars
+from . import exact, scalars
 from .bent_steps import STEP_BENDS
-from .known_runs import after_the_fact, estimates_by_hand
+from .known_programs import expressions_by_hand, largest_smooth_function, programs_with_known_answers
+from .known_runs import (
+    a_head_by_hand,
+    a_round_taken_apart,
+    after_the_fact,
+    estimates_by_hand,
+    single_realisations_by_hand,
+)
 
 LOOSE = {
     (bend.inequality, bend.how)
@@ -363,4 +370,11 @@ CHECKS: dict[str, Callable[[], bool]] = {
     "after the fact, by hand": after_the_fact,
     "single terms in numbers": _single_terms,
     "an unseen class, attained": _unseen,
+    "single realisations by hand": single_realisations_by_hand,
+    "a head by hand": a_head_by_hand,
+    "a round taken apart": a_round_taken_apart,
+    "programs' expressions by hand": expressions_by_hand,
+    "largest smooth function by hand": largest_smooth_function,
 }
+if exact.available():
+    CHECKS["programs with known answers"] = programs_with_known_answers

@@ -20,7 +20,7 @@ import numpy as np
 from fedauto_core.errors import require
 
 from .. import nets, posterior
-from ..bound import aggregation, checks, constants, enumeration, improved, likely, terms
+from ..bound import aggregation, checks, constants, corrected, enumeration, improved, likely, terms
 from ..bound.first import GENERAL, SINGLE_STEP
 from ..bound.improved import THEOREMS, convex_checks, polyak_checks
 from ..bound.terms import Coefficients
@@ -30,7 +30,7 @@ from ..problems.quadratics import Quadratics
 from ..problems.regression import SoftmaxRegression
 from ..problems.split import Split
 from ..proof import first as proof
-from . import exact
+from . import adaptive, exact
 from .known_answers import CHECKS
 
 ROUND, IMPROVED_ROUND = (tuple(f"{t.checks['round'][0]}, E {which}" for which in ("= 1", "> 1")) for t in THEOREMS)
@@ -38,6 +38,7 @@ BIAS = ("S5 bias", "S5 bias, no feature shift", "I4 bias")
 CONVEX = ("I6 convex", "I6 convex, by recursion")
 SUMMED = ("S6 summed", "S6 summed, improved")
 APART, WORST = ("parts of a round",), ("exact worst case",)  # no inequalities, but what they are read with
+STALE = ("stale bias", "stale round, E = 1")
 EVERY = (*ROUND, *IMPROVED_ROUND, *BIAS, *SUMMED)
 
 TARGETS: dict[FunctionType, tuple[str, ...]] = {
@@ -53,7 +54,8 @@ TARGETS: dict[FunctionType, tuple[str, ...]] = {
     terms.drift_factors: ("I3 drift", *IMPROVED_ROUND[1:]),
     terms.improved_drift: ("I3 drift", *IMPROVED_ROUND[1:]),
     terms.improved_bias: ("I4 bias",),
-    terms.stale_bias: ("stale bias",),
+    terms.stale_bias: STALE,
+    terms.control_bias: ("control bias",),
     terms.missing_class: ("missing class",),
     terms.unseen_class: ("unseen class",),
     checks.unseen_class_checks: ("unseen class",),
@@ -70,7 +72,12 @@ TARGETS: dict[FunctionType, tuple[str, ...]] = {
     checks.round_terms: ROUND + IMPROVED_ROUND,
     checks.bias_checks: BIAS,
     checks.missing_class_check: ("missing class",),
-    checks.stale_checks: ("stale bias",),
+    checks.stale_checks: STALE,
+    corrected.corrected_checks: ("corrected round",),
+    corrected.control_checks: ("control bias",),
+    corrected.control_run: ("control rate",),
+    corrected.rate_checks: ("control rate",),
+    Quadratics.round: (*ROUND, *IMPROVED_ROUND, "corrected round"),
     checks.summed: SUMMED,
     polyak_checks: ("I5 PL",),
     convex_checks: CONVEX,
@@ -99,6 +106,7 @@ TARGETS: dict[FunctionType, tuple[str, ...]] = {
     posterior.Head.logits: ("after the fact", *APART),
     posterior.Head.smoothness: APART,
     likely.likely_sides: ("single realisations",),
+    adaptive.worst_luck: ("single realisations",),
     exact._seen: WORST,
     exact._averaged: WORST,
     exact._errors: WORST,

@@ -91,7 +91,7 @@ def controls_by_hand() -> bool:
 
 def run_of_controls_by_hand() -> bool:
     """SCAFFOLD on a line, three rounds with two steps, in which one of two is heard late: everything once more."""
-    curvature, centre, shares, gamma, w = (2.0, 0.5), (1.0, -2.0), (0.25, 0.75), 0.002, 0.4
+    curvature, centre, shares, gamma, w = (2.0, 0.5), (1.0, -2.0), (0.25, 0.75), 0.002, 0.5
     problem = Quadratics(Split(np.array([[1, 0], [1, 2]])), np.repeat(curvature, [1, 3])[:, None, None],
                          np.repeat(centre, [1, 3])[:, None])  # fmt: skip
     beta, controls, slopes, off = ((0.6, 0.4), (1.0, 0.0), (0.3, 0.7)), [0.0, 0.0], [], []

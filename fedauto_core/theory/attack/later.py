@@ -35,7 +35,7 @@ LATER: Mapping[str, str] = {
     "unseen class": "every run in which nobody who is heard has a class",
     "after the fact": "every round of the head, at any step (notebook 23)",
     "single realisations": "one local step within the limit, bounded noise",
-    "corrected round": "SCAFFOLD, FedDyn and FedProx with whatever average, within the limit for L + mu",
+    "corrected round": "SCAFFOLD and FedProx with whatever average, within the limit for L + mu",
     "control bias": "SCAFFOLD, with whatever average",
     "control rate": "SCAFFOLD with full batches, where everybody is heard again and again",
 }

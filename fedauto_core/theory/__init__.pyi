@@ -1,3 +1,4 @@
+from . import kit as kit
 from .attack.adaptive import worst_luck as worst_luck
 from .attack.adaptive import worst_policy as worst_policy
 from .attack.bent_steps import STEP_BENDS as STEP_BENDS

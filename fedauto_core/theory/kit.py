@@ -16,6 +16,7 @@ from .attack.bent_steps import STEP_BENDS
 from .attack.bent_theorem import BENDS
 from .bound.aggregation import Aggregation
 from .bound.checks import (
+    Check,
     as_frame,
     bias_checks,
     checks_of_drift,
@@ -107,6 +108,7 @@ def one_round(
     each += bias_checks(problem, used, w, *THEOREMS) + stale_checks(
         problem, used, known, w, w + 0.3 * rng.normal(size=size), gamma
     )
+    each += _after_the_fact(problem, used, known, w, gamma, steps)
     each += [missing_class_check(mixture, problem.split.target) for mixture in used.beta @ used.alpha]
     if isinstance(problem, Quadratics):
         shifts, starts = 0.3 * rng.normal(size=size), w + 0.3 * rng.normal(size=size)
@@ -118,6 +120,22 @@ def one_round(
     rows = [as_frame(each).assign(set=numbers), as_frame(alone).assign(set=-1)]
     frame = pd.concat(rows, ignore_index=True)
     return frame.assign(slack=frame["bound"] - frame["measured"])
+
+
+def _after_the_fact(
+    problem: Problem, used: Aggregation, known: Constants, w: np.ndarray, gamma: float, steps: int
+) -> list[Check]:
+    """5.9 for the round without noise, with L on the segment; it needs no step limit."""
+    still = replace(problem, noise=0.0) if isinstance(problem, Quadratics) else problem
+    outcome, scale = still.round(Point(w), used.rows, used.beta, gamma, steps), gamma * steps
+    (slope,) = still.gradients(problem.split.pooled, w)
+    mean = np.array([w - after.mean for after in outcome.after]) / scale  # G
+    errors, size2 = np.sum((slope - mean) ** 2, axis=1), np.sum(mean**2, axis=1)
+    bounds = outcome.value - outcome.value_after + scale / 2 * errors
+    bounds += scale / 2 * (known.smoothness.value * scale - 1) * size2
+    equation = "(s/2)|grad F|^2 <= F(w) - F(w_r) + (s/2)|grad F - G|^2 + (s/2)(L s - 1)|G|^2, s = g E"
+    measured = np.full(len(mean), scale / 2 * slope @ slope)
+    return Check.each("after the fact", equation, measured, bounds, True, abs(outcome.value))
 
 
 def whole_run(

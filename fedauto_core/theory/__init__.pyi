@@ -58,6 +58,7 @@ from .bound.theorem import Theorem as Theorem
 from .covered import coverage as coverage
 from .nets import FedAutoByTheBound as FedAutoByTheBound
 from .nets import Visit as Visit
+from .nets import estimate_after_the_fact as estimate_after_the_fact
 from .nets import estimates as estimates
 from .nets import recorded as recorded
 from .nets import round_bound as round_bound

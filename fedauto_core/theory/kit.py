@@ -180,6 +180,8 @@ def falsifiers(known: Constants, gamma: float, steps: int, names: Sequence[str])
         "A1 smoothness": lambda: f"L = {known.smoothness.value:.4g}, {_source(known, 'smoothness')}",
         "A3 variance": lambda: f"sigma^2 = {known.sigma2.value:.4g}, {_source(known, 'sigma2')}",
         "A2 lower bound": lambda: f"F_inf = {known.infimum.value:.4g}, {_source(known, 'infimum')}",
+        "kappa^2": lambda: "exact, from all class gradients at w",
+        "delta^2": lambda: "exact, from all gradients at w",
         "step size": lambda: f"gamma = {gamma:.4g}, {gamma / limit:.2f} of 1/(L E)",
     }
     rows = []

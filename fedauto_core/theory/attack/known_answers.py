@@ -32,6 +32,7 @@ from .known_later import (
 from .known_programs import expressions_by_hand, largest_smooth_function, programs_with_known_answers
 from .known_runs import (
     a_head_by_hand,
+    a_network_after_the_fact,
     a_round_taken_apart,
     after_the_fact,
     estimates_by_hand,
@@ -361,6 +362,7 @@ CHECKS: dict[str, Callable[[], bool]] = {
     "single realisations by hand": single_realisations_by_hand,
     "a head by hand": a_head_by_hand,
     "a round taken apart": a_round_taken_apart,
+    "a network after the fact, by hand": a_network_after_the_fact,
     "programs' expressions by hand": expressions_by_hand,
     "largest smooth function by hand": largest_smooth_function,
 }

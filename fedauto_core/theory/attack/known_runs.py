@@ -145,6 +145,29 @@ def a_round_taken_apart() -> bool:
     return False
 
 
+def a_network_after_the_fact() -> bool:
+    """Both sides with an estimated curvature: here from all samples, by the eigenvalues of torch's Hessians."""
+    head, rate, steps = _head(), 0.4, 3
+    model = SimpleNamespace(unflatten=lambda w: w, forward=lambda w, x: x @ w.reshape(1, 3, 3)[:, :2] + w[0, 6:])
+    federation = SimpleNamespace(
+        dataset=head.federation.dataset, shards=head.federation.shards, counts=np.array([3, 2, 1])
+    )
+    w, move, every = 0.3 * np.cos(np.arange(9.0)), 0.5 * np.sin(2 + np.arange(9.0)), [*range(6)]
+    visit = nets.Visit(6, torch.tensor(w), np.zeros(0), None, torch.tensor(w + move), rate)
+    told = nets.estimate_after_the_fact(model, federation, visit, steps, np.random.default_rng(0), looks=4)
+    places = [torch.tensor(w + t * move) for t in (0, 1 / 3, 2 / 3, 1)]
+    hessians = [torch.autograd.functional.hessian(lambda at: _loss(at, every), place) for place in places]
+    largest = max(float(torch.linalg.eigvalsh(hessian)[-1]) for hessian in hessians)
+    before, after, slope = *(float(_loss(place, every)) for place in places[::3]), _slope(w, every)
+    scale, size2 = rate * steps, move @ move
+    sides = {"progress": before - after, "error": np.sum((slope + move / scale) ** 2) * scale / 2}
+    sides |= {"curvature": largest / 2 * size2 - size2 / scale / 2}
+    wanted = {"round": 7, "measured": scale / 2 * slope @ slope, **sides, "bound": sum(sides.values()), "L": largest}
+    wanted["L met"] = (after - before - slope @ move) / (size2 / 2)
+    good = told.pop("status") == "estimate" and told.keys() == wanted.keys()
+    return bool(good and all(np.isclose(told[name], value, rtol=1e-4) for name, value in wanted.items()))
+
+
 def single_realisations_by_hand() -> bool:
     """5.10 with numbers, all different, and what is refused."""
     values, gradient2, bias2 = np.array([2.0, 1.5, 0.2]), np.array([3.0, 0.7]), np.array([0.5, 1.1])

@@ -93,6 +93,7 @@ TARGETS: dict[FunctionType, tuple[str, ...]] = {
     curvature.lora_smoothness: ("LoRA smoothness",),
     curvature.lora_ball_smoothness: ("LoRA smoothness",),
     nets.round_bound: ("estimates",),
+    nets.estimate_after_the_fact: ("after the fact, estimated",),
     posterior.remainder_bound: ("after the fact",),
     posterior.certificate: ("after the fact",),
     posterior._segment: ("after the fact", *APART),

@@ -31,11 +31,11 @@ from .search import ANY
 
 LATER: Mapping[str, str] = {
     "stale bias": "rules that store updates",
-    "stale round, E = 1": "rules that store updates, for one local step within the limit",
+    "stale step, E = 1": "rules that store updates, for one local step within the limit",
     "unseen class": "every run in which nobody who is heard has a class",
     "after the fact": "every round of the head, at any step (notebook 23)",
     "single realisations": "one local step within the limit, bounded noise",
-    "corrected round": "SCAFFOLD and FedProx with whatever average, within the limit for L + mu",
+    "corrected steps": "SCAFFOLD and FedProx with whatever average, within the limit for L + mu",
     "control bias": "SCAFFOLD, with whatever average",
     "control rate": "SCAFFOLD with full batches, where everybody is heard again and again",
 }
@@ -161,11 +161,11 @@ def _luck_at(x: np.ndarray) -> list[Check]:
 
 ATTACKS: dict[str, tuple[Callable[[np.ndarray], list[Check]], int]] = {
     "stale bias": (_stale_at, 16),
-    "stale round, E = 1": (_stale_at, 16),
+    "stale step, E = 1": (_stale_at, 16),
     "unseen class": (lambda x: unseen_class_checks(0.02 + 0.96 * x[0], 2 * x[1] + 1e-3, 4 * x[None, 2:4] - 2), 4),
     "after the fact": (lambda x: [_moved(4 * x[:9] - 2, 4 * x[9:18] - 2, 1e-2 + 4 * x[18])], 19),
     "single realisations": (_luck_at, 5),
-    "corrected round": (_corrected_at, 16),
+    "corrected steps": (_corrected_at, 16),
     "control bias": (_control_at, 16),
     "control rate": (_rate_at, 11),
 }

@@ -38,7 +38,7 @@ BIAS = ("S5 bias", "S5 bias, no feature shift", "I4 bias")
 CONVEX = ("I6 convex", "I6 convex, by recursion")
 SUMMED = ("S6 summed", "S6 summed, improved")
 APART, WORST = ("parts of a round",), ("exact worst case",)  # no inequalities, but what they are read with
-STALE = ("stale bias", "stale round, E = 1")
+STALE = ("stale bias", "stale step, E = 1")
 EVERY = (*ROUND, *IMPROVED_ROUND, *BIAS, *SUMMED)
 
 TARGETS: dict[FunctionType, tuple[str, ...]] = {
@@ -73,11 +73,11 @@ TARGETS: dict[FunctionType, tuple[str, ...]] = {
     checks.bias_checks: BIAS,
     checks.missing_class_check: ("missing class",),
     checks.stale_checks: STALE,
-    corrected.corrected_checks: ("corrected round",),
+    corrected.corrected_checks: ("corrected steps",),
     corrected.control_checks: ("control bias",),
     corrected.control_run: ("control rate",),
     corrected.rate_checks: ("control rate",),
-    Quadratics.round: (*ROUND, *IMPROVED_ROUND, "corrected round"),
+    Quadratics.round: (*ROUND, *IMPROVED_ROUND, "corrected steps"),
     checks.summed: SUMMED,
     polyak_checks: ("I5 PL",),
     convex_checks: CONVEX,

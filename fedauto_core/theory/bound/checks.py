@@ -154,7 +154,7 @@ def stale_checks(
     progress = terms.progress(before, after) + gamma / 2 * bounds
     left = np.full(len(beta), gamma / 2 * np.sum(pooled**2))
     applicable = gamma * smoothness <= 1 + ROUNDING
-    return found + Check.each("stale round, E = 1", "F(w) - F(w_r) + (gamma/2) bias", left, progress, applicable, scale)
+    return found + Check.each("stale step, E = 1", "F(w) - F(w_r) + (gamma/2) bias", left, progress, applicable, scale)
 
 
 def missing_class_check(mixture: np.ndarray, target: np.ndarray) -> Check:

@@ -66,7 +66,7 @@ def corrected_checks(
     sides = round_terms(outcome, aggregation, rougher, gamma, steps, IMPROVED)
     covered = IMPROVED.covers(gamma, smoothness, steps)
     equation = "the improved round with L + mu, and grad F_j + s_j for grad F_j"
-    return Check.each("corrected round", equation, sides["measured"], sides["bound"], covered, abs(outcome.value))
+    return Check.each("corrected steps", equation, sides["measured"], sides["bound"], covered, abs(outcome.value))
 
 
 def control_checks(

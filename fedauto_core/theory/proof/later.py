@@ -19,7 +19,7 @@ def stale_bias() -> Proof:
     return Proof("5.7", "bias, distance and noise; triangle inequality", (split, *error_split().residuals))
 
 
-def stale_round() -> Proof:
+def stale_step() -> Proof:
     """5.7 for E = 1: S1 and S2 with a G that is known before; for gamma = theta/L what is left is -(1 - theta)
     (gamma/2) |G|^2."""
     gamma, theta = sp.symbols("gamma theta", positive=True)
@@ -84,7 +84,7 @@ def controls_heard_again() -> Proof:
 
 LATER_PROOFS: dict[str, Callable[[], Proof]] = {
     "5.7 stale bias": stale_bias,
-    "5.7 stale round, E = 1": stale_round,
+    "5.7 stale step, E = 1": stale_step,
     "5.11 corrected steps": corrected_steps,
     "5.11 control variates": control_variates,
     "5.11 participant m": participant_m,

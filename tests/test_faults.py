@@ -238,7 +238,24 @@ def test_a_new_page_replaces_what_the_manifest_lists_and_keeps_the_readers_own_f
     own = {"notes.txt": "mine", ".ipynb_checkpoints/nb-checkpoint.ipynb": "mine", "new.csv.kept": "mine"}
     assert texts(page) == {"nb.html": "new", "new.csv": "new"} | own
     assert set(read_manifest(page)["files"]) == {"nb.html", "new.csv"}
-    assert "new.csv is none of the page's files; kept as new.csv.kept" in capsys.readouterr().err
+    assert "new.csv is not known to be the report's; kept as new.csv.kept" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("manifest", [None, "{"])
+def test_where_no_manifest_tells_whose_a_file_is_it_is_kept(page, manifest):
+    (page / "manifest.json").unlink() if manifest is None else (page / "manifest.json").write_text(manifest)
+    (page / "new.csv").write_text("mine", encoding="utf-8")
+    (page / "new.csv.kept").write_text("mine of last week", encoding="utf-8")
+    place_page(page.parent / "new", page)
+    own = {"new.csv.kept": "mine of last week", "new.csv.kept2": "mine", "nb.html.kept": "page", "old.csv": "page"}
+    assert texts(page) == {"nb.html": "new", "new.csv": "new"} | own
+
+
+def test_a_readers_file_in_the_place_of_a_page_is_kept(page):
+    (page.parent / "other").write_text("mine", encoding="utf-8")
+    place_page(page.parent / "new", page.parent / "other")
+    assert (page.parent / "other.kept").read_text(encoding="utf-8") == "mine"
+    assert texts(page.parent / "other") == {"nb.html": "new", "new.csv": "new"}
 
 
 def test_a_page_half_replaced_is_out_of_date_and_heals(page, monkeypatch):

@@ -162,17 +162,21 @@ def _execute(
     sockets = tempfile.mkdtemp(prefix=SOCKETS)
     _sockets.add(sockets)
     one_thread = {f"{library}_NUM_THREADS": 1 for library in ("OMP", "MKL", "OPENBLAS")}
-    environment = one_thread | {
-        OUTPUT: folder,
-        "FEDAUTO_PROGRESS": f"{sockets}/units.json",
-        "FEDAUTO_REPORT": order.out,
-        "FEDAUTO_CODE": order.inputs["code_sha256"],
-        "FEDAUTO_FRESH": int(order.fresh),
-        "FEDAUTO_PROCESSES": order.processes,
-        "FEDAUTO_SAVED": f"{sockets}/saved.txt",
-        "IPYTHONDIR": f"{sockets}/ipython",  # the user's start-up files must not change a result
-        "PYTHONHASHSEED": 0,
-    }
+    environment = (
+        dict(order.variables)
+        | one_thread
+        | {
+            OUTPUT: folder,
+            "FEDAUTO_PROGRESS": f"{sockets}/units.json",
+            "FEDAUTO_REPORT": order.out,
+            "FEDAUTO_CODE": order.inputs["code_sha256"],
+            "FEDAUTO_FRESH": int(order.fresh),
+            "FEDAUTO_PROCESSES": order.processes,
+            "FEDAUTO_SAVED": f"{sockets}/saved.txt",
+            "IPYTHONDIR": f"{sockets}/ipython",  # the user's start-up files must not change a result
+            "PYTHONHASHSEED": 0,
+        }
+    )
     # One private folder per run: kernels that start side by side race for TCP ports, and for IPC names too.
     kernel = Kernel(transport="ipc", ip=f"{sockets}/k", connection_file=f"{sockets}/c.json", environment=environment)
     numbers = {cell.id: number for number, cell in enumerate(source.cells, 1)}

@@ -127,7 +127,32 @@ def test_a_kernel_that_is_killed_is_told_apart_from_one_out_of_memory(tmp_path, 
     kills = iter([4, 5])
     monkeypatch.setattr(worker, "memory_kills", lambda: next(kills))
     outcome = worker.run_notebook(order(tmp_path))
-    assert outcome.error.startswith("out of memory: the system ended the kernel by SIGKILL")
+    assert outcome.error.startswith(
+        "out of memory: the system has killed a process for it (the kernel was ended by SIG"
+    )
+
+
+UNDER_A_LIMIT = "import resource\nresource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))\n"
+
+
+@pytest.mark.parametrize(
+    ("module", "more"),
+    [("math", "bytearray(8 << 30)"), ("numpy", "numpy.ones(1 << 30)"), ("torch", "torch.ones(1 << 31)")],
+)
+def test_a_notebook_that_wants_more_memory_than_there_is_is_told_so(tmp_path, module, more):
+    write(tmp_path, f"import {module}\n{UNDER_A_LIMIT}", more)
+    outcome = worker.run_notebook(order(tmp_path))
+    assert re.fullmatch(r"out of memory: \w*Error\b.*; use less, or fewer --jobs", outcome.error), outcome.error
+    assert (outcome.cell, outcome.line) == (2, more)
+
+
+def test_experiments_whose_process_was_killed_for_memory_are_told_so(tmp_path, monkeypatch):
+    """Not by a real system, which would kill others too: only its counter is another one."""
+    kills = iter([4, 5])
+    monkeypatch.setattr(worker, "memory_kills", lambda: next(kills))
+    write(tmp_path, "import os\nfrom fedauto_core.experiments.pool import map_units\nmap_units(os._exit, [3, 3], 2)")
+    outcome = worker.run_notebook(order(tmp_path))
+    assert outcome.error.startswith("out of memory: the system has killed a process for it (BrokenProcessPool: ")
 
 
 def test_a_notebook_that_hangs_is_ended_with_all_it_has_started(tmp_path):

@@ -48,6 +48,9 @@ START_S = 600  # a kernel that dies is seen at once; one that starts is waited f
 OUTPUT_S = 60  # for what a cell has put out to arrive after its end, on a busy machine
 FULL = (errno.ENOSPC, errno.EDQUOT)
 REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT)
+UNALLOCATED = re.compile(r"^\w*MemoryError\b|DefaultCPUAllocator: can't allocate memory")
+KILLED = re.compile(r"the kernel was ended by SIGKILL|BrokenProcessPool\b")
+LESS = "use less, or fewer --jobs"
 VOLATILE = (
     # Process number in the file name of a cell's warnings; begun at words only, for the time not to be quadratic.
     (re.compile(r"(?<!\S)\S*ipykernel_\d+[\\/]\d+\.py"), "cell"),
@@ -124,6 +127,7 @@ def run_notebook(order: Order) -> Outcome:
     folder = work_folder(order.out) / order.name
     reached: list[str] = []
     source = nbformat.reads(order.source, as_version=4)
+    kills = memory_kills()
     try:
         clear_up(order.out, order.name)
         folder.mkdir(parents=True)
@@ -136,7 +140,7 @@ def run_notebook(order: Order) -> Outcome:
         clear(log_file(order.out, order.name))
         return Outcome(order.name, seconds)
     except Exception as error:  # whatever goes wrong in one notebook is reported and must not stop the others
-        outcome = _failure(order, time.monotonic() - started, error, source, reached)
+        outcome = _failure(order, time.monotonic() - started, error, source, reached, memory_kills() > kills)
         clear(folder)  # on a full disk it makes the room for the log
         if isinstance(error, Abandoned):
             return outcome
@@ -186,7 +190,6 @@ def _execute(
         reached.append(cell.id)
         guard.enter(numbers.get(cell.id, cell_index), cell)
 
-    kills = memory_kills()
     guard.start()
     try:
         executed = papermill.execute_notebook(
@@ -212,7 +215,7 @@ def _execute(
         if guard.reason:
             raise (Abandoned if guard.abandoned else Ended)(guard.reason) from error
         if isinstance(error, DeadKernelError):
-            raise Ended(death(kernel.exit_status, guard.peak_mib, memory_kills() > kills)) from error
+            raise Ended(death(kernel.exit_status, guard.peak_mib)) from error
         raise
     finally:
         guard.stop()
@@ -317,18 +320,28 @@ def _write_manifest(order: Order, folder: Path, seconds: float, peak: int | None
 
 
 def _failure(
-    order: Order, seconds: float, error: Exception, source: nbformat.NotebookNode, reached: Sequence[str]
+    order: Order,
+    seconds: float,
+    error: Exception,
+    source: nbformat.NotebookNode,
+    reached: Sequence[str],
+    starved: bool = False,
 ) -> Outcome:
-    """Where in the source notebook it happened: the last cell that was started, and its line in the traceback."""
+    """Where in the source notebook it happened: the last cell that was started, and its line in the traceback. starved:
+    the system has killed a process for memory meanwhile."""
     lines = ""
     if isinstance(error, PapermillExecutionError):
         message, lines = f"{error.ename}: {error.evalue}", ANSI.sub("", "\n".join(error.traceback))
     else:
         message = str(error) if isinstance(error, Ended) else f"{type(error).__name__}: {error}"
-    message = message.strip().splitlines()[0]
+    message = message.strip().splitlines()[0].removesuffix(":")
     said = re.match(r"\w+: \[Errno (\d+)\]", message)
     code = int(said[1]) if said else None
-    if code in FULL:
+    if UNALLOCATED.search(message) or code == errno.ENOMEM:
+        message = f"out of memory: {message}; {LESS}"
+    elif starved and KILLED.match(message):
+        message = f"out of memory: the system has killed a process for it ({message}); {LESS}"
+    elif code in FULL:
         places = {"report": order.out, "cache": cache_folder(), "temporary files": Path(tempfile.gettempdir())}
         left = ", ".join(f"{_free_mb(place)} MB for {name} in {place}" for name, place in places.items())
         message = f"disk full: {message}; there are left {left}; make room, then repeat"

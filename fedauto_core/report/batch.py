@@ -15,6 +15,7 @@ from uuid import uuid4
 from fedauto_core.errors import InputError, require, require_number
 from fedauto_core.store.cores import cpus
 from fedauto_core.store.files import cache_folder
+from fedauto_core.store.workers import SCHEDULER
 from fedauto_core.store.writing import locked, write_atomically
 
 from .cluster import cluster
@@ -127,12 +128,13 @@ def run_report(
             if scheduler:
                 _await_leaving(target)
             _clear_work(target)
+        if status == INTERRUPTED:
+            print(f"\nstopped; finished notebooks are kept. Continue with: {batch.command(batch.only)}")
+        else:
+            _print_failures(failed, batch)  # before the pages, for which a full disk has no room
         _write_pages(target, profile, everything, batch.notebooks_dir)
-    if status == INTERRUPTED:
-        print(f"\nstopped; finished notebooks are kept. Continue with: {batch.command(batch.only)}")
-        return status
-    _print_failures(failed, batch)
-    print(f"report: {os.path.relpath(target / 'index.html')}")
+    if status != INTERRUPTED:
+        print(f"report: {os.path.relpath(target / 'index.html')}")
     return status
 
 
@@ -249,8 +251,16 @@ def _order(job: Job, batch: Batch) -> Order:
         command=batch.command([job.name]),
         limit_s=60 * (batch.timeout or LIMIT * job.minutes),
         token=batch.token,
-        variables={"FEDAUTO_DATA": str(cache_folder().resolve())} if batch.scheduler else {},
+        variables=_variables(job, batch),
     )
+
+
+def _variables(job: Job, batch: Batch) -> dict[str, str]:
+    """On a cluster all share this machine's cache, and a `parallel` notebook's units are tasks of the cluster too."""
+    if not batch.scheduler:
+        return {}
+    shared = {"FEDAUTO_DATA": str(cache_folder().resolve())}
+    return shared | {SCHEDULER: batch.scheduler} if job.parallel else shared
 
 
 def _submit(job: Job, batch: Batch, pool: Callable[[], Executor]) -> Future:

@@ -32,6 +32,7 @@ from fedauto_core.errors import require
 from fedauto_core.store.files import cache_folder
 from fedauto_core.store.keys import OPTIONAL_PACKAGES, versions
 from fedauto_core.store.saved import read_saved
+from fedauto_core.store.workers import SCHEDULER, step_aside
 
 from .folder import clear, file_hashes, log_file, place_page, read_manifest, work_folder, write_json
 from .guard import Abandoned, Ended, Guard, death, memory_kills
@@ -128,6 +129,8 @@ def run_notebook(order: Order) -> Outcome:
     reached: list[str] = []
     source = nbformat.reads(order.source, as_version=4)
     kills = memory_kills()
+    if SCHEDULER in order.variables:
+        step_aside()  # for the notebook's own units
     try:
         clear_up(order.out, order.name)
         folder.mkdir(parents=True)

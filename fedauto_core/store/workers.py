@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from .keys import code_hash, versions
+from .files import cache_folder
+from .keys import ROOT, code_hash, versions
 from .writing import write_atomically
 
 if TYPE_CHECKING:
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 
 TOPIC = "fedauto"
 """Of Dask's events, under which a worker that leaves says why."""
+SCHEDULER = "FEDAUTO_SCHEDULER"
+"""Variable of a kernel: the address of the cluster that takes its experiment units."""
+COMPUTING = (ROOT, f"{ROOT}.methods", f"{ROOT}.engine.dense_kernels", f"{ROOT}.experiments.running")
+"""What a unit may load: all that users import, every method, the compiled kernels, and how experiments run."""
 LARGE = 1_000_000
 """Bytes from which on an argument goes to the workers once, not with every task."""
 
@@ -149,6 +154,26 @@ class Workers(Executor):
             future.set_exception(sent.exception())
         else:
             future.set_exception(ConnectionError(f"{sent.status} by the cluster; does its scheduler still run?"))
+
+
+@functools.cache
+def of_the_batch() -> Workers | None:
+    """The workers that take the experiment units of this notebook, whose batch names their scheduler; None without."""
+    if not (address := os.environ.get(SCHEDULER)):
+        return None
+    from distributed import Client
+
+    cache = cache_folder().resolve()
+    wanted = Wanted.as_here([identity(cache)], COMPUTING)
+    variables = {"FEDAUTO_DATA": str(cache), "FEDAUTO_FRESH": os.environ.get("FEDAUTO_FRESH", "")}
+    return Workers(Client(address), wanted, variables)
+
+
+def step_aside() -> None:
+    """Run by a worker: give the thread of this task, which will mostly wait, to others."""
+    import distributed
+
+    distributed.secede()
 
 
 def _checked(questions: Sequence[Sequence[str]], answers: Mapping[str, str], *parts: bytes) -> object:

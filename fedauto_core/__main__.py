@@ -45,7 +45,8 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--out", **folder, help=f"report folder (default: {reports}/{place})")
         text = "a parameter, in every notebook that has it"
         command.add_argument("--set", dest="settings", **several, metavar="NAME=VALUE", help=text)
-        command.add_argument("--jobs", type=int, metavar="N", help="processes at a time (default: one per CPU)")
+        text = "processes at a time (default: one per CPU); with --scheduler the cores of the cluster"
+        command.add_argument("--jobs", type=int, metavar="N", help=text)
         command.add_argument("--dry-run", action="store_true", help="show what would run, with expected minutes")
         text = "compute everything again, cached experiments included"
         command.add_argument("--fresh", action="store_true", help=text)

@@ -169,10 +169,15 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+def command(folder):
+    """All but the address at its end."""
+    words = ["--profile", "tiny", "--notebooks", f"{folder}/notebooks", "--out", f"{folder}/out", "--jobs", "3"]
+    return [sys.executable, "-m", "fedauto_core", "report", *words, "--scheduler"]
+
+
 def start_batch(folder, dask):
-    words = ["report", "--profile", "tiny", "--notebooks", folder / "notebooks", "--out", folder / "out", "--jobs", "3"]
-    command = [sys.executable, "-m", "fedauto_core", *words, "--scheduler", dask.address]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipe = subprocess.PIPE
+    return subprocess.Popen([*command(folder), dask.address], stdout=pipe, stderr=pipe, text=True)
 
 
 def await_text(path):
@@ -236,3 +241,42 @@ def test_a_cluster_whose_scheduler_is_lost_is_a_failure_of_its_notebooks(folder,
     out, errors = process.communicate(timeout=120)
     assert (process.returncode, errors) == (1, "")
     assert out.count("does its scheduler still run?") == 3
+
+
+SBATCH = """#!/bin/sh
+# Runs a job here and now, as Slurm does somewhere at some time.
+cp "$1" "$(dirname "$0")/job.sh"
+setsid sh "$(dirname "$0")/job.sh" > "$(dirname "$0")/job.log" 2>&1 &
+echo $! > "$(dirname "$0")/job.pid"
+echo Submitted batch job 1
+"""
+README = (PACKAGE.parent / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_slurm_recipe(folder):
+    """The lines of the README with two cores instead of sixteen, one node instead of two."""
+    pytest.importorskip("dask_jobqueue", reason="needs the extra [cluster]")
+    lines = re.findall(r"^>>> (.*)$", README[README.index(">>> from dask_jobqueue") :], re.M)[:4]
+    recipe = re.sub(r"\b16\b", "2", "\n".join(lines)).replace("64GB", "2GB").replace("jobs=2", "jobs=1")
+    (folder / "bin").mkdir()
+    for name, text in (("sbatch", SBATCH), ("scancel", '#!/bin/sh\nkill -- -$(cat "$(dirname "$0")/job.pid")\n')):
+        (folder / "bin" / name).write_text(text)
+        (folder / "bin" / name).chmod(0o755)
+    (folder / "go").touch()
+    run = f"subprocess.run([*{command(folder)}, cluster.scheduler_address], check=True)\ncluster.close()\n"
+    (folder / "recipe.py").write_text(f"import subprocess\n{recipe}\n{run}")
+    path = os.pathsep.join([str(folder / "bin"), os.environ["PATH"]])
+    done = subprocess.run(
+        [sys.executable, folder / "recipe.py"],
+        cwd=folder,
+        env=os.environ | {"PATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    job = (folder / "bin" / "job.sh").read_text()
+    for asked in ("#SBATCH -n 1", "#SBATCH --cpus-per-task=2", "#SBATCH --mem=2G", "#SBATCH -t 08:00:00"):
+        assert asked in job
+    worker = job.splitlines()[-1]
+    assert worker.startswith(sys.executable) and "--nthreads 1 " in worker and "--nworkers 2 " in worker
+    assert pages(folder / "out") == alone(folder)

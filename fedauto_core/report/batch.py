@@ -40,7 +40,7 @@ LEAVE_S = 15
 @dataclass(frozen=True)
 class Batch:
     """What a command asks for. jobs: processes at a time, of one thread each; settings: `name=value` texts; timeout:
-    minutes for each notebook, None for ten times the expected; scheduler: address of a Dask cluster's, None for this
+    minutes for each notebook, None for ten times the expected; scheduler: address of a Dask scheduler, None for this
     machine; token: names this one run of the command."""
 
     profile: str
@@ -93,9 +93,9 @@ def run_report(
     grids: `name=value,value`: a page for each point of their product instead of one, and no others in the report.
     jobs: processes at a time, by default one per CPU; a `parallel` notebook's experiments take all of them.
     fresh: compute everything again, experiments included.
-    scheduler: address of a Dask scheduler whose workers see the same files and have the same code. timeout: minutes
-    after which a notebook is ended, by default ten times what its profile expects. InputError for input that does not
-    fit.
+    scheduler: address of a Dask scheduler whose workers see the same files and have the same code; jobs is the number
+    of their cores then. timeout: minutes after which a notebook is ended, by default ten times what its profile
+    expects. InputError for input that does not fit.
     """
     remedy = f"leave it out to run one process per CPU ({cpus()} here)"
     parallel = cpus() if jobs is None else jobs

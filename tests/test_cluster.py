@@ -7,12 +7,12 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from types import MappingProxyType
 
 import psutil
 import pytest
 from notebook_factory import write_notebook, write_profile
+from test_faults import await_text
 
 from fedauto_core.errors import InputError
 from fedauto_core.report import batch, cluster, progress
@@ -178,14 +178,6 @@ def command(folder):
 def start_batch(folder, dask):
     pipe = subprocess.PIPE
     return subprocess.Popen([*command(folder), dask.address], stdout=pipe, stderr=pipe, text=True)
-
-
-def await_text(path):
-    deadline = time.monotonic() + 60
-    while not (path.exists() and path.read_text(encoding="utf-8")):
-        assert time.monotonic() < deadline, f"{path} did not come"
-        time.sleep(0.05)
-    return path.read_text(encoding="utf-8")
 
 
 def pages(report):

@@ -14,11 +14,9 @@ from uuid import uuid4
 
 from fedauto_core.errors import InputError, require, require_number
 from fedauto_core.store.cores import cpus
-from fedauto_core.store.files import cache_folder
-from fedauto_core.store.workers import SCHEDULER
 from fedauto_core.store.writing import locked, write_atomically
 
-from .cluster import cluster
+from .cluster import cluster, variables
 from .folder import REPORTS, clear, log_file, read_manifest, work_folder
 from .orders import Order, Outcome, logged
 from .overview import status_of, write_overview
@@ -251,16 +249,8 @@ def _order(job: Job, batch: Batch) -> Order:
         command=batch.command([job.name]),
         limit_s=60 * (batch.timeout or LIMIT * job.minutes),
         token=batch.token,
-        variables=_variables(job, batch),
+        variables=variables(batch.scheduler, job.parallel) if batch.scheduler else {},
     )
-
-
-def _variables(job: Job, batch: Batch) -> dict[str, str]:
-    """On a cluster all share this machine's cache, and a `parallel` notebook's units are tasks of the cluster too."""
-    if not batch.scheduler:
-        return {}
-    shared = {"FEDAUTO_DATA": str(cache_folder().resolve())}
-    return shared | {SCHEDULER: batch.scheduler} if job.parallel else shared
 
 
 def _submit(job: Job, batch: Batch, pool: Callable[[], Executor]) -> Future:

@@ -9,7 +9,7 @@ from pathlib import Path
 from fedauto_core.errors import InputError, require
 from fedauto_core.store.files import cache_folder
 from fedauto_core.store.keys import OPTIONAL_PACKAGES
-from fedauto_core.store.workers import TOPIC, Wanted, Workers, by_value, identity, look_around
+from fedauto_core.store.workers import SCHEDULER, TOPIC, Wanted, Workers, by_value, identity, look_around
 
 from .progress import token_file
 
@@ -75,6 +75,13 @@ def cluster(address: str, report: Path, modules: Sequence[str]) -> Iterator[Exec
             yield executor
         finally:
             executor.shutdown()  # what runs sees that the token is gone
+
+
+def variables(address: str, parallel: bool) -> dict[str, str]:
+    """Of the environment of a notebook there: all share this machine's cache, and the units of a `parallel` one are
+    tasks of the cluster too."""
+    shared = {"FEDAUTO_DATA": str(cache_folder().resolve())}
+    return shared | {SCHEDULER: address} if parallel else shared
 
 
 def _require_same(worker: str, found: Mapping[str, str], wanted: Wanted) -> None:

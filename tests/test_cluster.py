@@ -96,6 +96,12 @@ def test_a_scheduler_that_does_not_answer_is_refused(connect):
         connect({"a": {}}, "tcp://nobody")
 
 
+def test_a_cache_that_cannot_be_written_is_refused(connect, monkeypatch):
+    monkeypatch.setenv("FEDAUTO_DATA", "/proc/nowhere")
+    with pytest.raises(InputError, match=r"cannot use the cache /proc/nowhere: .*set FEDAUTO_DATA"):
+        connect({"a": {}})
+
+
 def test_a_worker_says_why_it_cannot_look(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "fedauto_core.store.keys", None)
     monkeypatch.delattr("fedauto_core.store.keys")

@@ -16,6 +16,7 @@ import pytest
 from nbformat.v4 import new_output
 from notebook_factory import write_notebook, write_profile
 from papermill.clientwrap import PapermillNotebookClient
+from test_trials import trials
 from test_worker import order, write
 
 from fedauto_core.experiments.pool import map_units
@@ -313,7 +314,8 @@ def test_a_manifest_that_lists_files_elsewhere_is_damaged(page, name):
     assert (page.parent / "precious").exists() and texts(page)["nb.html"] == "new"
 
 
-def test_a_clock_that_goes_backwards_changes_nothing(two, monkeypatch):
+@trials
+def test_a_clock_that_goes_backwards_changes_nothing(trial, two, monkeypatch):
     (two / "go").touch()
     monkeypatch.setattr(time, "time", lambda: -time.monotonic())
     jobs = plan.read_profile("tiny", two / "notebooks")

@@ -37,9 +37,9 @@ REFUSALS = {
 
 @contextlib.contextmanager
 def cluster(address: str, report: Path, modules: Sequence[str]) -> Iterator[Executor]:
-    """The executor of the Dask cluster at `address`. InputError unless there are workers, and all of them see `report`,
-    which holds the batch's token, and the cache, and have the same code in `modules` and the same packages as this
-    process. A worker that joins later and has others leaves, and a line says so."""
+    """The executor of the Dask cluster at `address`. InputError unless there are workers, and all of them see the cache
+    and `report`, which holds the batch's token, and have this process's code in `modules` and its packages. A worker
+    that joins later and has others leaves, and a line says so."""
     try:
         from distributed import Client
     except ImportError:
@@ -66,7 +66,7 @@ def cluster(address: str, report: Path, modules: Sequence[str]) -> Iterator[Exec
                 allowed="a cluster with at least one worker",
                 remedy=f"start some: `dask worker {address} --nthreads 1`",
             ) from None
-        wanted = Wanted.as_here([token_file(report), identity(cache_folder().resolve())], modules, OPTIONAL_PACKAGES)
+        wanted = Wanted.as_here([token_file(report), _identity()], modules, OPTIONAL_PACKAGES)
         for worker, found in client.run(by_value(look_around), *wanted.questions).items():
             _require_same(worker, found, wanted)
         client.subscribe_topic(TOPIC, lambda event: print(event[1], flush=True))
@@ -75,6 +75,17 @@ def cluster(address: str, report: Path, modules: Sequence[str]) -> Iterator[Exec
             yield executor
         finally:
             executor.shutdown()  # what runs sees that the token is gone
+
+
+def _identity() -> Path:
+    try:
+        return identity(cache_folder().resolve())
+    except OSError as error:
+        raise InputError(
+            f"cannot use the cache {cache_folder()}: {error}",
+            allowed="a folder that this user may write",
+            remedy="set FEDAUTO_DATA to such a folder",
+        ) from None
 
 
 def variables(address: str, parallel: bool) -> dict[str, str]:

@@ -59,14 +59,18 @@ def run_sweep(
     if frame.empty:
         print("sweep: none of these pages has a verdict to lay beside the others")
         return status
-    frame.to_csv(target / "sweep.csv", index=False, float_format=FLOAT_FORMAT, lineterminator="\n")
-    with mpl.rc_context({"svg.hashsalt": "sweep"}):
-        metadata = {"Date": None, "Creator": None}
-        small_multiples(frame, names).savefig(target / "sweep.svg", bbox_inches="tight", metadata=metadata)
-    site = Site(profile, (), target, notebooks_dir)
-    write_atomically(target / "sweep.html", page(frame, names, site, notebook))
+    write_sweep(frame, names, Site(profile, (), target, notebooks_dir), notebook)
     print(f"sweep: {os.path.relpath(target / 'sweep.html')}")
     return status
+
+
+def write_sweep(frame: pd.DataFrame, names: Sequence[str], site: Site, notebook: str) -> None:
+    """sweep.csv, sweep.svg and sweep.html in the site's folder. frame: of `side_by_side`."""
+    frame.to_csv(site.out / "sweep.csv", index=False, float_format=FLOAT_FORMAT, lineterminator="\n")
+    with mpl.rc_context({"svg.hashsalt": "sweep"}):
+        metadata = {"Date": None, "Creator": None}
+        small_multiples(frame, names).savefig(site.out / "sweep.svg", bbox_inches="tight", metadata=metadata)
+    write_atomically(site.out / "sweep.html", page(frame, names, site, notebook))
 
 
 def side_by_side(out: Path, points: Sequence[Job], names: Sequence[str]) -> pd.DataFrame:

@@ -169,21 +169,19 @@ def _execute(
     sockets = tempfile.mkdtemp(prefix=SOCKETS)
     _sockets.add(sockets)
     one_thread = {f"{library}_NUM_THREADS": 1 for library in ("OMP", "MKL", "OPENBLAS")}
-    environment = (
-        dict(order.variables)
-        | one_thread
-        | {
-            OUTPUT: folder,
-            "FEDAUTO_PROGRESS": f"{sockets}/units.json",
-            "FEDAUTO_REPORT": order.out,
-            "FEDAUTO_CODE": order.inputs["code_sha256"],
-            "FEDAUTO_FRESH": int(order.fresh),
-            "FEDAUTO_PROCESSES": order.processes,
-            "FEDAUTO_SAVED": f"{sockets}/saved.txt",
-            "IPYTHONDIR": f"{sockets}/ipython",  # the user's start-up files must not change a result
-            "PYTHONHASHSEED": 0,
-        }
-    )
+    environment = {
+        **order.variables,
+        **one_thread,
+        OUTPUT: folder,
+        "FEDAUTO_PROGRESS": f"{sockets}/units.json",
+        "FEDAUTO_REPORT": order.out,
+        "FEDAUTO_CODE": order.inputs["code_sha256"],
+        "FEDAUTO_FRESH": int(order.fresh),
+        "FEDAUTO_PROCESSES": order.processes,
+        "FEDAUTO_SAVED": f"{sockets}/saved.txt",
+        "IPYTHONDIR": f"{sockets}/ipython",  # the user's start-up files must not change a result
+        "PYTHONHASHSEED": 0,
+    }
     # One private folder per run: kernels that start side by side race for TCP ports, and for IPC names too.
     kernel = Kernel(transport="ipc", ip=f"{sockets}/k", connection_file=f"{sockets}/c.json", environment=environment)
     numbers = {cell.id: number for number, cell in enumerate(source.cells, 1)}
@@ -323,12 +321,7 @@ def _write_manifest(order: Order, folder: Path, seconds: float, peak: int | None
 
 
 def _failure(
-    order: Order,
-    seconds: float,
-    error: Exception,
-    source: nbformat.NotebookNode,
-    reached: Sequence[str],
-    starved: bool = False,
+    order: Order, seconds: float, error: Exception, source: nbformat.NotebookNode, reached: Sequence[str], starved: bool
 ) -> Outcome:
     """Where in the source notebook it happened: the last cell that was started, and its line in the traceback. starved:
     the system has killed a process for memory meanwhile."""

@@ -117,8 +117,8 @@ class Workers(Executor):
     """The workers of a cluster. A task whose worker is lost runs again on another one."""
 
     def __init__(self, client: "Client", wanted: Wanted, variables: Mapping[str, str] | None = None) -> None:
-        """wanted: of a worker, before each task; variables: set in its environment meanwhile, so that it does no other
-        task then."""
+        """wanted: of a worker, before each task; variables: of its environment meanwhile; with some, a worker does one
+        such task at a time, whatever threads it has."""
         self._client, self._wanted, self._variables = client, wanted, dict(variables or {})
         self._everywhere: dict[str, Sent] = {}
         self._sent: set[Sent] = set()

@@ -57,7 +57,7 @@ lock:
 	.venv/bin/uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 --only-binary :all: \
 		--all-extras --no-annotate --custom-compile-command 'make lock' --output-file constraints.txt $(ARGS) pyproject.toml
 
-$(STAMP): INSTALL = -c constraints.txt -e '.[certificates,dev,flower,text]'
+$(STAMP): INSTALL = -c constraints.txt -e '.[certificates,cluster,dev,flower,text]'
 $(PEERS_STAMP): INSTALL = -c constraints.txt -e '.[peers]'
 $(STAMP) $(PEERS_STAMP): pyproject.toml constraints.txt
 	$(if $(VERSION),,$(error No Python 3.11 to 3.14 found$(if $(PYTHON), ($(PYTHON) is none)); name one: make PYTHON=/path/to/python3.12))

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from fedauto_core.errors import InputError
 from fedauto_core.report.batch import BAD_INPUT, print_notebooks, print_status, run_report, write_pages
@@ -49,7 +50,8 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--out", **folder, help=f"report folder (default: {reports}/{place})")
         text = "a parameter, in every notebook that has it"
         command.add_argument("--set", dest="settings", **several, metavar="NAME=VALUE", help=text)
-        command.add_argument("--jobs", type=int, metavar="N", help="processes at a time (default: one per CPU)")
+        text = "processes at a time (default: one per CPU); with --scheduler the cores of the cluster"
+        command.add_argument("--jobs", type=int, metavar="N", help=text)
         command.add_argument("--dry-run", action="store_true", help="show what would run, with expected minutes")
         text = "compute everything again, cached experiments included"
         command.add_argument("--fresh", action="store_true", help=text)
@@ -83,47 +85,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit status is 0, 1 (a notebook failed, or a report is not what it should be), 2 (bad
     input) or 130 (interrupted)."""
     options = vars(parser().parse_args(arguments))
-    command = options.pop("command")
+    command = "status" if options.pop("status", False) else options["command"]
+    del options["command"]
     try:
-        if command == "report":
-            if options.pop("status"):
-                return print_status(options["profile"], options["out"], options["notebooks_dir"])
-            return run_report(options.pop("profile"), **options)
-        if command == "pages":
-            return write_pages(options.pop("profile"), **options)
-        if command == "sweep":
-            from fedauto_core.report.sweep import run_sweep
-
-            return run_sweep(options.pop("notebook"), options.pop("profile"), options.pop("grids"), **options)
-        if command == "reproduce":
-            from fedauto_core.report.reproduce import run_reproduce
-
-            return run_reproduce(options.pop("name"), options.pop("profile"), **options)
-        if command == "compare":
-            from fedauto_core.report.compare import run_compare
-
-            return run_compare(**options)
-        if command == "edition":
-            from fedauto_core.teaching.edition import write_edition
-
-            print(f"{len(write_edition(**options))} notebooks in {options['out']}")
-            return 0
-        if command == "verify":
-            from fedauto_core.report.verify import run_verify
-
-            return run_verify(options["report"])
-        if command == "paths":
-            from fedauto_core.teaching.paths import paths_page
-
-            print(paths_page(NOTEBOOKS))
-        elif command == "list":
-            print_notebooks(options["notebooks_dir"])
-        else:
-            from fedauto_core.methods.registry import METHODS, make_method, method_card  # they take seconds to import
-
-            print(markdown_table(method_card({name: make_method(name) for name in METHODS})), end="")
+        status = _run(command, options)
         sys.stdout.flush()
-        return 0
+        return status
     except BrokenPipeError:
         if command in ("report", "sweep", "reproduce"):  # which were cut short by it
             raise
@@ -133,6 +100,48 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
+
+
+def _run(command: str, options: dict[str, Any]) -> int:
+    if command == "status":
+        return print_status(options["profile"], options["out"], options["notebooks_dir"])
+    if command == "report":
+        return run_report(options.pop("profile"), **options)
+    if command == "pages":
+        return write_pages(options.pop("profile"), **options)
+    if command == "sweep":
+        from fedauto_core.report.sweep import run_sweep
+
+        return run_sweep(options.pop("notebook"), options.pop("profile"), options.pop("grids"), **options)
+    if command == "reproduce":
+        from fedauto_core.report.reproduce import run_reproduce
+
+        return run_reproduce(options.pop("name"), options.pop("profile"), **options)
+    if command == "compare":
+        from fedauto_core.report.compare import run_compare
+
+        return run_compare(**options)
+    if command == "verify":
+        from fedauto_core.report.verify import run_verify
+
+        return run_verify(options["report"])
+    if command == "edition":
+        from fedauto_core.teaching.edition import write_edition
+
+        print(f"{len(write_edition(**options))} notebooks in {options['out']}")
+        return 0
+    if command == "paths":
+        from fedauto_core.teaching.paths import paths_page
+
+        print(paths_page(NOTEBOOKS))
+        return 0
+    if command == "list":
+        print_notebooks(options["notebooks_dir"])
+        return 0
+    from fedauto_core.methods.registry import METHODS, make_method, method_card  # they take seconds to import
+
+    print(markdown_table(method_card({name: make_method(name) for name in METHODS})), end="")
+    return 0
 
 
 if __name__ == "__main__":

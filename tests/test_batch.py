@@ -379,6 +379,29 @@ def test_an_interrupted_batch_stops_its_kernels_and_continues_later(tmp_path):
     assert plan.changes(first, result) == [] and plan.changes(second, result) is None
 
 
+def test_a_legacy_locale_gives_the_same_files(tmp_path):
+    """Captions, prose and outputs beyond ASCII, under a locale that knows ASCII only."""
+    source = (
+        "import pandas as pd\nfrom fedauto_core.report import record\nprint('−∞ ä')\n"
+        "record.Page('01_a', {}).table(pd.DataFrame({'λ': ['½']}), 'x', 'Größe −1')"
+    )
+    write_notebook(tmp_path / "notebooks", "01_a", "# Überschrift $\\alpha$ “so”", source)
+    write_profile(tmp_path / "notebooks", "# Umlaut: ä\n01_a: {minutes: 2}\n")
+    reports = []
+    for name, locale in (
+        ("utf8", {"LC_ALL": "C.UTF-8"}),
+        ("c", {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}),
+    ):
+        words = ["--profile", "tiny", "--notebooks", tmp_path / "notebooks", "--out", tmp_path / name]
+        environment = os.environ | locale | {"PYTHONPATH": str(Path(batch.__file__).parents[2])}
+        command = [sys.executable, "-m", "fedauto_core", "report", *words]
+        done = subprocess.run(command, env=environment, capture_output=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        files = {path.name: path.read_bytes() for path in (tmp_path / name / "01_a").iterdir()}
+        reports.append({name: content for name, content in files.items() if name != "manifest.json"})  # it has the time
+    assert reports[0] == reports[1] and "x.csv" in reports[0]
+
+
 def test_a_grid_gives_a_report_of_its_points(folder, executor, capsys):
     assert report(folder, only=["02*"], grids=["seeds=1,2"]) == 0
     assert {order.name: order.inputs["parameters"] for order in executor.orders} == {

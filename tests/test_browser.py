@@ -8,6 +8,7 @@ import subprocess
 import tarfile
 
 import numpy as np
+import pandas as pd
 import pytest
 from browser import browser, needs_browser
 from test_report import made  # noqa: F401, a fixture
@@ -15,13 +16,30 @@ from test_report import made  # noqa: F401, a fixture
 from fedauto_core.methods.base import chi2_divergence
 from fedauto_core.methods.fedauto import compensation
 from fedauto_core.methods.weights import fedauto_weights
+from fedauto_core.report import sweep
 from fedauto_core.report.overview import ON_TOP
+from fedauto_core.report.site import Site
+from fedauto_core.report.verdicts import MARKS
 from fedauto_core.theory.bound.first import FIRST
 
 pytestmark = needs_browser
-PAGES = (*(name for name in ON_TOP if name.endswith(".html")), "methods/fedauto.html", "01_ok/01_ok.html")
+PAGES = (
+    *(name for name in ON_TOP if name.endswith(".html")),
+    "methods/fedauto.html",
+    "01_ok/01_ok.html",
+    "sweep.html",
+)
 AXE = "axe-core-4.10.3"
 AXE_SHA256 = "0f2b4d7dcdf7d1219df8d1959ad68e565f51d14c3f0d88bb71cd59abeb956292"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def swept(made):  # noqa: F811
+    """A page of a sweep beside the others, with more rows than it shows at once."""
+    marks = zip(range(20), itertools.cycle(MARKS), strict=False)
+    rows = [(n, "01_ok", "C2", f"family {n % 2}", mark, n, n - 1.5, n + 1.5, 3, "points") for n, mark in marks]
+    frame = pd.DataFrame(rows, columns=["skew", *sweep.COLUMNS])
+    sweep.write_sweep(frame, ["skew"], Site("tiny", (), made, made), "01_ok")
 
 
 @pytest.fixture(scope="module")

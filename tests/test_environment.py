@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 PYTHONS = [line.rpartition(" ")[2] for line in PROJECT["classifiers"]]
-INSTALLS = ["-c constraints.txt", "-e .[certificates,dev,flower,text]"]
+INSTALLS = ["-c constraints.txt", "-e .[certificates,cluster,dev,flower,text]"]
 """What pip is told to install, by `make` and by conda."""
 
 

@@ -16,6 +16,7 @@ import pytest
 from nbformat.v4 import new_output
 from notebook_factory import write_notebook, write_profile
 from papermill.clientwrap import PapermillNotebookClient
+from test_trials import trials
 from test_worker import order, write
 
 from fedauto_core.experiments.pool import map_units
@@ -127,7 +128,32 @@ def test_a_kernel_that_is_killed_is_told_apart_from_one_out_of_memory(tmp_path, 
     kills = iter([4, 5])
     monkeypatch.setattr(worker, "memory_kills", lambda: next(kills))
     outcome = worker.run_notebook(order(tmp_path))
-    assert outcome.error.startswith("out of memory: the system ended the kernel by SIGKILL")
+    assert outcome.error.startswith(
+        "out of memory: the system has killed a process for it (the kernel was ended by SIG"
+    )
+
+
+UNDER_A_LIMIT = "import resource\nresource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))\n"
+
+
+@pytest.mark.parametrize(
+    ("module", "more"),
+    [("math", "bytearray(8 << 30)"), ("numpy", "numpy.ones(1 << 30)"), ("torch", "torch.ones(1 << 31)")],
+)
+def test_a_notebook_that_wants_more_memory_than_there_is_is_told_so(tmp_path, module, more):
+    write(tmp_path, f"import {module}\n{UNDER_A_LIMIT}", more)
+    outcome = worker.run_notebook(order(tmp_path))
+    assert re.fullmatch(r"out of memory: \w*Error\b.*; use less, or fewer --jobs", outcome.error), outcome.error
+    assert (outcome.cell, outcome.line) == (2, more)
+
+
+def test_experiments_whose_process_was_killed_for_memory_are_told_so(tmp_path, monkeypatch):
+    """Not by a real system, which would kill others too: only its counter is another one."""
+    kills = iter([4, 5])
+    monkeypatch.setattr(worker, "memory_kills", lambda: next(kills))
+    write(tmp_path, "import os\nfrom fedauto_core.experiments.pool import map_units\nmap_units(os._exit, [3, 3], 2)")
+    outcome = worker.run_notebook(order(tmp_path))
+    assert outcome.error.startswith("out of memory: the system has killed a process for it (BrokenProcessPool: ")
 
 
 def test_a_notebook_that_hangs_is_ended_with_all_it_has_started(tmp_path):
@@ -238,7 +264,24 @@ def test_a_new_page_replaces_what_the_manifest_lists_and_keeps_the_readers_own_f
     own = {"notes.txt": "mine", ".ipynb_checkpoints/nb-checkpoint.ipynb": "mine", "new.csv.kept": "mine"}
     assert texts(page) == {"nb.html": "new", "new.csv": "new"} | own
     assert set(read_manifest(page)["files"]) == {"nb.html", "new.csv"}
-    assert "new.csv is none of the page's files; kept as new.csv.kept" in capsys.readouterr().err
+    assert "new.csv is not known to be the report's; kept as new.csv.kept" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("manifest", [None, "{"])
+def test_where_no_manifest_tells_whose_a_file_is_it_is_kept(page, manifest):
+    (page / "manifest.json").unlink() if manifest is None else (page / "manifest.json").write_text(manifest)
+    (page / "new.csv").write_text("mine", encoding="utf-8")
+    (page / "new.csv.kept").write_text("mine of last week", encoding="utf-8")
+    place_page(page.parent / "new", page)
+    own = {"new.csv.kept": "mine of last week", "new.csv.kept2": "mine", "nb.html.kept": "page", "old.csv": "page"}
+    assert texts(page) == {"nb.html": "new", "new.csv": "new"} | own
+
+
+def test_a_readers_file_in_the_place_of_a_page_is_kept(page):
+    (page.parent / "other").write_text("mine", encoding="utf-8")
+    place_page(page.parent / "new", page.parent / "other")
+    assert (page.parent / "other.kept").read_text(encoding="utf-8") == "mine"
+    assert texts(page.parent / "other") == {"nb.html": "new", "new.csv": "new"}
 
 
 def test_a_page_half_replaced_is_out_of_date_and_heals(page, monkeypatch):
@@ -271,7 +314,8 @@ def test_a_manifest_that_lists_files_elsewhere_is_damaged(page, name):
     assert (page.parent / "precious").exists() and texts(page)["nb.html"] == "new"
 
 
-def test_a_clock_that_goes_backwards_changes_nothing(two, monkeypatch):
+@trials
+def test_a_clock_that_goes_backwards_changes_nothing(trial, two, monkeypatch):
     (two / "go").touch()
     monkeypatch.setattr(time, "time", lambda: -time.monotonic())
     jobs = plan.read_profile("tiny", two / "notebooks")

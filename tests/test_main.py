@@ -192,3 +192,13 @@ def test_a_report_cut_short_by_its_reader_is_no_success(monkeypatch):
     monkeypatch.setattr(command, "run_report", cut)
     with pytest.raises(BrokenPipeError):
         command.main(["report"])
+
+
+def test_a_status_whose_reader_has_seen_enough_is_no_error(tmp_path):
+    for number in range(3000):  # more lines than a pipe holds
+        write_notebook(tmp_path, f"{number:04}_a", "1")
+    write_profile(tmp_path, "".join(f"{number:04}_a: {{minutes: 1}}\n" for number in range(3000)))
+    line = f"report --status --profile tiny --notebooks '{tmp_path}' --out '{tmp_path}/out'"
+    command = f"'{sys.executable}' -m fedauto_core {line} | head -1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], cwd=PACKAGE.parent, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "no batch runs here\n", "")

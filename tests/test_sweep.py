@@ -105,6 +105,8 @@ def test_one_row_for_every_verdict_and_point(folder, swept):
     text = (folder / "out" / "sweep.html").read_text(encoding="utf-8")
     assert "C2, data, optimiser: [~] at 3 of 6, [Re] at 3 of 6; points from +0.5 (skew = 1, lr = 0.5) to +5 (" in text
     assert text.count('/01_a-head-skew_5-lr_1.0.html">page</a>') == 2
+    assert '<link rel="stylesheet" href="assets/style.css">' in text and "<style" not in text
+    assert text.count('<span class="mark open">[~]</span>') == 9 and '<a href="sweep.csv" download>CSV</a>' in text
 
 
 def test_a_swept_text_does_not_make_two_things_of_one(folder):

@@ -172,6 +172,18 @@ def test_a_kernel_that_dies_is_a_failure_of_its_cell(tmp_path, result):
     assert not result.exists() and list((tmp_path / "report" / ".work").iterdir()) == []
 
 
+def test_a_kernel_that_starts_slowly_is_waited_for(tmp_path, monkeypatch):
+    """On a busy network disk longer than the minute that papermill waits by itself."""
+    assert worker.START_S > 60
+    write(tmp_path, "1")
+    (tmp_path / "slow").mkdir()
+    (tmp_path / "slow" / "sitecustomize.py").write_text("import time\ntime.sleep(5)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "slow"), prepend=os.pathsep)
+    assert worker.run_notebook(order(tmp_path)).error == ""
+    monkeypatch.setattr(worker, "START_S", 2)
+    assert "Kernel didn't respond in 2 seconds" in worker.run_notebook(order(tmp_path)).error
+
+
 def test_a_temporary_folder_too_long_for_sockets_is_refused_with_the_remedy(tmp_path, result, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", "/" + "x" * 100)
     write(tmp_path, "1")

@@ -16,7 +16,7 @@ from fedauto_core.errors import InputError, require, require_number
 from fedauto_core.store.cores import cpus
 from fedauto_core.store.writing import locked, write_atomically
 
-from .cluster import cluster
+from .cluster import cluster, variables
 from .folder import REPORTS, clear, log_file, read_manifest, work_folder
 from .orders import Order, Outcome, logged
 from .overview import status_of, write_overview
@@ -38,7 +38,8 @@ LEAVE_S = 15
 @dataclass(frozen=True)
 class Batch:
     """What a command asks for. jobs: processes at a time, of one thread each; settings: `name=value` texts; timeout:
-    minutes for each notebook, None for ten times the expected; token: names this one run of the command."""
+    minutes for each notebook, None for ten times the expected; scheduler: address of a Dask scheduler, None for this
+    machine; token: names this one run of the command."""
 
     profile: str
     out: Path
@@ -49,6 +50,7 @@ class Batch:
     fresh: bool
     jobs: int
     timeout: float | None = None
+    scheduler: str | None = None
     token: str = field(default_factory=lambda: uuid4().hex)
 
     def command(self, only: Sequence[str]) -> str:
@@ -89,9 +91,9 @@ def run_report(
     grids: `name=value,value`: a page for each point of their product instead of one, and no others in the report.
     jobs: processes at a time, by default one per CPU; a `parallel` notebook's experiments take all of them.
     fresh: compute everything again, experiments included.
-    scheduler: address of a Dask scheduler whose workers see the same files and have the same code. timeout: minutes
-    after which a notebook is ended, by default ten times what its profile expects. InputError for input that does not
-    fit.
+    scheduler: address of a Dask scheduler whose workers see the same files and have the same code; jobs is the number
+    of their cores then. timeout: minutes after which a notebook is ended, by default ten times what its profile
+    expects. InputError for input that does not fit.
     """
     remedy = f"leave it out to run one process per CPU ({cpus()} here)"
     parallel = cpus() if jobs is None else jobs
@@ -103,7 +105,7 @@ def run_report(
     if grids:
         plan = everything = spread(plan, grids)
     target = (out or REPORTS / profile).resolve()
-    parts = (tuple(only), tuple(settings), tuple(grids), fresh, parallel, timeout)
+    parts = (tuple(only), tuple(settings), tuple(grids), fresh, parallel, timeout, scheduler)
     batch = Batch(profile, target, notebooks_dir.resolve(), *parts)
     if dry_run:
         _print_plan(plan, batch)
@@ -113,7 +115,7 @@ def run_report(
         try:
             write_atomically(token_file(target), batch.token)
             with ExitStack() as opened:  # processes only when the first notebook has to run
-                pool = functools.cache(lambda: opened.enter_context(_executor(batch, scheduler, plan)))
+                pool = functools.cache(lambda: opened.enter_context(_executor(batch, plan)))
                 shown = opened.enter_context(display(_board(plan, batch), lambda: read_progress(target), target))
                 failed = [outcome for outcome in _run(plan, batch, pool, shown) if outcome.error]
             status = 0 if not failed else BAD_INPUT if all(outcome.refused for outcome in failed) else 1
@@ -124,12 +126,13 @@ def run_report(
             if scheduler:
                 _await_leaving(target)
             _clear_work(target)
+        if status == INTERRUPTED:
+            print(f"\nstopped; finished notebooks are kept. Continue with: {batch.command(batch.only)}")
+        else:
+            _print_failures(failed, batch)  # before the pages, for which a full disk has no room
         _write_pages(target, profile, everything, batch.notebooks_dir)
-    if status == INTERRUPTED:
-        print(f"\nstopped; finished notebooks are kept. Continue with: {batch.command(batch.only)}")
-        return status
-    _print_failures(failed, batch)
-    print(f"report: {os.path.relpath(target / 'index.html')}")
+    if status != INTERRUPTED:
+        print(f"report: {os.path.relpath(target / 'index.html')}")
     return status
 
 
@@ -246,6 +249,7 @@ def _order(job: Job, batch: Batch) -> Order:
         command=batch.command([job.name]),
         limit_s=60 * (batch.timeout or LIMIT * job.minutes),
         token=batch.token,
+        variables=variables(batch.scheduler, job.parallel) if batch.scheduler else {},
     )
 
 
@@ -316,11 +320,11 @@ def _unwritable(folder: Path, error: OSError) -> InputError:
 
 
 @contextmanager
-def _executor(batch: Batch, scheduler: str | None, plan: Sequence[Job]) -> Iterator[Executor]:
+def _executor(batch: Batch, plan: Sequence[Job]) -> Iterator[Executor]:
     """Local processes, or the workers of a Dask cluster. Leaving the context stops what still runs."""
-    if scheduler:
+    if batch.scheduler:
         modules = {WORKER}.union(*(job.notebook.modules for job in plan))
-        with cluster(scheduler, batch.out, sorted(modules)) as executor:
+        with cluster(batch.scheduler, batch.out, sorted(modules)) as executor:
             yield executor
         return
     from .worker import follow

@@ -1,26 +1,46 @@
 """The workers of a Dask cluster as the batch's executor, once it is known that they can do the work."""
 
 import contextlib
-import sys
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 
 from fedauto_core.errors import InputError, require
-from fedauto_core.store.keys import OPTIONAL_PACKAGES, code_hash, versions
+from fedauto_core.store.files import cache_folder
+from fedauto_core.store.keys import OPTIONAL_PACKAGES
+from fedauto_core.store.workers import SCHEDULER, TOPIC, Wanted, Workers, by_value, identity, look_around
 
 from .progress import token_file
 
 ANSWER_S = 20
 """Seconds in which a scheduler must answer, and in which at least one worker must have reached it."""
+NO_FILE = (
+    "does not see {} as this machine does",
+    "workers that share the file system with this machine, at the same path",
+    "name folders that all see with --out and FEDAUTO_DATA, or stop that worker",
+)
+REFUSALS = {
+    "code": (
+        "has other code of fedauto_core than this machine",
+        "the same code everywhere",
+        "start that worker anew, from this checkout, in its environment",
+    ),
+    "packages": (
+        "has other packages than this machine",
+        "the same versions everywhere",
+        "start that worker in the same environment",
+    ),
+}
+"""What is other on a worker, a file or one of these -> what is said of it, what is allowed, the remedy."""
 
 
 @contextlib.contextmanager
 def cluster(address: str, report: Path, modules: Sequence[str]) -> Iterator[Executor]:
-    """The executor of the Dask cluster at `address`. InputError unless there are workers, and all of them see `report`,
-    which holds the batch's token, and have the same code in `modules` and the same packages as this process."""
+    """The executor of the Dask cluster at `address`. InputError unless there are workers, and all of them see the cache
+    and `report`, which holds the batch's token, and have this process's code in `modules` and its packages. A worker
+    that joins later and has others leaves, and a line says so."""
     try:
-        import cloudpickle
         from distributed import Client
     except ImportError:
         raise InputError(
@@ -28,6 +48,7 @@ def cluster(address: str, report: Path, modules: Sequence[str]) -> Iterator[Exec
             allowed="an environment with the extra [cluster]",
             remedy="pip install -e '.[cluster]', or leave --scheduler out",
         ) from None
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # what goes wrong is told once, by the batch
     try:
         client = Client(address, timeout=ANSWER_S)
     except (OSError, ValueError) as error:
@@ -43,56 +64,39 @@ def cluster(address: str, report: Path, modules: Sequence[str]) -> Iterator[Exec
             raise InputError(
                 f"--scheduler {address}: no worker has come within {ANSWER_S} seconds",
                 allowed="a cluster with at least one worker",
-                remedy=f"start some: `dask worker {address}`",
+                remedy=f"start some: `dask worker {address} --nthreads 1`",
             ) from None
-        here = sys.modules[__name__]
-        cloudpickle.register_pickle_by_value(here)  # a worker without the package must be able to say so
-        try:
-            answers = client.run(look_around, str(token_file(report)), list(modules), list(OPTIONAL_PACKAGES))
-        finally:
-            cloudpickle.unregister_pickle_by_value(here)
-        own = {"token": token_file(report).read_text(encoding="utf-8"), "code": code_hash(modules)}
-        own["packages"] = repr(versions(OPTIONAL_PACKAGES))
-        for worker, answer in answers.items():
-            _require_same(worker, answer, own, report)
-        executor = client.get_executor()
+        wanted = Wanted.as_here([token_file(report), _identity()], modules, OPTIONAL_PACKAGES)
+        for worker, found in client.run(by_value(look_around), *wanted.questions).items():
+            _require_same(worker, found, wanted)
+        client.subscribe_topic(TOPIC, lambda event: print(event[1], flush=True))
+        executor = Workers(client, wanted)
         try:
             yield executor
         finally:
-            executor.shutdown(wait=False)  # cancels what has not started; what runs sees that the token is gone
+            executor.shutdown()  # what runs sees that the token is gone
 
 
-def look_around(token: str, modules: list[str], packages: list[str]) -> dict[str, str]:
-    """Run by a worker: what it reads in the token's place, its code, its packages, or why it cannot tell."""
+def _identity() -> Path:
     try:
-        with open(token, encoding="utf-8") as file:
-            found = file.read()
+        return identity(cache_folder().resolve())
     except OSError as error:
-        found = str(error)
-    try:
-        from fedauto_core.store import keys
-
-        return {"token": found, "code": keys.code_hash(modules), "packages": repr(keys.versions(packages))}
-    except Exception as error:  # whatever it is, this worker has not the code that is asked for
-        return {"token": found, "code": f"{type(error).__name__}: {error}", "packages": ""}
+        raise InputError(
+            f"cannot use the cache {cache_folder()}: {error}",
+            allowed="a folder that this user may write",
+            remedy="set FEDAUTO_DATA to such a folder",
+        ) from None
 
 
-def _require_same(worker: str, answer: dict[str, str], own: dict[str, str], report: Path) -> None:
-    require(
-        answer["token"] == own["token"],
-        f"worker {worker} does not see the report folder {report} ({answer['token']})",
-        allowed="workers that share the file system with this machine, at the same path",
-        remedy="name a folder that all see with --out, or stop that worker",
-    )
-    require(
-        answer["code"] == own["code"],
-        f"worker {worker} has other code of fedauto_core than this machine: {answer['code']} instead of {own['code']}",
-        allowed="the same code everywhere",
-        remedy="start that worker from this checkout, in its environment",
-    )
-    require(
-        answer["packages"] == own["packages"],
-        f"worker {worker} has the packages {answer['packages']} instead of {own['packages']}",
-        allowed="the same versions everywhere",
-        remedy="start that worker in the same environment",
-    )
+def variables(address: str, parallel: bool) -> dict[str, str]:
+    """Of the environment of a notebook there: all share this machine's cache, and the units of a `parallel` one are
+    tasks of the cluster too."""
+    shared = {"FEDAUTO_DATA": str(cache_folder().resolve())}
+    return shared | {SCHEDULER: address} if parallel else shared
+
+
+def _require_same(worker: str, found: Mapping[str, str], wanted: Wanted) -> None:
+    for name, own in wanted.answers.items():
+        what, allowed, remedy = REFUSALS.get(name, NO_FILE)
+        text = f"worker {worker} {what.format(name)}: {found[name]} instead of {own}"
+        require(found[name] == own, text, allowed=allowed, remedy=remedy)

@@ -5,7 +5,9 @@ verdicts) may have been damaged by a full disk or a hand; it counts as not there
 """
 
 import functools
+import itertools
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping
@@ -71,23 +73,30 @@ def place_page(new: Path, page: Path) -> None:
     """Move the files of `new`, a finished page, into the folder `page` of a report, on the same file system.
 
     Only what the page's manifest lists is replaced or taken away: files that a reader put there stay, under another
-    name (.kept) where the new page needs theirs. The manifest comes last. Killed in between, the old one stands, whose
-    hashes do not fit, so that the page counts as out of date.
+    name (.kept) where the new page needs theirs; with a damaged manifest, or none, every file counts as a reader's.
+    The manifest comes last. Killed in between, the old one stands, whose hashes do not fit, so that the page counts as
+    out of date.
     """
     if page.is_file() or page.is_symlink():
-        page.unlink()
+        _keep(page)
     page.mkdir(parents=True, exist_ok=True)
-    manifest, coming = read_manifest(page), file_hashes(new)
-    for name in manifest["files"] if manifest else ():
+    listed, coming = (read_manifest(page) or {"files": {}})["files"], file_hashes(new)
+    for name in listed:
         if name not in coming:
             clear(page / name)
     for name, content in coming.items():
-        own = manifest is not None and name not in manifest["files"] and (page / name).exists()
-        if own and content_hash(page / name) != content:
-            (page / name).rename(page / f"{name}.kept")
-            _tell(f"{page / name} is none of the page's files; kept as {name}.kept")
+        if name not in listed and (page / name).exists() and content_hash(page / name) != content:
+            _keep(page / name)
         _move(new / name, page / name)
     _move(new / MANIFEST_NAME, page / MANIFEST_NAME)
+
+
+def _keep(path: Path) -> None:
+    """Rename what a reader has left in the place of a page or of one of its files; an earlier one so kept stays."""
+    names = itertools.chain([f"{path.name}.kept"], (f"{path.name}.kept{number}" for number in itertools.count(2)))
+    kept = next(name for name in names if not os.path.lexists(path.with_name(name)))
+    path.rename(path.with_name(kept))
+    _tell(f"{path} is not known to be the report's; kept as {kept}")
 
 
 def _move(file: Path, target: Path) -> None:

@@ -119,15 +119,12 @@ def _length(value: object) -> int:
     return sum(map(_length, value)) if isinstance(value, list) else len(value) if isinstance(value, str) else 0
 
 
-def death(status: int | None, peak_mib: int | None, starved: bool) -> str:
-    """Why a kernel died, in words. status: as of subprocess; starved: the system has killed for memory meanwhile."""
+def death(status: int | None, peak_mib: int | None) -> str:
+    """Why a kernel died, in words. status: as of subprocess."""
     held = f" (it held up to {peak_mib} MiB)" if peak_mib else ""
     if status is None or status >= 0:
         return f"the kernel left with exit status {status}{held}"
-    name = signal.Signals(-status).name
-    if starved:
-        return f"out of memory: the system ended the kernel by {name}{held}; use less, or fewer --jobs"
-    return f"the kernel was ended by {name}{held}"
+    return f"the kernel was ended by {signal.Signals(-status).name}{held}"
 
 
 def memory_kills() -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from .verdicts import PAPER, Verdict, combine_marks, describe
+from .verdicts import Verdict, combine_marks, describe, speaking_to
 
 FIRST = Path(__file__).parent / "first_verdicts.csv"
 
@@ -20,7 +20,7 @@ def then_and_now(found: Mapping[str, Iterable[Verdict]]) -> pd.DataFrame:
     rows = []
     for (claim, page), first in pd.read_csv(FIRST).groupby(["claim", "page"], sort=False):
         lost = [f"{row.scenario} ({row.closest})" for row in first[first["mark"] == "¬Re"].itertuples()]
-        now = [v for v in found.get(page, ()) if v.claim == claim and v.evidence != PAPER]
+        now = speaking_to(claim, found.get(page, ()))
         rows.append(
             {
                 "claim": claim,

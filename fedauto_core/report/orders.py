@@ -1,7 +1,7 @@
 """What the batch and its workers tell each other about one notebook."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fedauto_core.errors import InputError
@@ -17,7 +17,8 @@ class Order:
 
     overrides: parameters that differ from the notebook's own defaults. inputs: all that the result depends on, as
     `plan.inputs_of` names it. limit_s: seconds after which it is ended. token: of the batch that gave the order
-    (`progress.holds`); a notebook of another batch is ended.
+    (`progress.holds`); a notebook of another batch is ended. variables: of the kernel's environment, that the worker
+    may not have.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Order:
     command: str
     limit_s: float
     token: str
+    variables: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 import matplotlib as mpl
 import pandas as pd
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from fedauto_core.store.writing import write_atomically
@@ -17,21 +18,15 @@ from fedauto_core.store.writing import write_atomically
 from . import figures
 from .batch import INTERRUPTED, run_report
 from .folder import REPORTS
+from .front import look
+from .pages import folded
 from .plan import Job, override, read_profile, select, spread
 from .record import FLOAT_FORMAT
+from .site import Site
 from .sources import NOTEBOOKS
-from .tables import cell, html_table
+from .tables import cell, html_table, numeric
 from .verdicts import read_verdicts, subject
 
-STYLE = """
-:root { color-scheme: light dark; }
-body { font: 16px/1.5 "Helvetica Neue", Arial, "DejaVu Sans", sans-serif; max-width: 76rem;
-  margin: 0 auto; padding: 1rem; }
-img { max-width: 100%; height: auto; background: #fff; }
-.table { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .85rem; }
-th, td { padding: .3rem .6rem; text-align: left; border-bottom: 1px solid #8886; font-variant-numeric: tabular-nums; }
-"""
 COLUMNS = ["page", "claim", "what", "mark", "effect", "low", "high", "n", "unit"]
 """Behind the parameters; no notebook has a parameter of such a name."""
 
@@ -64,13 +59,18 @@ def run_sweep(
     if frame.empty:
         print("sweep: none of these pages has a verdict to lay beside the others")
         return status
-    frame.to_csv(target / "sweep.csv", index=False, float_format=FLOAT_FORMAT, lineterminator="\n")
-    with mpl.rc_context({"svg.hashsalt": "sweep"}):
-        metadata = {"Date": None, "Creator": None}
-        small_multiples(frame, names).savefig(target / "sweep.svg", bbox_inches="tight", metadata=metadata)
-    write_atomically(target / "sweep.html", page(frame, names, notebook, profile))
+    write_sweep(frame, names, Site(profile, (), target, notebooks_dir), notebook)
     print(f"sweep: {os.path.relpath(target / 'sweep.html')}")
     return status
+
+
+def write_sweep(frame: pd.DataFrame, names: Sequence[str], site: Site, notebook: str) -> None:
+    """sweep.csv, sweep.svg and sweep.html in the site's folder. frame: of `side_by_side`."""
+    frame.to_csv(site.out / "sweep.csv", index=False, float_format=FLOAT_FORMAT, lineterminator="\n")
+    with mpl.rc_context({"svg.hashsalt": "sweep"}):
+        metadata = {"Date": None, "Creator": None}
+        small_multiples(frame, names).savefig(site.out / "sweep.svg", bbox_inches="tight", metadata=metadata)
+    write_atomically(site.out / "sweep.html", page(frame, names, site, notebook))
 
 
 def side_by_side(out: Path, points: Sequence[Job], names: Sequence[str]) -> pd.DataFrame:
@@ -123,27 +123,23 @@ def small_multiples(frame: pd.DataFrame, names: Sequence[str]) -> Figure:
     return chart
 
 
-def page(frame: pd.DataFrame, names: Sequence[str], notebook: str, profile: str) -> str:
-    """sweep.html: figure, table with links to the pages, and what the numbers say. frame: of `side_by_side`."""
-    title = html.escape(f"{notebook} over {', '.join(names)}, profile {profile}")
-    links = frame.assign(page=[f'<a href="{n}/{n}.html">page</a>' for n in map(html.escape, frame["page"])])
-    rows = [
-        [value if name == "page" else html.escape(cell(value)) for name, value in row.items()]
-        for row in links.assign(mark="[" + frame["mark"] + "]").to_dict("records")
-    ]
-    table = html_table(map(html.escape, links.columns), rows)
-    return (
-        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<style>{STYLE}</style>\n</head>\n'
-        f'<body>\n<nav aria-label="report"><a href="index.html">all pages</a></nav>\n<main>\n<h1>{title}</h1>\n'
-        f'<img src="sweep.svg" alt="Effect and interval of every verdict over the grid">\n'
-        f"<p>{reading(frame, names)}</p>\n"
-        f'<div class="table" tabindex="0" role="region" aria-label="all verdicts">{table}</div>\n'
-        f'<p><a href="sweep.csv">sweep.csv</a></p>\n</main>\n</body>\n</html>\n'
-    )
+def page(frame: pd.DataFrame, names: Sequence[str], site: Site, notebook: str) -> str:
+    """sweep.html: figure, what the numbers say, table with links to the pages. frame: of `side_by_side`."""
+    title = f"{notebook} over {', '.join(names)}, profile {site.profile}"
+    rows = [[_html(name, value) for name, value in row.items()] for row in frame.astype(object).to_dict("records")]
+    right = [at for at, name in enumerate(frame) if numeric(frame[name].tolist())]
+    table = folded(html_table(map(html.escape, frame.columns), rows, right), "sweep", "sweep.csv")
+    return site.page("sweep.html", title, "sweep.html", reading=reading(frame, names), table=Markup(table))
 
 
-def reading(frame: pd.DataFrame, names: Sequence[str]) -> str:
+def _html(column: str, value: object) -> str:
+    text = html.escape(cell(value))
+    if column == "page":
+        return f'<a href="{text}/{text}.html">page</a>'
+    return f'<span class="mark {look(f"[{value}]")}">[{text}]</span>' if column == "mark" else text
+
+
+def reading(frame: pd.DataFrame, names: Sequence[str]) -> list[str]:
     """What the figure shows, in words: every verdict's marks over the grid, and where its effect is least and most."""
     said = []
     for (claim, what, unit), rows in frame.groupby(["claim", "what", "unit"], sort=False):
@@ -154,4 +150,4 @@ def reading(frame: pd.DataFrame, names: Sequence[str]) -> str:
             f"{row['effect']:+.3g} ({', '.join(f'{name} = {row[name]}' for name in names)})" for row in (least, most)
         ]
         said.append(f"{claim}, {what}: {marks}; {unit} from {ends[0]} to {ends[1]}.")
-    return "<br>\n".join(map(html.escape, said))
+    return said

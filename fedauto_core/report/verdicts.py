@@ -109,8 +109,13 @@ def report_verdicts(report: Path | None = None) -> dict[str, tuple[Verdict, ...]
 
 def mark_of(claim: str, verdicts: Iterable[Verdict]) -> str | None:
     """The mark of a claim, of all verdicts that speak to it; None without any."""
-    marks = [verdict.mark for verdict in verdicts if verdict.claim == claim and verdict.evidence != PAPER]
-    return combine_marks(marks) if marks else None
+    deciding = speaking_to(claim, verdicts)
+    return combine_marks(verdict.mark for verdict in deciding) if deciding else None
+
+
+def speaking_to(claim: str, verdicts: Iterable[Verdict]) -> list[Verdict]:
+    """The verdicts that decide a claim."""
+    return [verdict for verdict in verdicts if verdict.claim == claim and verdict.evidence != PAPER]
 
 
 def combine_marks(marks: Iterable[str]) -> str:

@@ -32,6 +32,7 @@ from fedauto_core.errors import require
 from fedauto_core.store.files import cache_folder
 from fedauto_core.store.keys import OPTIONAL_PACKAGES, versions
 from fedauto_core.store.saved import read_saved
+from fedauto_core.store.workers import SCHEDULER, step_aside
 
 from .folder import clear, file_hashes, log_file, place_page, read_manifest, work_folder, write_json
 from .guard import Abandoned, Ended, Guard, death, memory_kills
@@ -48,6 +49,9 @@ START_S = 600  # a kernel that dies is seen at once; one that starts is waited f
 OUTPUT_S = 60  # for what a cell has put out to arrive after its end, on a busy machine
 FULL = (errno.ENOSPC, errno.EDQUOT)
 REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT)
+UNALLOCATED = re.compile(r"^\w*MemoryError\b|DefaultCPUAllocator: can't allocate memory")
+KILLED = re.compile(r"the kernel was ended by SIGKILL|BrokenProcessPool\b")
+LESS = "use less, or fewer --jobs"
 VOLATILE = (
     # Process number in the file name of a cell's warnings; begun at words only, for the time not to be quadratic.
     (re.compile(r"(?<!\S)\S*ipykernel_\d+[\\/]\d+\.py"), "cell"),
@@ -124,6 +128,9 @@ def run_notebook(order: Order) -> Outcome:
     folder = work_folder(order.out) / order.name
     reached: list[str] = []
     source = nbformat.reads(order.source, as_version=4)
+    kills = memory_kills()
+    if SCHEDULER in order.variables:
+        step_aside()  # for the notebook's own units
     try:
         clear_up(order.out, order.name)
         folder.mkdir(parents=True)
@@ -136,7 +143,7 @@ def run_notebook(order: Order) -> Outcome:
         clear(log_file(order.out, order.name))
         return Outcome(order.name, seconds)
     except Exception as error:  # whatever goes wrong in one notebook is reported and must not stop the others
-        outcome = _failure(order, time.monotonic() - started, error, source, reached)
+        outcome = _failure(order, time.monotonic() - started, error, source, reached, memory_kills() > kills)
         clear(folder)  # on a full disk it makes the room for the log
         if isinstance(error, Abandoned):
             return outcome
@@ -162,7 +169,9 @@ def _execute(
     sockets = tempfile.mkdtemp(prefix=SOCKETS)
     _sockets.add(sockets)
     one_thread = {f"{library}_NUM_THREADS": 1 for library in ("OMP", "MKL", "OPENBLAS")}
-    environment = one_thread | {
+    environment = {
+        **order.variables,
+        **one_thread,
         OUTPUT: folder,
         "FEDAUTO_PROGRESS": f"{sockets}/units.json",
         "FEDAUTO_REPORT": order.out,
@@ -182,7 +191,6 @@ def _execute(
         reached.append(cell.id)
         guard.enter(numbers.get(cell.id, cell_index), cell)
 
-    kills = memory_kills()
     guard.start()
     try:
         executed = papermill.execute_notebook(
@@ -208,7 +216,7 @@ def _execute(
         if guard.reason:
             raise (Abandoned if guard.abandoned else Ended)(guard.reason) from error
         if isinstance(error, DeadKernelError):
-            raise Ended(death(kernel.exit_status, guard.peak_mib, memory_kills() > kills)) from error
+            raise Ended(death(kernel.exit_status, guard.peak_mib)) from error
         raise
     finally:
         guard.stop()
@@ -313,18 +321,23 @@ def _write_manifest(order: Order, folder: Path, seconds: float, peak: int | None
 
 
 def _failure(
-    order: Order, seconds: float, error: Exception, source: nbformat.NotebookNode, reached: Sequence[str]
+    order: Order, seconds: float, error: Exception, source: nbformat.NotebookNode, reached: Sequence[str], starved: bool
 ) -> Outcome:
-    """Where in the source notebook it happened: the last cell that was started, and its line in the traceback."""
+    """Where in the source notebook it happened: the last cell that was started, and its line in the traceback. starved:
+    the system has killed a process for memory meanwhile."""
     lines = ""
     if isinstance(error, PapermillExecutionError):
         message, lines = f"{error.ename}: {error.evalue}", ANSI.sub("", "\n".join(error.traceback))
     else:
         message = str(error) if isinstance(error, Ended) else f"{type(error).__name__}: {error}"
-    message = message.strip().splitlines()[0]
+    message = message.strip().splitlines()[0].removesuffix(":")
     said = re.match(r"\w+: \[Errno (\d+)\]", message)
     code = int(said[1]) if said else None
-    if code in FULL:
+    if UNALLOCATED.search(message) or code == errno.ENOMEM:
+        message = f"out of memory: {message}; {LESS}"
+    elif starved and KILLED.match(message):
+        message = f"out of memory: the system has killed a process for it ({message}); {LESS}"
+    elif code in FULL:
         places = {"report": order.out, "cache": cache_folder(), "temporary files": Path(tempfile.gettempdir())}
         left = ", ".join(f"{_free_mb(place)} MB for {name} in {place}" for name, place in places.items())
         message = f"disk full: {message}; there are left {left}; make room, then repeat"

@@ -23,6 +23,7 @@ from fedauto_core.errors import InputError
 from fedauto_core.flower.deploy import APP, RECORDED, as_log, deploy, describe, main, read_diary, trace_of
 from fedauto_core.flower.links import draw_links
 from fedauto_core.flower.local import trains
+from fedauto_core.flower.sweep import of_deployment
 from fedauto_core.flower.world import Namespaces, World, namespaces_refused, wait_for
 from fedauto_core.network import Cause, Scenario, draw_trace, scenario
 
@@ -189,9 +190,38 @@ def test_what_ends_at_once_or_fails_is_told_with_its_output(tmp_path):
         world.start("broken", 0, [sys.executable, "-c", "raise SystemExit('no such luck')"])
         world.says("broken", "ready")
     assert not left[0].is_running()
-    with pytest.raises(RuntimeError, match="job failed:\nno such luck"), World(tmp_path) as world:
+    (again := tmp_path.with_name("again")).mkdir()
+    with pytest.raises(RuntimeError, match="job failed:\nno such luck"), World(again) as world:
         world.start("job", 0, [sys.executable, "-c", "raise SystemExit('no such luck')"])
         world.done("job")
+
+
+HOLDS = """
+import sys, time
+from pathlib import Path
+from fedauto_core.flower.sweep import of_deployment
+from fedauto_core.flower.world import Namespaces, World
+home = Path(sys.argv[1])
+with Namespaces(home, [1e6]) if sys.argv[2] == "namespaces" else World(home) as world:
+    world.start("client", 1, [sys.executable, "-c", "import time; print('here', flush=True); time.sleep(60)"])
+    world.says("client", "here")
+    print("up", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("kind", ["processes", pytest.param("namespaces", marks=needs_namespaces)])
+def test_nothing_is_left_when_the_deployment_itself_is_killed(kind, tmp_path):
+    """With all of its children, as a batch ends a notebook."""
+    home = tmp_path / f"fedauto-killed-{tmp_path.parent.name[-3:]}"
+    home.mkdir()
+    with subprocess.Popen([sys.executable, "-c", HOLDS, home, kind], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "up\n"
+        assert of_deployment(home) and (kind == "processes" or len(spaces(home)) == 2)
+        for process in [*psutil.Process(holder.pid).children(recursive=True), psutil.Process(holder.pid)]:
+            process.kill()
+    assert wait_for(lambda: not home.exists(), 20)
+    assert of_deployment(home) == [] and (kind == "processes" or spaces(home) == [])
 
 
 def spaces(home):

@@ -1,4 +1,4 @@
-# Each target makes .venv (bench PEERS=1: .venv-peers) on first use. The stamp is written last, so that a half-finished
+# Each target makes .venv (bench PEERS=1: .venv-peers, appfl: .venv-appfl) on first use. The stamp is written last, so that a half-finished
 # set-up is done again. It carries Python's version: another PYTHON makes a new .venv; without PYTHON an existing .venv
 # keeps its own.
 VERSION_OF = $(shell $(1) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v < (3, 15) and print("%d.%d" % v)' 2>/dev/null)
@@ -10,10 +10,11 @@ endif
 VERSION := $(call VERSION_OF,$(PYTHON))
 STAMP := .venv/.installed-$(VERSION)
 PEERS_STAMP := .venv-peers/.installed-$(VERSION)
+APPFL_STAMP := .venv-appfl/.installed-$(VERSION)
 PROFILE ?= standard
 ARGS ?=
 
-.PHONY: report tune test lint proof bench deploy lab lock clean
+.PHONY: report tune test lint proof bench deploy appfl lab lock clean
 
 report: $(STAMP)
 	.venv/bin/python -m fedauto_core report --profile $(PROFILE) $(ARGS)
@@ -45,21 +46,31 @@ bench: $(if $(PEERS),$(PEERS_STAMP),$(STAMP))
 deploy: $(STAMP)
 	.venv/bin/python -m fedauto_core.flower.deploy $(ARGS)
 
+# FedAuto and FedAvg in APPFL's simulation, in an environment of its own.
+appfl: $(APPFL_STAMP)
+	PYTHONPATH=examples/flower .venv-appfl/bin/python examples/appfl/simulate.py
+
 lab: $(STAMP)
 	.venv/bin/jupyter lab --notebook-dir notebooks
 
 clean:
-	rm -rf .venv .venv-peers .pytest_cache .ruff_cache .hypothesis reports/scratch
+	rm -rf .venv .venv-peers .venv-appfl .pytest_cache .ruff_cache .hypothesis reports/scratch
 	find fedauto_core tests notebooks -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
 
-# Pins what pyproject.toml asks for, keeping the pins that fit; ARGS='--upgrade-package numpy' renews one.
+# Pins what pyproject.toml asks for, keeping the pins that fit; ARGS='--upgrade-package numpy' renews one. APPFL has pins
+# of its own, since it does not go together with the extra [text].
+PIN = .venv/bin/uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 --only-binary :all: \
+	--no-annotate --custom-compile-command 'make lock' $(ARGS) pyproject.toml
+EXTRAS = certificates cluster dev flower peers text
 lock:
-	.venv/bin/uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 --only-binary :all: \
-		--all-extras --no-annotate --custom-compile-command 'make lock' --output-file constraints.txt $(ARGS) pyproject.toml
+	$(PIN) $(EXTRAS:%=--extra %) --output-file constraints.txt
+	$(PIN) --extra appfl --output-file examples/appfl/constraints.txt
 
 $(STAMP): INSTALL = -c constraints.txt -e '.[certificates,cluster,dev,flower,text]'
 $(PEERS_STAMP): INSTALL = -c constraints.txt -e '.[peers]'
-$(STAMP) $(PEERS_STAMP): pyproject.toml constraints.txt
+$(APPFL_STAMP): INSTALL = -c examples/appfl/constraints.txt -e '.[appfl]'
+$(APPFL_STAMP): examples/appfl/constraints.txt
+$(STAMP) $(PEERS_STAMP) $(APPFL_STAMP): pyproject.toml constraints.txt
 	$(if $(VERSION),,$(error No Python 3.11 to 3.14 found$(if $(PYTHON), ($(PYTHON) is none)); name one: make PYTHON=/path/to/python3.12))
 	rm -f $(@D)/.installed*
 	$(PYTHON) -m venv $(if $(filter $(VERSION),$(call VERSION_OF,$(@D)/bin/python)),,--clear) $(@D)

@@ -75,14 +75,16 @@ def test_strategies_of_flower_are_measured_on_the_same_replies(monkeypatch, caps
     strategies = pytest.importorskip("fedauto_core.benchmark.strategies", reason="needs the extra [flower]")
     monkeypatch.setattr(strategies, "SHAPES", {"weight": (4, 3)})
     seconds = strategies.server_rounds(2)
-    assert set(seconds) == {"FedAvg", "FedAuto"} and all((s > 0).all() and s.shape == (2, 2) for s in seconds.values())
-    monkeypatch.setattr(
-        strategies, "server_rounds", lambda: {"FedAuto": np.full((3, 2), 0.3), "FedAvg": np.full((3, 2), 0.2)}
-    )
+    assert set(seconds) == {"FedAvg", "FedAuto"} and all(s.shape == (2, 2, 2) for s in seconds.values())
+    assert all((s > 0).all() for s in seconds.values())
+    taken = {"FedAuto": np.full((3, 2, 2), [0.3, 0.12]), "FedAvg": np.full((3, 2, 2), [0.2, 0.1])}
+    monkeypatch.setattr(strategies, "server_rounds", lambda: taken)
     strategies.print_strategies()
-    assert re.findall(r"(\w+) of .* (\d+) ms and (\d+) ms, (\S+)x", capsys.readouterr().out) == [
-        ("aggregate_train", "300", "200", "1.50"),
-        ("configure_train", "600", "400", "1.50"),
+    assert re.findall(r"(\w+) of .*: (\d+) and (\d+) (ms.*), (\S+)x", capsys.readouterr().out) == [
+        ("aggregate_train", "300", "200", "ms", "1.50"),
+        ("aggregate_train", "120", "100", "ms of the processor", "1.20"),
+        ("configure_train", "600", "400", "ms", "1.50"),
+        ("configure_train", "240", "200", "ms of the processor", "1.20"),
     ]
 
 

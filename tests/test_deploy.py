@@ -3,16 +3,19 @@
 import contextlib
 import importlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import tomllib
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import psutil
 import pytest
+from matplotlib import rc_context
 
 pytest.importorskip("flwr.app", reason="needs the extra [flower]")
 
@@ -23,6 +26,7 @@ from fedauto_core.errors import InputError
 from fedauto_core.flower.deploy import APP, RECORDED, as_log, deploy, describe, main, read_diary, trace_of
 from fedauto_core.flower.links import draw_links
 from fedauto_core.flower.local import trains
+from fedauto_core.flower.sweep import of_deployment
 from fedauto_core.flower.world import Namespaces, World, namespaces_refused, wait_for
 from fedauto_core.network import Cause, Scenario, draw_trace, scenario
 
@@ -164,6 +168,41 @@ def test_the_recorded_deployment_is_that_of_its_provenance_and_gives_the_same_ac
     np.testing.assert_allclose(again[1:], log.groupby("round")["accuracy"].first(), atol=0.003)  # one image of 400
 
 
+NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "16_plug_and_play.ipynb"
+
+
+@pytest.fixture
+def page(monkeypatch, tmp_path):
+    """page(deployment): the namespace of the notebook after the cells about a deployment, with `deploy` set, where what
+    it deploys leaves the files in the folder `deployment`."""
+
+    def run(deployment):
+        monkeypatch.setattr("fedauto_core.flower.deploy.deploy", lambda folder: shutil.copytree(deployment, folder))
+        monkeypatch.setenv("FEDAUTO_OUTPUT", str(tmp_path / "page"))
+        monkeypatch.setattr(sys, "path", [*sys.path])
+        cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+        last = 1 + [cell["id"] for cell in cells].index("cell-14-gap")
+        space = {"In": []}
+        with rc_context():
+            for cell in cells[:last]:
+                if cell["cell_type"] == "code":
+                    space["In"].append("".join(cell["source"]))
+                    exec(compile(space["In"][-1], cell["id"], "exec"), space)
+                    space |= {"deploy": True}
+        return space
+
+    return run
+
+
+def test_the_notebook_shows_the_deployment_that_it_makes(page, tmp_path):
+    shutil.copytree(RECORDED, tmp_path / "made")
+    facts = json.loads((RECORDED / "provenance.json").read_text(encoding="utf-8"))
+    (tmp_path / "made" / "provenance.json").write_text(json.dumps(facts | {"links": "of this test"}))
+    space = page(tmp_path / "made")
+    assert space["folder"] == tmp_path / "page" / "deployment" and space["facts"]["links"] == "of this test"
+    assert {"clients.csv", "arrivals.svg", "accuracy.svg"} < {path.name for path in (tmp_path / "page").iterdir()}
+
+
 def test_a_client_without_a_link_is_paused_and_nothing_is_left(tmp_path):
     with World(tmp_path) as world:
         world.start("client", 1, [sys.executable, "-c", "import time; print('here', flush=True); time.sleep(60)"])
@@ -189,9 +228,38 @@ def test_what_ends_at_once_or_fails_is_told_with_its_output(tmp_path):
         world.start("broken", 0, [sys.executable, "-c", "raise SystemExit('no such luck')"])
         world.says("broken", "ready")
     assert not left[0].is_running()
-    with pytest.raises(RuntimeError, match="job failed:\nno such luck"), World(tmp_path) as world:
+    (again := tmp_path.with_name("again")).mkdir()
+    with pytest.raises(RuntimeError, match="job failed:\nno such luck"), World(again) as world:
         world.start("job", 0, [sys.executable, "-c", "raise SystemExit('no such luck')"])
         world.done("job")
+
+
+HOLDS = """
+import sys, time
+from pathlib import Path
+from fedauto_core.flower.sweep import of_deployment
+from fedauto_core.flower.world import Namespaces, World
+home = Path(sys.argv[1])
+with Namespaces(home, [1e6]) if sys.argv[2] == "namespaces" else World(home) as world:
+    world.start("client", 1, [sys.executable, "-c", "import time; print('here', flush=True); time.sleep(60)"])
+    world.says("client", "here")
+    print("up", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("kind", ["processes", pytest.param("namespaces", marks=needs_namespaces)])
+def test_nothing_is_left_when_the_deployment_itself_is_killed(kind, tmp_path):
+    """With all of its children, as a batch ends a notebook."""
+    home = tmp_path / f"fedauto-killed-{tmp_path.parent.name[-3:]}"
+    home.mkdir()
+    with subprocess.Popen([sys.executable, "-c", HOLDS, home, kind], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "up\n"
+        assert of_deployment(home) and (kind == "processes" or len(spaces(home)) == 2)
+        for process in [*psutil.Process(holder.pid).children(recursive=True), psutil.Process(holder.pid)]:
+            process.kill()
+    assert wait_for(lambda: not home.exists(), 20)
+    assert of_deployment(home) == [] and (kind == "processes" or spaces(home) == [])
 
 
 def spaces(home):
@@ -233,8 +301,9 @@ def test_half_made_namespaces_are_undone(tmp_path):
 
 
 @needs_namespaces
-def test_a_real_deployment(tmp_path, monkeypatch):
-    """With so short a deadline that no update need be in time: what is sure is who cannot have arrived."""
+def test_a_real_deployment(page, tmp_path, monkeypatch):
+    """With so short a deadline that no update need be in time: what is sure is who cannot have arrived. The notebook
+    computes the same accuracies from it."""
     said, out, homes = [], tmp_path / "out", tmp_path / "homes"
     homes.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(homes))
@@ -246,6 +315,7 @@ def test_a_real_deployment(tmp_path, monkeypatch):
     assert (log["bytes"] >= 0).all() and (log["accuracy"] > 0.1).all() and log["bytes"][0] > 1000
     assert {path.name for path in out.iterdir()} == {"log.csv", "arrivals.csv", "provenance.json"}
     assert list(homes.iterdir()) == [] and not of_flower(homes)
+    assert page(out)["gap"] < 0.003  # one image of 400
 
 
 def of_flower(homes):

@@ -31,9 +31,13 @@ def requirements(lines):
     return [Requirement(line) for line in lines]
 
 
-def pins():
-    """All requirements of constraints.txt."""
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
+LOCKS = {"constraints.txt": sorted(EXTRAS.keys() - {"appfl"}), "examples/appfl/constraints.txt": ["appfl"]}
+"""Files of pins, and the extras that each holds: APPFL does not go together with [text]."""
+
+
+def pins(lock="constraints.txt"):
+    """All requirements of a file of pins."""
+    lines = (ROOT / lock).read_text().splitlines()
     return requirements(line for line in lines if not line.startswith("#"))
 
 
@@ -73,9 +77,10 @@ def test_pip_takes_the_conda_list_and_finds_it_installed(tmp_path):
     assert [package["metadata"]["name"] for package in report["install"]] == ["fedauto-core"]
 
 
-def test_every_requirement_is_a_range_around_its_pin():
-    pinned = {canonicalize_name(pin.name): number(pin) for pin in pins()}
-    for requirement in requirements(sum(EXTRAS.values(), PROJECT["dependencies"])):
+@pytest.mark.parametrize("lock, extras", LOCKS.items())
+def test_every_requirement_is_a_range_around_its_pin(lock, extras):
+    pinned = {canonicalize_name(pin.name): number(pin) for pin in pins(lock)}
+    for requirement in requirements(sum(map(EXTRAS.get, extras), PROJECT["dependencies"])):
         assert sorted(part.operator for part in requirement.specifier) == ["<", ">="], requirement
         assert pinned[canonicalize_name(requirement.name)] in requirement.specifier, requirement
 
@@ -98,18 +103,20 @@ def answers(tmp_path_factory):
     return tmp_path_factory.mktemp("answers")
 
 
+@pytest.mark.parametrize("lock", LOCKS)
 @pytest.mark.parametrize("python", PYTHONS)
-def test_the_pins_resolve_to_wheels(python, answers):
+def test_the_pins_resolve_to_wheels(python, lock, answers):
     """On Linux, x86_64. Without an index it is skipped, except in CI."""
     uv = [str(Path(sys.executable).with_name("uv")), "pip", "compile", "--quiet", "--cache-dir", str(answers)]
     target = ["--python-version", python, "--python-platform", "x86_64-manylinux_2_28", "--only-binary", ":all:"]
-    options = ["--no-python-downloads", "--no-header", "--no-annotate", "--all-extras", "-c", "constraints.txt"]
+    extras = [word for extra in LOCKS[lock] for word in ("--extra", extra)]
+    options = ["--no-python-downloads", "--no-header", "--no-annotate", *extras, "-c", lock]
     done = run(*uv, *target, *options, "pyproject.toml", cwd=ROOT)
     if done.returncode > 1 and "CI" not in os.environ:
         pytest.skip(f"no package index: {done.stderr.strip().splitlines()[-1].strip()}")
     assert done.returncode == 0, f"Python {python}: no wheels for these pins (status 1), or no index (2)\n{done.stderr}"
-    pinned = {f"{canonicalize_name(pin.name)}{pin.specifier}" for pin in pins()}
-    assert set(done.stdout.splitlines()) <= pinned, "constraints.txt is incomplete: make lock"
+    pinned = {f"{canonicalize_name(pin.name)}{pin.specifier}" for pin in pins(lock)}
+    assert set(done.stdout.splitlines()) <= pinned, f"{lock} is incomplete: make lock"
 
 
 COMPILE = "import json, sys\nfor name, text in json.load(sys.stdin).items(): compile(text, name, 'exec')"
@@ -173,6 +180,19 @@ def test_peers_have_an_environment_of_their_own(plan):
     assert ".venv-peers/bin/python -m pip install" in words and "-c constraints.txt -e '.[peers]'" in words
     assert "\n.venv-peers/bin/python -m fedauto_core.benchmark --peers" in words
     assert plan("bench").stdout.endswith("\n.venv/bin/python -m fedauto_core.benchmark \n")
+
+
+def test_appfl_has_an_environment_and_pins_of_its_own(plan, tmp_path):
+    (tmp_path / "examples" / "appfl").mkdir(parents=True)
+    shutil.copy(ROOT / "examples" / "appfl" / "constraints.txt", tmp_path / "examples" / "appfl")
+    words = plan("appfl").stdout
+    assert (
+        ".venv-appfl/bin/python -m pip install" in words and "-c examples/appfl/constraints.txt -e '.[appfl]'" in words
+    )
+    assert words.endswith("\nPYTHONPATH=examples/flower .venv-appfl/bin/python examples/appfl/simulate.py\n")
+    locks = plan("lock").stdout.splitlines()[-len(LOCKS) :]
+    for (lock, extras), line in zip(LOCKS.items(), locks, strict=True):
+        assert sorted(re.findall(r"--extra (\w+)", line)) == extras and line.endswith(f"--output-file {lock}")
 
 
 def test_an_environment_of_an_unsupported_python_is_replaced(plan, tmp_path):

@@ -635,6 +635,16 @@ def test_arrays_of_any_shape_and_dtype_come_back_the_same():
         np.testing.assert_array_equal(back[name], array)
 
 
+@pytest.mark.parametrize("value", [0.0, np.nan, np.inf, -np.inf])
+def test_a_difference_is_that_of_the_vectors_and_its_sum_shows_whether_it_is_finite(value):
+    layout, arrays = Layout.of(ARRAYS), ARRAYS | {"single": np.full((1, 2, 3), [0, value, 0], np.float32)}
+    vector = np.linspace(-1, 1, layout.size)
+    out = np.empty_like(vector)
+    total = layout.difference(dict(reversed(arrays.items())), vector, out)
+    np.testing.assert_array_equal(out, layout.flatten(arrays) - vector)
+    assert np.isfinite(total) == np.isfinite(value) and (value or total == pytest.approx(out.sum()))
+
+
 def test_the_vector_is_no_wider_than_it_must_be():
     assert Layout.of({"a": ARRAYS["half"], "b": ARRAYS["small"]}).dtype == np.float32
     assert Layout.of({"a": ARRAYS["half"], "b": ARRAYS["counter"]}).dtype == np.float64

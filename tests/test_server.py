@@ -111,7 +111,7 @@ def test_the_aggregator_for_appfl_has_ten_lines():
 
 def test_appfl_runs_it_and_closes_rounds_by_deadline(monkeypatch, tmp_path):
     """The two slow sites are never heard."""
-    pytest.importorskip("appfl.vsim", reason="needs APPFL")
+    pytest.importorskip("appfl.vsim", reason="needs the extra [appfl]")
     monkeypatch.syspath_prepend(EXAMPLES / "flower")
     monkeypatch.syspath_prepend(EXAMPLES / "appfl")
     simulate = importlib.import_module("simulate")

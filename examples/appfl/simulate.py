@@ -1,6 +1,6 @@
 """FedAuto in APPFL's simulation in virtual time: digits, two classes at each site, and rounds that end by a deadline.
 
-PYTHONPATH=examples/flower python examples/appfl/simulate.py, in an environment with APPFL 1.12 (`pip install appfl`).
+PYTHONPATH=examples/flower python examples/appfl/simulate.py, in an environment with the extra [appfl].
 """
 
 import logging

@@ -3,7 +3,7 @@
 As root each of them gets a network namespace of its own, with a cable to the server's: its link is taken down and up
 after the trace of `links`, and its rate is limited. Elsewhere all of them share the loopback, a client without a link
 is one that is paused, and rates are not limited. Either way no packet leaves the machine, and processes, namespaces and
-temporary files are gone at the end, on Ctrl-C and on failure.
+temporary files are gone at the end, on Ctrl-C, on failure, and after its own process was killed (`sweep`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 
@@ -80,9 +79,8 @@ def deploy(
         remedy="install the extra [flower]",
     )
     why = namespaces_refused() if namespaces else "asked for"
-    with ExitStack() as stack:
-        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fedauto-deploy-")))
-        world = stack.enter_context(World(home) if why else Namespaces(home, links.bits_per_second.tolist()))
+    home = Path(tempfile.mkdtemp(prefix="fedauto-deploy-"))
+    with World(home) if why else Namespaces(home, links.bits_per_second.tolist()) as world:
         say(f"links: {world.name}" + (f", rates unlimited ({why})" if why else ""))
         began = time.monotonic()
         log = _Run(world, links, deadline_s, say).log()

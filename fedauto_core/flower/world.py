@@ -32,8 +32,8 @@ def tail(output: Path, lines: int = 30) -> str:
 
 
 class World:
-    """Processes by name, their output in `home`. Place 0 is the server's, k that of client k; here all on the loopback,
-    where a client without a link is paused.
+    """Processes by name, their output in `home`, a folder that goes with them. Place 0 is the server's, k that of
+    client k; here all on the loopback, where a client without a link is paused.
 
     server: address of the server, as clients know it; sent(client): bytes that have left its interface, or None.
     """
@@ -41,21 +41,39 @@ class World:
     name, server = "pausing processes", "127.0.0.1"
 
     def __init__(self, home: Path) -> None:
-        self.home, self.stack, self.processes = home, ExitStack(), {}
+        self.home, self.processes = home, {}
         kept = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
         programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # Flower calls them by name
         quiet = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "OMP_NUM_THREADS": "1"}
         self.environment = kept | quiet | {"PATH": programs, "FLWR_HOME": str(home)}
 
     def __enter__(self) -> World:
-        with self.stack:  # what a failure has left half made is undone, too
+        words = [sys.executable, "-I", Path(__file__).with_name("sweep.py"), self.home]
+        plain = {"PATH": os.environ.get("PATH", "")}  # without what marks it as a part of whatever is run here
+        self._sweeper = subprocess.Popen(
+            words,
+            env=plain,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        if (said := self._sweeper.stdout.readline()) != "ready\n":
+            raise RuntimeError(f"{said}{self._sweeper.communicate()[0]}")
+        try:
             self.lay()
-            self.stack.callback(self._sweep)
-            self.stack = self.stack.pop_all()
+        except BaseException:  # what it has left half made
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *raised: object) -> None:
-        self.stack.close()
+        said, _ = self._sweeper.communicate()  # closes its input, and waits until it is done
+        for process in self.processes.values():
+            process.wait()
+        if said:
+            raise RuntimeError(f"not all of the deployment could be taken away:\n{said}")
 
     def lay(self) -> None:
         """Make the network."""
@@ -108,17 +126,6 @@ class World:
         first = psutil.Process(self.processes[name].pid)
         return [first, *first.children(recursive=True)]
 
-    def _sweep(self) -> None:
-        """End whatever was started here, be its parent gone: it has our FLWR_HOME."""
-        for process in psutil.process_iter():
-            try:
-                if process.environ().get("FLWR_HOME") == str(self.home):
-                    process.kill()
-            except psutil.Error:  # it has ended, or belongs to somebody else
-                continue
-        for process in self.processes.values():
-            process.wait()
-
 
 class Namespaces(World):
     """A network namespace for the server and for each client, with cables (pairs of veth) to a bridge at the server's.
@@ -135,7 +142,6 @@ class Namespaces(World):
     def lay(self) -> None:
         for place in range(1 + len(self.rates)):
             _run("ip", "netns", "add", self._space(place))
-            self.stack.callback(_run, "ip", "netns", "delete", self._space(place))
             self._ip(place, "link", "set", "lo", "up")
         self._ip(0, "link", "add", "hub", "type", "bridge")
         self._ip(0, "addr", "add", f"{self.server}/16", "dev", "hub")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from math import prod
 
 import numpy as np
@@ -88,6 +89,14 @@ class Layout:
             vector[place] = part
         return vector
 
+    def difference(self, arrays: Parameters, vector: np.ndarray, out: np.ndarray) -> float:
+        """Write `arrays` less `vector` [P] into `out` [P]; the sum of that, not finite unless all of it is."""
+        total, subtract = 0.0, _compiled_subtraction()
+        with np.errstate(over="ignore"):
+            for place, part in self.parts(arrays):
+                total += subtract(part.astype(self.dtype, copy=False), vector[place], out[place])
+        return total
+
     def unflatten(self, vector: np.ndarray) -> dict[str, np.ndarray]:
         """The arrays in `vector` [P], each of its own dtype."""
         arrays, begin = {}, 0
@@ -96,6 +105,22 @@ class Layout:
             arrays[name] = _as_dtype(vector[begin:end], self.dtypes[name]).reshape(shape)
             begin = end
         return arrays
+
+
+@cache
+def _compiled_subtraction() -> Callable[[np.ndarray, np.ndarray, np.ndarray], float]:
+    """out = a - b, and its sum, in one pass: to read `out` once more takes a third of the time again."""
+    from numba import njit  # takes a moment, so only who needs it does
+
+    @njit(fastmath={"reassoc"})  # a sum in any order, which vector instructions need
+    def subtract(a, b, out):
+        total = out.dtype.type(0)
+        for i in range(len(out)):
+            out[i] = a[i] - b[i]
+            total += out[i]
+        return total
+
+    return subtract
 
 
 def _as_dtype(part: np.ndarray, dtype: np.dtype) -> np.ndarray:

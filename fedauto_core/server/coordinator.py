@@ -75,11 +75,8 @@ class _Round:
         is not finite, or a second one. Names or shapes that differ are an InputError."""
         if participant in self.ids:
             raise Lost("a second one in the round")
-        row = self.rows[len(self.ids)]
-        with np.errstate(all="ignore"):
-            for place, part in self.layout.parts(after):
-                np.subtract(part, self.w[place], out=row[place], casting="same_kind")
-        if not finite(torch.from_numpy(row)[None]):
+        total = self.layout.difference(after, self.w, self.rows[len(self.ids)])
+        if not finite(torch.tensor([[total]], dtype=torch.float64)):
             raise Lost("it is not finite")
         self.ids.append(participant)
 
@@ -101,7 +98,9 @@ class _Training:
         return self.data.train(parameters, classes, steps, self.round.config)
 
     def train(self, w: Tensor, steps: int, classes: Sequence[int] | None = None) -> Tensor:
-        return torch.from_numpy(self.round.layout.flatten(self.trained(w, steps, classes))) - w
+        update = np.empty(self.round.layout.size, self.round.layout.dtype)
+        self.round.layout.difference(self.trained(w, steps, classes), w.numpy(), update)
+        return torch.from_numpy(update)
 
 
 class Coordinator:

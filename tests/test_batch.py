@@ -374,7 +374,7 @@ def test_an_interrupted_batch_stops_its_kernels_and_continues_later(tmp_path):
     assert "01_quick  ok" in out and "Continue with: python -m fedauto_core report --profile tiny" in out
     kernel.wait(timeout=30)
     result = tmp_path / "out"
-    assert {path.name for path in result.iterdir()} == {"01_quick", "assets", *TOP}
+    assert {path.name for path in result.iterdir()} == {"01_quick", "assets", "methods", *TOP}
     first, second = plan.read_profile("tiny", tmp_path / "notebooks")
     assert plan.changes(first, result) == [] and plan.changes(second, result) is None
 

@@ -51,7 +51,11 @@ def paths_page(notebooks_dir: Path) -> str:
     is not there."""
     data = yaml.safe_load(PATHS.read_text(encoding="utf-8"))
     files = {path.name[:2]: path for path in sorted(notebooks_dir.glob("[0-9][0-9]_*.ipynb"))}
-    return "\n".join(_path(path, data["notebooks"], files) for path in data["paths"])
+    rates = (
+        f"Reading times are computed: {WORDS} words and {LINES} lines of code a minute, rounded up to {STEP} minutes "
+        "for each notebook; exercises take the minutes that stand with them.\n"
+    )
+    return "\n".join([rates, *(_path(path, data["notebooks"], files) for path in data["paths"])])
 
 
 def _path(path: Mapping[str, Any], about: Mapping[str, Any], files: Mapping[str, Path]) -> str:

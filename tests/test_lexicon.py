@@ -61,6 +61,7 @@ SAID = {
     "Pre-training saves work",
     "Runs",
     "The best",
+    "The later inequalities",
     "The single steps",
     "What the weights minimise",
     "Which classes are compensated",
@@ -90,6 +91,16 @@ def symbols_of(text):
     return {*SYMBOL.findall(re.sub(r"`[^`\n]*`", "", text))} - {"a"}
 
 
+def letters_of(text):
+    """Letters that stand for something in the mathematics of a notebook, Latin or Greek, without their indices."""
+    letters = set()
+    for display, inline in re.findall(r"\$\$(.+?)\$\$|\$([^$\n]+?)\$", text, re.S):
+        tex = re.sub(r"\\(?:text|mathrm|mathbf|operatorname\*?)\{[^}]*\}|\\mathbb\s*\{?\w\}?", " ", display or inline)
+        letters |= {*re.findall(rf"\\(?:{GREEK}|chi|varepsilon|varphi|psi|phi|zeta|ell)(?![A-Za-z])", tex)}
+        letters |= {*re.findall(r"(?<![\\A-Za-z])[A-Za-z](?![A-Za-z])", tex)}
+    return letters
+
+
 def introduced(text):
     """What prose emphasises, but for whole sentences and headings that run in."""
     prose = re.sub(r"\$[^$]*\$|`[^`]*`|^\|[-| ]*\|$", " ", text, flags=re.M)
@@ -114,6 +125,20 @@ def test_every_symbol_of_the_theory_is_explained():
     assert symbols_of(theory) - WRITTEN == set()
     assert len(symbols_of(theory)) > 60
     assert symbols_of("for psi_r and zeta: with sum_j eta_g beta_j^2, but an eta alone") - WRITTEN == {"eta"}
+
+
+EXPLAINED = letters_of(" ".join(f"{entry.name} {entry.meaning}" for entry in SYMBOLS))
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_every_letter_in_the_mathematics_of_a_notebook_is_explained(name):
+    text = text_of(NOTEBOOKS[name], "markdown")
+    assert letters_of(text) - EXPLAINED == set()
+
+
+def test_the_check_of_letters_sees_what_is_not_explained():
+    text = r"$\zeta_j + Y^2$ costs $5, and $$\mathrm{KL} \sum_k \beta_k \operatorname{J} Z$$"
+    assert letters_of(text) - EXPLAINED == {r"\zeta", "Y", "Z"}
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)

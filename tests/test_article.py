@@ -214,15 +214,35 @@ def test_the_essay_concedes_what_is_lost(tmp_path, monkeypatch):
     assert essay.essay(ledger.Ledger(tmp_path), []) == "No verdict of this report speaks to the paper's claims."
 
 
-def essay_on(page, frame, verdict):
+def leave_table(page, file, frame):
     page.mkdir()
-    frame.to_csv(page / "comparisons.csv", index=False)
-    files = {"comparisons.csv": overview.content_hash(page / "comparisons.csv")}
-    (page / "manifest.json").write_text(
-        json.dumps({"parameters": {}, "seconds": 1.0, "peak_mib": 1, "files": files}), encoding="utf-8"
-    )
+    frame.to_csv(page / file, index=False)
+    manifest = {"parameters": {}, "seconds": 1.0, "peak_mib": 1, "files": {file: overview.content_hash(page / file)}}
+    (page / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+
+
+def essay_on(page, frame, verdict):
+    leave_table(page, "comparisons.csv", frame)
     rows = [Row(page.name, verdict, "figure")]
     return essay.bare(essay.essay(ledger.Ledger(page.parent), rows))
+
+
+def test_a_number_is_cited_from_what_is_as_it_was_written(tmp_path):
+    leave_table(tmp_path / "a", "t.csv", pd.DataFrame({"x": [1.26, -float("inf")], "what": ["one", "of 3 or -0.5"]}))
+    cited = ledger.Ledger(tmp_path)
+    assert essay.bare(cited.cell("a", "t.csv", 1, "x", "signed points")) == "+1.3"
+    assert cited.cell("a", "t.csv", 2, "x") == "−∞"  # the open side of an interval is no number
+    assert essay.bare(cited.quoted("a", "t.csv", 2, "what")) == "of 3 or -0.5"
+    assert [(line.printed, line.row, line.how) for line in cited.cited] == [
+        ("+1.3", "1", "cell"),
+        ("3", "2", "in the text"),
+        ("-0.5", "2", "in the text"),
+    ]
+    assert cited.frame("a", "t.csv", ["y"]) is None and cited.frame("a", "u.csv") is None
+    (tmp_path / "a" / "t.csv").write_text("x,what\n9,changed\n")
+    assert ledger.Ledger(tmp_path).frame("a", "t.csv") is None
+    with pytest.raises(LookupError, match=r"a/t\.csv is not in the report"):
+        ledger.Ledger(tmp_path).cell("a", "t.csv", 1, "x")
 
 
 def test_a_page_that_was_not_run_is_named(made):  # noqa: F811

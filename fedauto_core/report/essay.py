@@ -101,7 +101,8 @@ def _where(held: Sequence[Contest]) -> Iterator[str]:
     """Where FedAuto gains most, by how much, what decides there, and who comes closest."""
     if not held:
         return
-    one = max(held, key=lambda each: each.rows.groupby("scenario")["mean"].median().max())
+    main = (one for one in held if one.claim == held[0].claim)
+    one = max(main, key=lambda each: each.rows.groupby("scenario")["mean"].median().max())
     name = best(one)
     here = one.rows[one.rows["scenario"] == name].sort_values("mean")
     rivals = f"{one.count(scenario=name, standing=AHEAD)} of {one.count(scenario=name)} rivals"

@@ -6,6 +6,7 @@ unharmed; `as_html` and `as_latex` put there what shows its source.
 
 import html
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -165,6 +166,8 @@ class Ledger:
         return found
 
     def _mark(self, value: float, page: str, file: str, row: str, column: str, how: str, look: str) -> str:
+        if isinstance(value, float) and math.isinf(value):  # the open side of an interval: no number
+            return "+∞" if value > 0 else "−∞"
         return self._note(LOOKS[look](value), page, file, row, column, how, look)
 
     def _note(self, printed: str, *source: str) -> str:

@@ -183,8 +183,9 @@ class Passages:
         missing = [f"`{name}`" for name in TESTED_BY[claim] if name not in self._shown]
         parts = [f"**{mark}** {WHAT[mark]}. Decided by: {statement} (`{row.notebook}`)."]
         parts += [f"Not run: {', '.join(missing)}."] if missing else []
-        heads = ["verdict", "mark", "effect", "interval", "unit", "seeds"]
-        parts.append(table(heads, [(self._subject(r), f"[{r.verdict.mark}]", *self._effect(r)) for r in mine]))
+        heads = ["verdict", "mark", "effect", "interval", "unit", "seeds", "page"]
+        lines = [(self._subject(r), f"[{r.verdict.mark}]", *self._effect(r), f"`{r.notebook}`") for r in mine]
+        parts.append(table(heads, lines))
         for one in (one for one in self._contests if one.claim == claim):
             parts.append(
                 f"By scenario on `{one.page}`, in points, with the interval that decides:\n\n{by_scenario(one)}"

@@ -66,7 +66,7 @@ def after_the_fact() -> bool:
     return bool(good and told.keys() == by_hand.keys() and all(np.isclose(told[k], v) for k, v in by_hand.items()))
 
 
-X = torch.tensor([[0.5, -1.0], [1.0, 0.3], [-0.7, 0.2], [0.1, 1.4], [-1.2, -0.4], [0.8, 0.9]], dtype=torch.float64)
+X = torch.tensor([[0.5, -1.0], [1.0, 0.3], [-0.7, 0.2], [0.1, 1.4], [-1.2, -0.4], [0.3, 0.2]], dtype=torch.float64)
 Y = torch.tensor([0, 1, 2, 0, 0, 1])
 SERVER, CLIENT, AWAY = [0, 1, 2], [3, 4], [5]  # the samples of each
 

@@ -1,6 +1,6 @@
-# Each target makes .venv (bench PEERS=1: .venv-peers, appfl: .venv-appfl) on first use. The stamp is written last, so that a half-finished
-# set-up is done again. It carries Python's version: another PYTHON makes a new .venv; without PYTHON an existing .venv
-# keeps its own.
+# Each target makes .venv (bench PEERS=1: .venv-peers, appfl: .venv-appfl) on first use. The stamp is written last, so that
+# a half-finished set-up is done again. It carries Python's version: another PYTHON makes a new .venv; without PYTHON an
+# existing .venv keeps its own.
 VERSION_OF = $(shell $(1) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v < (3, 15) and print("%d.%d" % v)' 2>/dev/null)
 FOUND = $(if $(call VERSION_OF,$(1)),$(1))
 ifndef PYTHON

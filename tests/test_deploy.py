@@ -237,7 +237,6 @@ def test_what_ends_at_once_or_fails_is_told_with_its_output(tmp_path):
 HOLDS = """
 import sys, time
 from pathlib import Path
-from fedauto_core.flower.sweep import of_deployment
 from fedauto_core.flower.world import Namespaces, World
 home = Path(sys.argv[1])
 with Namespaces(home, [1e6]) if sys.argv[2] == "namespaces" else World(home) as world:

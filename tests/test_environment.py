@@ -186,9 +186,7 @@ def test_appfl_has_an_environment_and_pins_of_its_own(plan, tmp_path):
     (tmp_path / "examples" / "appfl").mkdir(parents=True)
     shutil.copy(ROOT / "examples" / "appfl" / "constraints.txt", tmp_path / "examples" / "appfl")
     words = plan("appfl").stdout
-    assert (
-        ".venv-appfl/bin/python -m pip install" in words and "-c examples/appfl/constraints.txt -e '.[appfl]'" in words
-    )
+    assert "-c examples/appfl/constraints.txt -e '.[appfl]'" in words
     assert words.endswith("\nPYTHONPATH=examples/flower .venv-appfl/bin/python examples/appfl/simulate.py\n")
     locks = plan("lock").stdout.splitlines()[-len(LOCKS) :]
     for (lock, extras), line in zip(LOCKS.items(), locks, strict=True):

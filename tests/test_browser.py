@@ -23,12 +23,7 @@ from fedauto_core.report.verdicts import MARKS
 from fedauto_core.theory.bound.first import FIRST
 
 pytestmark = needs_browser
-PAGES = (
-    *(name for name in ON_TOP if name.endswith(".html")),
-    "methods/fedauto.html",
-    "01_ok/01_ok.html",
-    "sweep.html",
-)
+PAGES = (*(name for name in ON_TOP if name.endswith(".html")), "methods/fedauto.html", "01_ok/01_ok.html", "sweep.html")
 AXE = "axe-core-4.10.3"
 AXE_SHA256 = "0f2b4d7dcdf7d1219df8d1959ad68e565f51d14c3f0d88bb71cd59abeb956292"
 

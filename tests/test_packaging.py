@@ -11,9 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 KINDS = {
-    "fedauto_core": (
-        ".py", ".pyi", ".csv", ".bib", ".json", ".yaml", ".html", ".css", ".js", ".md", ".tex",
-    ),  # fmt: skip
+    "fedauto_core": (".py", ".pyi", ".csv", ".bib", ".json", ".yaml", ".html", ".css", ".js", ".md", ".tex"),
     "notebooks": (".ipynb", ".md", ".yaml"),
     "examples": (".py", ".toml"),
 }

@@ -13,7 +13,7 @@ PEERS_STAMP := .venv-peers/.installed-$(VERSION)
 PROFILE ?= standard
 ARGS ?=
 
-.PHONY: report tune test lint bench deploy lab lock clean
+.PHONY: report tune test lint proof bench deploy lab lock clean
 
 report: $(STAMP)
 	.venv/bin/python -m fedauto_core report --profile $(PROFILE) $(ARGS)
@@ -30,6 +30,12 @@ lint: $(STAMP)
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/nbstripout --keep-id --verify notebooks/*.ipynb
+
+# Optional: Debian's Coq checks one round of the theorems and prints the axioms that it used.
+proof:
+	@command -v coqc > /dev/null || { echo 'coqc is missing: apt-get install coq'; exit 1; }
+	mkdir -p reports/scratch/proof
+	cd reports/scratch/proof && coqc -q -noglob -o one_round.vo $(CURDIR)/docs/proof/one_round.v
 
 # With PEERS=1 beside FedJAX and Flower's simulation, in an environment of its own.
 bench: $(if $(PEERS),$(PEERS_STAMP),$(STAMP))

@@ -24,6 +24,9 @@ def test_known_methods():
     assert "earlier rounds" in table.loc["mifa", "breaks"] and "uploads (A4)" in table.loc["fedlaw", "breaks"]
     assert "half-round" in table.loc["server_finetuning", "remark"] and table.loc["fedauto", "remark"] == ""
     assert "S5 not" in table.loc["fedavg_all", "remark"]
+    by_5_11 = set(table.index[table["remark"].str.contains("5.11", regex=False)])
+    assert {"fedprox", "scaffold"} <= by_5_11 and by_5_11.isdisjoint(["fedavg", "fedawe", "fedpbc_like", "mifa"])
+    assert "from another model" in table.loc["fedawe", "breaks"]
 
 
 @dataclass(frozen=True)

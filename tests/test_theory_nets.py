@@ -14,7 +14,7 @@ from fedauto_core.methods import make_method
 from fedauto_core.models import build_model
 from fedauto_core.network import draw_trace, scenario
 from fedauto_core.seeding import stream
-from fedauto_core.theory import estimates, recorded, round_bound
+from fedauto_core.theory import Head, certificate, estimate_after_the_fact, estimates, nets, recorded, round_bound
 
 DIGITS = load_dataset("digits")
 NETWORK = build_model("softmax", tuple(DIGITS.x_train.shape[1:]), DIGITS.n_classes)
@@ -91,3 +91,40 @@ def test_a_rule_without_weights_is_refused():
     runs("fedavg", "F2", visits)
     with pytest.raises(InputError, match="a method without weights"):
         estimates(NETWORK, FEDERATION, replace(visits[0], weights=None), 10, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("name", ["fedavg", "mifa"])
+def test_the_estimate_after_the_fact_of_a_head_is_its_certificate_with_another_curvature(name):
+    visits = []
+    runs(name, "F2", visits)
+    for visit in visits:
+        told = estimate_after_the_fact(NETWORK, FEDERATION, visit, 3, np.random.default_rng(0), images=10**6)
+        exact = certificate(Head.of(FEDERATION), visit, 3)
+        for part in ("round", "measured", "progress", "error"):
+            assert told[part] == pytest.approx(exact[part], rel=1e-3, abs=1e-6)
+        move = (visit.after - visit.w).double().numpy()
+        assert told["bound"] - told["measured"] == pytest.approx(
+            (told["L"] - told["L met"]) / 2 * move @ move, abs=1e-6
+        )
+        assert told["L met"] * (1 - 1e-3) < told["L"] <= Head.of(FEDERATION).smoothness() * 1.001
+        assert told["status"] == "estimate"
+
+
+def test_a_curvature_that_is_too_small_is_seen_and_a_network_is_never_certified(monkeypatch):
+    network = build_model("mlp", tuple(DIGITS.x_train.shape[1:]), DIGITS.n_classes)
+    visits, start = [], network.init(stream(0, "initial model"))
+    trace = draw_trace(scenario("F2", 3), rounds=3, histograms=FEDERATION.alpha[1:], seed=0)
+    run = Run("fedavg", recorded(make_method("fedavg"), visits), FEDERATION, trace, start, 0, 0.3, True)
+    simulate(Averaging(network), [run], Schedule(3, 3, 10, evaluate_every=3))
+    rng = np.random.default_rng(0)
+    for visit in visits:
+        told = estimate_after_the_fact(network, FEDERATION, visit, 3, rng)
+        assert (told["status"] == "estimate") == (told["measured"] <= told["bound"])
+        assert told["status"] in ("estimate", "not met")
+    assert told["L met"] > 0
+    monkeypatch.setattr(nets, "largest_curvature", lambda *rest: 0.5 * told["L met"])
+    assert estimate_after_the_fact(network, FEDERATION, visit, 3, rng)["status"] == "not met"
+    with pytest.raises(InputError, match="a round after which the model is where it was"):
+        estimate_after_the_fact(network, FEDERATION, replace(visit, after=visit.w), 3, rng)
+    with pytest.raises(InputError, match="places of the segment = 1"):
+        estimate_after_the_fact(network, FEDERATION, visit, 3, rng, looks=1)

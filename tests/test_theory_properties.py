@@ -84,7 +84,7 @@ def test_no_stale_update_breaks_its_bound(problem, seed, spread, rule, steps, pa
     checks = theory.stale_checks(problem, used, known, w, starts, gamma)
     assert {check.status for check in checks} <= {"tight", "valid"}
     too_large = theory.stale_checks(problem, used, known, w, starts, 1.01 / known.smoothness.value)
-    assert {c.status for c in too_large if c.name.startswith("stale round")} == {"not applicable"}
+    assert {c.status for c in too_large if c.name.startswith("stale step")} == {"not applicable"}
 
 
 def test_the_bias_of_a_stale_update_by_hand():

@@ -1,3 +1,5 @@
+from . import kit as kit
+from .attack.adaptive import worst_luck as worst_luck
 from .attack.adaptive import worst_policy as worst_policy
 from .attack.bent_steps import STEP_BENDS as STEP_BENDS
 from .attack.bent_theorem import BENDS as BENDS
@@ -5,6 +7,9 @@ from .attack.bent_theorem import falsify as falsify
 from .attack.exact import exact_ratio as exact_ratio
 from .attack.exact import smooth_interpolant as smooth_interpolant
 from .attack.exact import worst_case as worst_case
+from .attack.later import LATER as LATER
+from .attack.later import later_attack as later_attack
+from .attack.later import later_checks as later_checks
 from .attack.scalars import adversary as adversary
 from .attack.scalars import breaking_steps as breaking_steps
 from .attack.search import set_adversary as set_adversary
@@ -34,6 +39,9 @@ from .bound.constants import Constants as Constants
 from .bound.constants import constants_of as constants_of
 from .bound.constants import delta2 as delta2
 from .bound.constants import kappa2 as kappa2
+from .bound.corrected import control_checks as control_checks
+from .bound.corrected import corrected_checks as corrected_checks
+from .bound.corrected import rate_checks as rate_checks
 from .bound.enumeration import enumerated_checks as enumerated_checks
 from .bound.first import FIRST as FIRST
 from .bound.first import GENERAL as GENERAL
@@ -50,6 +58,7 @@ from .bound.theorem import Theorem as Theorem
 from .covered import coverage as coverage
 from .nets import FedAutoByTheBound as FedAutoByTheBound
 from .nets import Visit as Visit
+from .nets import estimate_after_the_fact as estimate_after_the_fact
 from .nets import estimates as estimates
 from .nets import recorded as recorded
 from .nets import round_bound as round_bound
@@ -77,4 +86,5 @@ from .proof.first import PROOFS as PROOFS
 from .proof.first import Proof as Proof
 from .proof.first import prove as prove
 from .proof.improved import IMPROVED_PROOFS as IMPROVED_PROOFS
+from .proof.later import LATER_PROOFS as LATER_PROOFS
 from .proof.posterior import POSTERIOR_PROOFS as POSTERIOR_PROOFS

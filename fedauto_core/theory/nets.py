@@ -6,6 +6,7 @@ from the mean gradient of each cell (participant, class): F_j, f_c, F and partic
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fedauto_core.data.federation import Federation
-from fedauto_core.errors import require
+from fedauto_core.errors import require, require_number
 from fedauto_core.methods import fedauto
 from fedauto_core.methods.base import Arrivals, Context, Method, Server, State, chi2_divergence
 from fedauto_core.methods.fedauto import FedAuto
@@ -86,6 +87,14 @@ def _loss(model: Model, federation: Federation, images: np.ndarray) -> Callable[
     return lambda w: functional.cross_entropy(model.forward(model.unflatten(w[None]), x[None])[0], y)
 
 
+def _slope(model: Model, federation: Federation, w: Tensor, images: np.ndarray) -> tuple[float, np.ndarray]:
+    """Mean loss of some images and its gradient [P]."""
+    point = w.detach().requires_grad_()
+    value = _loss(model, federation, images)(point)
+    (slope,) = torch.autograd.grad(value, point)
+    return float(value.detach()), slope.cpu().numpy().astype(np.float64)
+
+
 def estimates(
     model: Model, federation: Federation, visit: Visit, batch: int, rng: np.random.Generator, images: int = 500
 ) -> dict[str, float]:
@@ -98,12 +107,7 @@ def estimates(
     allowed, remedy = "methods whose step is a weighted sum of what arrived", "record another method"
     require(visit.weights is not None, "a method without weights", allowed=allowed, remedy=remedy)
 
-    def gradient(chosen: np.ndarray) -> tuple[float, np.ndarray]:
-        point = visit.w.detach().requires_grad_()
-        value = _loss(model, federation, chosen)(point)
-        (slope,) = torch.autograd.grad(value, point)
-        return float(value.detach()), slope.cpu().numpy().astype(np.float64)
-
+    gradient = partial(_slope, model, federation, visit.w)
     labels = federation.dataset.y_train.cpu().numpy()
     counts, target = federation.class_counts.astype(float), federation.target
     cells, values = np.zeros((*counts.shape, visit.w.numel())), np.zeros(counts.shape)
@@ -154,3 +158,42 @@ def round_bound(found: dict[str, float], gamma: float, steps: int) -> dict[str, 
     error = float(IMPROVED.errors(b, improved, smoothness, steps)["error"])
     over = {"step over limit": gamma / FIRST.step_limit(smoothness, steps)}
     return FIRST.errors(b, first, smoothness, steps) | {"noise": float(noise), "improved error": error} | over | covered
+
+
+def estimate_after_the_fact(
+    model: Model, federation: Federation, visit: Visit, steps: int, rng: np.random.Generator, images: int = 500,
+    looks: int = 3,
+) -> dict[str, object]:  # fmt: skip
+    """The bound after the fact (`theory.posterior`) of a round of a network, where the curvature on the way is not
+    certified: "L", the largest |curvature| of F on `images` of its samples at `looks` places of the segment, ends
+    included. It may be too small, from fewer samples and between the places, so the status is "estimate", or "not met"
+    where both sides contradict it, and never more.
+
+    F and grad F are on all samples. Numbers: round, measured, bound and what it consists of (progress, error,
+    curvature), L, and "L met", the curvature that F's rise over its slope really had: the bound holds if and only if L
+    is no less. InputError for fewer than two places, or a round that has not moved.
+    """
+    require_number("places of the segment", looks, low=2, strict=False, whole=True)
+    move, scale = (visit.after - visit.w).cpu().numpy().astype(np.float64), visit.lr * steps
+    size2 = float(move @ move)
+    what, remedy = "a round after which the model is where it was", "look at another round"
+    require(size2 > 0, what, allowed="rounds that move the model", remedy=remedy)
+    shares = federation.counts / federation.counts.sum()
+    ends = []
+    for w in (visit.w, visit.after):
+        pairs = [_slope(model, federation, w, shard) for shard in federation.shards]
+        ends.append((shares @ [value for value, _ in pairs], shares @ np.array([slope for _, slope in pairs])))
+    (before, gradient), (after, _) = ends
+    everyone = np.concatenate(federation.shards)
+    loss = _loss(model, federation, rng.choice(everyone, min(images, len(everyone)), replace=False))
+    places = (visit.w + t * (visit.after - visit.w) for t in np.linspace(0, 1, looks).tolist())
+    largest = max(largest_curvature(loss, place, CURVATURE_TOLERANCE) for place in places)
+    parts = {
+        "progress": float(before - after),
+        "error": float(np.sum((scale * gradient + move) ** 2)) / (2 * scale),
+        "curvature": (largest * scale - 1) * size2 / (2 * scale),
+    }
+    sides = {"measured": scale / 2 * float(gradient @ gradient), **parts, "bound": sum(parts.values())}
+    met = 2 * (after - before - float(gradient @ move)) / size2
+    status = "estimate" if sides["measured"] <= sides["bound"] else "not met"
+    return {"round": visit.round + 1, **sides, "L": largest, "L met": met, "status": status}

@@ -16,11 +16,13 @@ from fedauto_core.errors import require, require_number
 from ..bound.aggregation import Aggregation
 from ..bound.checks import Check
 from ..bound.constants import Constants
+from ..bound.likely import likely_sides
 from ..bound.theorem import Theorem
 from ..problems.quadratics import Quadratics
 from ..problems.split import require_gamma, require_steps
 
 MOST_NODES = 5_000_000
+NOISE = (-1.0, 1.0)
 
 
 def _pick(measured: np.ndarray, bound: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -84,3 +86,36 @@ def worst_policy(
     applicable = theorem.covers(gamma, smoothness, steps) and not foresight
     equation = "sum_r (g E/2) E|grad F|^2 <= F_0 - E F_T + sum_r error terms"
     return Check.of("S6, arrivals that look at the noise", equation, measured, bound, applicable)
+
+
+def worst_luck(
+    centres: Sequence[float], start: float, gamma: float, rounds: int, delta: float, claimed: float = 1.0,
+    noises: Sequence[float] = NOISE, foresight: bool = False,
+) -> float:  # fmt: skip
+    """The probability that a single run breaks 5.10 at some horizon, under the network that makes it largest: exact,
+    from all outcomes. At most delta, if the theorem is right.
+
+    Clients with (w - u_j)^2/2 for centres u of mean zero, so that F = w^2/2 up to a constant; one of them gets through
+    in each round, E = 1, with noise of +-1, or one of `noises`, from start. claimed: the B of the bound. InputError for
+    centres of another mean, and for too many outcomes.
+    """
+    remedy = "subtract their mean: F is w^2/2 then"
+    require_number("mean of the centres", abs(float(np.mean(centres))), high=1e-9, strict=False, remedy=remedy)
+    choices, signs = np.asarray(centres, dtype=float), np.asarray(noises, dtype=float)
+    outcomes = float(len(choices) * len(signs)) ** rounds
+    remedy = "use fewer clients or rounds"
+    require_number(f"outcomes of {rounds} rounds", outcomes, high=MOST_NODES, remedy=remedy)
+    w, values, slopes, biases = np.full(1, start), [], [], []
+    for _ in range(rounds):  # the path so far, who gets through, the noise
+        grown = [*values, w**2 / 2], [*slopes, w**2], biases
+        values, slopes, biases = ([np.repeat(side, len(choices) * len(signs)) for side in sides] for sides in grown)
+        picked = np.repeat(choices, len(signs))
+        biases.append(np.tile(picked**2, len(w)))
+        w = (w[:, None] - gamma * (w[:, None] - picked + np.tile(signs, len(choices)))).ravel()
+    paths = (np.stack(sides, axis=-1) for sides in ([*values, w**2 / 2], slopes, biases))
+    measured, bound = likely_sides(*paths, gamma, 1.0, claimed, delta)
+    fails = np.any(measured > bound + 1e-12 * (1 + np.abs(bound)), axis=-1).astype(float)
+    for _ in range(rounds):
+        fails = fails.reshape(-1, len(choices), len(signs))
+        fails = fails.max(axis=1).mean(axis=1) if foresight else fails.mean(axis=2).max(axis=1)
+    return float(fails[0])

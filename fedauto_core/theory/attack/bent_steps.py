@@ -4,8 +4,7 @@ As stated the instance shows how close to equality the inequality can come, most
 counter-example: the assumption is needed. One bend is expected to break nothing.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import product
 
@@ -23,32 +22,12 @@ from ..bound.theorem import Theorem
 from ..problems.curvature import lora_ball_smoothness
 from ..problems.quadratics import Quadratics
 from ..problems.split import Point, Split
-from .scalars import Worst, worst_of
+from .bent_later import LATER_BENDS
+from .step_bend import Sides, StepBend
 
-Sides = tuple[float, float, Mapping[str, object]]  # measured, bound, and the numbers they follow from
 NOISE = (-1.0, 1.0)
 PAIRS = list(product(NOISE, repeat=2))
 FLAT = 1e-6  # curvature of a loss that is as good as linear
-
-
-@dataclass(frozen=True)
-class StepBend:
-    """inequality: name of its checks; assumption, how, needed as in `bent_theorem.Bend`; sides(bent)."""
-
-    inequality: str
-    assumption: str
-    how: str
-    sides: Callable[[bool], Sides]
-    needed: bool = True
-
-    def stated(self) -> Worst:
-        """The instance with all assumptions in place."""
-        return worst_of(*self.sides(False), 1)
-
-    def broken(self) -> Worst | None:
-        """The counter-example; None if the inequality stands all the same."""
-        found = worst_of(*self.sides(True), 1)
-        return found if found.ratio > 1 else None
 
 
 def _parabolas(curvature: float, noise: float = 0.0) -> tuple[Quadratics, Aggregation, Constants]:
@@ -271,4 +250,5 @@ STEP_BENDS = (
     StepBend("I6 convex, by recursion", "step size", "sixteen times the limit",
              partial(_convex_step, "I6 convex, by recursion")),
     StepBend("LoRA smoothness", "bounded factors", "radius claimed at half its value", _ball),
+    *LATER_BENDS,
 )  # fmt: skip

@@ -10,7 +10,7 @@ out once more; one that no check notices is a hole in the ladder, or no error.
 import ast
 import inspect
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from types import CodeType, FunctionType
@@ -20,7 +20,7 @@ import numpy as np
 from fedauto_core.errors import require
 
 from .. import nets, posterior
-from ..bound import aggregation, checks, constants, enumeration, improved, terms
+from ..bound import aggregation, checks, constants, corrected, enumeration, improved, likely, terms
 from ..bound.first import GENERAL, SINGLE_STEP
 from ..bound.improved import THEOREMS, convex_checks, polyak_checks
 from ..bound.terms import Coefficients
@@ -30,15 +30,18 @@ from ..problems.quadratics import Quadratics
 from ..problems.regression import SoftmaxRegression
 from ..problems.split import Split
 from ..proof import first as proof
+from . import adaptive, exact
 from .known_answers import CHECKS
 
 ROUND, IMPROVED_ROUND = (tuple(f"{t.checks['round'][0]}, E {which}" for which in ("= 1", "> 1")) for t in THEOREMS)
 BIAS = ("S5 bias", "S5 bias, no feature shift", "I4 bias")
 CONVEX = ("I6 convex", "I6 convex, by recursion")
 SUMMED = ("S6 summed", "S6 summed, improved")
+APART, WORST = ("parts of a round",), ("exact worst case",)  # no inequalities, but what they are read with
+STALE = ("stale bias", "stale step, E = 1")
 EVERY = (*ROUND, *IMPROVED_ROUND, *BIAS, *SUMMED)
 
-TARGETS: Mapping[FunctionType, tuple[str, ...]] = {
+TARGETS: dict[FunctionType, tuple[str, ...]] = {
     terms.progress: ROUND + IMPROVED_ROUND,
     terms.noise_bound: ("S3 noise",),
     terms.noise: ROUND + IMPROVED_ROUND,
@@ -51,7 +54,8 @@ TARGETS: Mapping[FunctionType, tuple[str, ...]] = {
     terms.drift_factors: ("I3 drift", *IMPROVED_ROUND[1:]),
     terms.improved_drift: ("I3 drift", *IMPROVED_ROUND[1:]),
     terms.improved_bias: ("I4 bias",),
-    terms.stale_bias: ("stale bias",),
+    terms.stale_bias: STALE,
+    terms.control_bias: ("control bias",),
     terms.missing_class: ("missing class",),
     terms.unseen_class: ("unseen class",),
     checks.unseen_class_checks: ("unseen class",),
@@ -68,7 +72,12 @@ TARGETS: Mapping[FunctionType, tuple[str, ...]] = {
     checks.round_terms: ROUND + IMPROVED_ROUND,
     checks.bias_checks: BIAS,
     checks.missing_class_check: ("missing class",),
-    checks.stale_checks: ("stale bias",),
+    checks.stale_checks: STALE,
+    corrected.corrected_checks: ("corrected steps",),
+    corrected.control_checks: ("control bias",),
+    corrected.control_run: ("control rate",),
+    corrected.rate_checks: ("control rate",),
+    Quadratics.round: (*ROUND, *IMPROVED_ROUND, "corrected steps"),
     checks.summed: SUMMED,
     polyak_checks: ("I5 PL",),
     convex_checks: CONVEX,
@@ -84,9 +93,29 @@ TARGETS: Mapping[FunctionType, tuple[str, ...]] = {
     curvature.lora_smoothness: ("LoRA smoothness",),
     curvature.lora_ball_smoothness: ("LoRA smoothness",),
     nets.round_bound: ("estimates",),
+    nets.estimate_after_the_fact: ("after the fact, estimated",),
     posterior.remainder_bound: ("after the fact",),
     posterior.certificate: ("after the fact",),
+    posterior._segment: ("after the fact", *APART),
+    posterior.explained: APART,
+    posterior._local: APART,
+    posterior._mean_slope: APART,
+    posterior._features: APART,
+    posterior.Head.values: APART,
+    posterior.Head.slopes: APART,
+    posterior.Head.cell_slopes: APART,
+    posterior.Head.logits: ("after the fact", *APART),
+    posterior.Head.smoothness: APART,
+    likely.likely_sides: ("single realisations",),
+    adaptive.worst_luck: ("single realisations",),
+    exact._seen: WORST,
+    exact._averaged: WORST,
+    exact._errors: WORST,
+    exact._along_the_line: WORST,
+    exact.smooth_interpolant: WORST,
 }
+if exact.available():
+    TARGETS |= dict.fromkeys((exact.worst_case, exact._taking_part, exact.exact_ratio), WORST)
 """Function -> names of the inequalities that rest on it."""
 
 

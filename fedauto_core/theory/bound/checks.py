@@ -135,22 +135,26 @@ def bias_checks(problem: Problem, aggregation: Aggregation, w: np.ndarray, *theo
 
 
 def stale_checks(
-    problem: Problem, aggregation: Aggregation, known: Constants, w: np.ndarray, starts: np.ndarray, gamma: float
-) -> list[Check]:
-    """5.7 at w, where participant j's gradient stems from starts [J, P]: its bias, and the round of one exact step."""
+    problem: Problem, aggregation: Aggregation, known: Constants, w: np.ndarray, starts: np.ndarray, gamma: float,
+    noise: np.ndarray | float = 0.0,
+) -> list[Check]:  # fmt: skip
+    """5.7 at w, where participant j's gradient stems from starts [J, P] and had some noise [J, P] there: its bias, and
+    the round of one such step, in which nothing is left to chance."""
     (pooled,), fresh = problem.gradients(problem.split.pooled, w), problem.gradients(aggregation.rows, w)
     stale = np.vstack([problem.gradients(row[None], s) for row, s in zip(aggregation.rows, starts, strict=True)])
-    beta, smoothness = aggregation.beta, known.smoothness.value
-    moved = np.linalg.norm(w - starts, axis=1)
+    beta, smoothness, stale = aggregation.beta, known.smoothness.value, stale + noise
+    moved, noise2 = np.linalg.norm(w - starts, axis=1), np.sum((beta @ (0 * stale + noise)) ** 2, axis=1)
     measured = np.sum((pooled - beta @ stale) ** 2, axis=1)
-    bounds = terms.stale_bias(np.sum((pooled - beta @ fresh) ** 2, axis=1), beta, moved, smoothness)
+    bounds = terms.stale_bias(np.sum((pooled - beta @ fresh) ** 2, axis=1), beta, moved, smoothness, noise2)
     scale = float(np.max(np.sum(stale**2, axis=1)))
-    found = Check.each("stale bias", "(sqrt b_r + L sum_j beta_j |w - w_j|)^2", measured, bounds, True, scale)
+    found = Check.each(
+        "stale bias", "(sqrt b_r + L sum_j beta_j |w - w_j| + |sum_j beta_j xi_j|)^2", measured, bounds, True, scale
+    )
     before, after = problem.value(w[None]), problem.value(w - gamma * beta @ stale)
     progress = terms.progress(before, after) + gamma / 2 * bounds
     left = np.full(len(beta), gamma / 2 * np.sum(pooled**2))
     applicable = gamma * smoothness <= 1 + ROUNDING
-    return found + Check.each("stale round, E = 1", "F(w) - F(w_r) + (gamma/2) bias", left, progress, applicable, scale)
+    return found + Check.each("stale step, E = 1", "F(w) - F(w_r) + (gamma/2) bias", left, progress, applicable, scale)
 
 
 def missing_class_check(mixture: np.ndarray, target: np.ndarray) -> Check:

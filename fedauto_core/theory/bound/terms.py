@@ -96,10 +96,17 @@ def improved_bias(skew: Array, shift: Array) -> Array:
     return (np.sqrt(skew) + np.sqrt(shift)) ** 2
 
 
-def stale_bias(bias2: Array, beta: Array, moved: Array, smoothness: float) -> Array:
-    """5.7: bound on ||grad F(w) - sum_j beta_j grad F_j(w - v_j)||^2 from b_r [S] at w, for beta [S, J] and the lengths
-    moved [J] of v_j, by which the model has moved since j's update was made."""
-    return (np.sqrt(bias2) + smoothness * (beta @ moved)) ** 2
+def stale_bias(bias2: Array, beta: Array, moved: Array, smoothness: float, noise2: Array | float) -> Array:
+    """5.7: bound on ||grad F(w) - sum_j beta_j (grad F_j(w - v_j) + xi_j)||^2 from b_r [S] at w, for beta [S, J], the
+    lengths moved [J] of v_j, by which the model has moved since j's update was made, and noise2 = ||sum_j beta_j
+    xi_j||^2 of the noise that it had."""
+    return (np.sqrt(bias2) + smoothness * (beta @ moved) + np.sqrt(noise2)) ** 2
+
+
+def control_bias(objective2: float, beta: Array, shares: Array, off: Array) -> Array:
+    """5.11: bound on b_r of steps along grad F_j - c_j + c with c = sum_k p_k c_k, for beta [S, J], shares p [J],
+    objective2 = ||grad F - sum_k p_k grad F_k||^2 and off [J], how far c_k is from grad F_k."""
+    return (np.sqrt(objective2) + np.abs(beta - shares) @ off) ** 2
 
 
 def missing_class(mass: float) -> float:

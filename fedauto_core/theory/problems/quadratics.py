@@ -102,22 +102,31 @@ class Quadratics:
         hessian, linear, _ = self.mix(rows)
         return hessian @ w - linear
 
-    def round(self, point: Point, rows: np.ndarray, beta: np.ndarray, gamma: float, steps: int) -> Round:
-        """Exact expectations of one round for beta [S, J], participants rows [J, n], from a (possibly random) point."""
+    def round(
+        self, point: Point, rows: np.ndarray, beta: np.ndarray, gamma: float, steps: int,
+        shifts: np.ndarray | float = 0.0, prox: float = 0.0,
+    ) -> Round:  # fmt: skip
+        """Exact expectations of one round for beta [S, J], participants rows [J, n], from a (possibly random) point.
+
+        With shifts s [J, d] and prox mu participants step along g_j(v) + s_j + mu (v - w), as SCAFFOLD's and FedProx's
+        do; bias2 and participant_gradient2 are then those of grad F_j(w) + s_j (docs/method.md, 5.11).
+        """
         require_gamma(gamma)
         require_steps(steps)
         hessian, linear, _ = self.mix(rows)
+        linear = linear - shifts
         (hessian_f,), (linear_f,), _ = self._pooled
         mean, eye = point.mean, np.eye(len(point.mean))
         cov = np.zeros_like(eye) if point.cov is None else point.cov
 
         # w_j^e = map w + offset + noise of covariance `spread`.
-        step = eye - gamma * hessian
+        step = eye - gamma * (hessian + prox * eye)
         map_, offset, spread, drift = np.broadcast_to(eye, step.shape), np.zeros_like(linear), np.zeros_like(step), 0.0
         for _ in range(steps):
             shift = map_ - eye
             drift = drift + _squares(shift @ mean + offset) + _traces(shift, cov) + np.trace(spread, axis1=1, axis2=2)
-            map_, offset = step @ map_, np.einsum("jab,jb->ja", step, offset) + gamma * linear
+            map_ = step @ map_ + gamma * prox * eye
+            offset = np.einsum("jab,jb->ja", step, offset) + gamma * linear
             spread = step @ spread @ step + (gamma * self.noise) ** 2 * eye
 
         map_s = np.einsum("sj,jab->sab", beta, map_)

@@ -16,13 +16,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PAGES = [ROOT / "README.md", ROOT / "notebooks" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 REPORT = ROOT / "reports" / "standard"
-PLACES = (
-    ROOT,
-    ROOT / "notebooks",
-    REPORT,
-    PACKAGE,
-    *(path for path in PACKAGE.iterdir() if path.is_dir()),
-)
+PLACES = (ROOT, ROOT / "notebooks", REPORT, PACKAGE, *(path for path in PACKAGE.iterdir() if path.is_dir()))
 MADE = ("reports/", "my_report", "logs/", "~", "fedauto_core/methods/mine.py")
 """Beginnings of paths that are made by running the project, or by its user."""
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from fedauto_core.errors import InputError
 from fedauto_core.teaching.exercises import Book, Exercise
 from fedauto_core.theory import kit
 from fedauto_core.theory.bound.aggregation import aggregate, arrival_sets
@@ -50,8 +51,13 @@ def _names(**facts: Any) -> list[str]:
 
 
 def _judge_equality(answer: Mapping[str, Any]) -> str | None:
-    split = kit.split_of(answer["counts"])
-    problem = kit.problem_of("quadratics", split, 0, answer["curvature"], answer["centre"], answer["noise"])
+    if not isinstance(answer, Mapping) or set(answer) != set(ROUGH):
+        return f"This asks for a dictionary with the keys {', '.join(ROUGH)}."
+    try:
+        split = kit.split_of(answer["counts"])
+        problem = kit.problem_of("quadratics", split, 0, answer["curvature"], answer["centre"], answer["noise"])
+    except InputError as error:
+        return f"This is no instance: {error}"
     used = aggregate(split, arrival_sets(split.n_clients), "FedAvg")
     known = constants_of(problem, used)
     checks = round_checks(problem, used, known, Point(np.zeros(1)), FIRST.step_limit(known.smoothness.value, 1), 1)

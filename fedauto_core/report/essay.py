@@ -136,10 +136,11 @@ def _limits(held: Sequence[Contest]) -> Iterator[str]:
     for one in main:
         lost = one.rows[one.rows["settled"] & (one.rows["standing"] == "lost")].sort_values("mean")
         if len(lost):
-            row = lost.index[0]
+            row, settled = lost.index[0], one.count(settled=True)
+            where = fails(lost.at[row, "scenario"])
             yield (
-                f"After the correction it is behind in {one.count(settled=True, standing='lost')} of {one.count()} "
-                f"comparisons, most behind `{lost.at[row, 'rival']}` in {fails(lost.at[row, 'scenario'])}, "
+                f"After the correction it is behind in {one.count(settled=True, standing='lost')} of {settled} settled "
+                f"comparisons, most behind `{lost.at[row, 'rival']}` in {where}, "
                 f"{one.cell(row, 'mean', 'signed points')} points."
             )
     if main and not any((one.rows["settled"] & (one.rows["standing"] == "lost")).any() for one in main):

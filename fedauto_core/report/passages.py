@@ -92,7 +92,7 @@ class Passages:
         for name in dict.fromkeys(row.notebook for row in self.rows):
             frame = self.ledger.frame(name, "manifest.json", ["parameters.dataset"])
             if frame is not None:
-                lines.append((f"`{name}`", *(self._setting(name, frame, key) for key in SETTINGS)))
+                lines.append((linked(name), *(self._setting(name, frame, key) for key in SETTINGS)))
         return table(["page", *SETTINGS.values()], lines) if lines else "No notebook that trains was run."
 
     def _setting(self, page: str, frame: pd.DataFrame, key: str) -> str:
@@ -154,7 +154,7 @@ class Passages:
                 break
         frame = self.ledger.frame(FOLDER, "times.csv")
         lines = [
-            (f"`{line.notebook}`", *(self._time(row, what) for what in ("seconds fresh", "peak MiB")))
+            (linked(line.notebook), *(self._time(row, what) for what in ("seconds fresh", "peak MiB")))
             for row, line in frame[frame["page"]].iterrows()
         ]
         return f"{self.computing()}{machine}\n\n{table(['notebook', 'seconds', 'MiB'], lines)}"
@@ -170,7 +170,7 @@ class Passages:
             mine = [row for row in self.rows if row.verdict.claim == claim]
             if mine:
                 row = deciding(mark, mine)
-                lines.append((claim, mark, WHAT[mark], *self._effect(row), f"`{row.notebook}`"))
+                lines.append((claim, mark, WHAT[mark], *self._effect(row), linked(row.notebook)))
             else:
                 lines.append((claim, mark, "not tested in this report", "–", "–", "–", "–", "–"))
         return table(["claim", "mark", "reading", "effect", "interval", "unit", "seeds", "page"], lines)
@@ -184,7 +184,7 @@ class Passages:
         parts = [f"**{mark}** {WHAT[mark]}. Decided by: {statement} (`{row.notebook}`)."]
         parts += [f"Not run: {', '.join(missing)}."] if missing else []
         heads = ["verdict", "mark", "effect", "interval", "unit", "seeds", "page"]
-        lines = [(self._subject(r), f"[{r.verdict.mark}]", *self._effect(r), f"`{r.notebook}`") for r in mine]
+        lines = [(self._subject(r), f"[{r.verdict.mark}]", *self._effect(r), linked(r.notebook)) for r in mine]
         parts.append(table(heads, lines))
         for one in (one for one in self._contests if one.claim == claim):
             parts.append(
@@ -312,6 +312,11 @@ class Passages:
         if isinstance(value, str):
             return self.ledger.quoted(page, file, row, column)
         return "–" if pd.isna(value) else self.ledger.cell(page, file, row, column)
+
+
+def linked(page: str) -> str:
+    """The name of a page that leads to it."""
+    return f"[{page}](../{page}/{page}.html)"
 
 
 def by_scenario(one: Contest) -> str:

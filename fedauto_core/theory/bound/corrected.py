@@ -22,7 +22,7 @@ among them, gamma <= 1/(49 L E tau). Then whatever the weights, with e^r = max_k
     sum_{r <= T} ||grad F(w_{r-1})||^2 <= 4 (F(w_0) - F_inf) / (gamma E) + 128 sum_{r <= tau} (e^r)^2 :
 
 a rate of 1/T without a floor. Proof. Let eta = gamma E, g_r = ||grad F(w_{r-1})||, x = L eta <= 1/49. Steps start along
-u_j = grad F - e_j + sum_k p_k e_k, so ||u_j|| <= g + 2 e, and a path stays within 1.72 gamma e ||u_j|| of w after e
+u_j = grad F - e_j + sum_k p_k e_k, so ||u_j|| <= g + 2 e, and a path stays within 1.72 gamma i ||u_j|| of w after i
 steps (I3, no noise), eta ||u_j|| in the mean. So the error of a round, sqrt(b) + L mean drift, is at most 2 e + x (g +
 2 e) <= 4 e + x g, and the model moves by at most eta (g + error) <= eta (2 g + 4 e). A control of the last tau rounds
 is off by L times the moves since and the drift of its own path: e^r <= 3 x sum_{s = r - tau}^{r - 1} (g_s + 2 e^s) for

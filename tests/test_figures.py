@@ -9,6 +9,7 @@ from fedauto_core.data import FederationSpec, build_federation, load_dataset
 from fedauto_core.methods import METHODS
 from fedauto_core.network import SCENARIOS, draw_trace, scenario
 from fedauto_core.report import figures
+from fedauto_core.report.pictures import small_svg
 
 
 @pytest.fixture(autouse=True)
@@ -179,3 +180,9 @@ def test_partition_and_trace_show_every_participant():
 def test_the_named_scenarios_can_be_drawn(name):
     trace = draw_trace(scenario(name, 30), rounds=30, histograms=np.full((8, 10), 0.1), seed=0)
     assert trace.arrived.shape == (30, 8) and (name == "none") == trace.arrived.all()
+
+
+def test_a_line_of_no_points_is_left_out_of_an_svg_and_a_drawn_one_is_not():
+    empty = '<g id="line2d_1">\n <path clip-path="url(#a)" style="fill: none"/>\n</g>\n'
+    drawn = '<g id="line2d_2">\n<path d="M 1 2 L 3 4" clip-path="url(#a)" style="fill: none"/>\n</g>\n'
+    assert small_svg(f"<svg>\n{empty}{drawn}</svg>\n") == f"<svg>\n{drawn}</svg>\n"

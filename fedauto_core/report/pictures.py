@@ -6,6 +6,7 @@ import re
 from PIL import Image
 
 COORDINATE = re.compile(r"(?<![\w#.])-?[1-9]\d*\.\d{3,}")  # not below 1: scales and opacities keep their digits
+NOTHING = re.compile(r'<g id="[^"]*">\s*<path(?: (?:clip-path|style)="[^"]*")*/>\s*</g>\s*')  # a path without points
 COLOURS = 256
 
 
@@ -18,6 +19,7 @@ def small_png(picture: bytes) -> bytes:
 
 
 def small_svg(picture: str) -> str:
-    """An SVG file with coordinates to a hundredth of a point and without indentation."""
-    rounded = COORDINATE.sub(lambda found: f"{float(found[0]):.2f}".rstrip("0").rstrip("."), picture)
+    """An SVG file with coordinates to a hundredth of a point, without indentation and without lines of no points."""
+    drawn = NOTHING.sub("", picture)
+    rounded = COORDINATE.sub(lambda found: f"{float(found[0]):.2f}".rstrip("0").rstrip("."), drawn)
     return re.sub(r"\n\s+", "\n", rounded)

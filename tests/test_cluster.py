@@ -278,3 +278,29 @@ def test_the_slurm_recipe(folder):
     worker = job.splitlines()[-1]
     assert worker.startswith(sys.executable) and "--nthreads 1 " in worker and "--nworkers 2 " in worker
     assert pages(folder / "out") == alone(folder)
+
+
+UNITS = """
+from fedauto_core import Cell, Experiment, FederationSpec, Schedule, make_method, run, scenario
+from fedauto_core.experiments.pool import map_units
+pathlib.Path({folder!r}, "host").write_text(str(os.getppid()))
+where = "[__import__('pathlib').Path({folder!r}, str(__import__('os').getpid())).write_text('here')"
+map_units(eval, [where + ", __import__('time').sleep(1)]"] * 6, 2)
+split = FederationSpec(4, 50, 40, "classes", classes_per_client=3)
+cells = tuple(Cell(name, make_method(name), scenario("mixed", 4), split, lr=0.1) for name in ("fedauto", "fedavg"))
+print(run(Experiment("digits", "softmax", None, Schedule(rounds=4), cells, seeds=(0, 1, 2))).curves)
+"""
+
+
+def test_units_are_tasks_of_the_cluster_one_of_which_is_lost_and_the_page_is_as_without_one(folder, dask):
+    write_notebook(folder / "notebooks", "02_b", SOURCES["01_a"] + UNITS.format(folder=str(folder)))
+    write_profile(folder / "notebooks", "01_a: {minutes: 3}\n02_b: {minutes: 2, parallel: true}\n03_c: {minutes: 1}\n")
+    (folder / "go").touch()
+    started = {str(worker.pid): worker for worker in dask.work(2)}
+    process = start_batch(folder, dask)
+    host = await_text(folder / "host")
+    assert host in started and all(await_text(folder / pid) == "here" for pid in started)
+    next(worker for pid, worker in started.items() if pid != host).kill()
+    _, errors = process.communicate(timeout=120)
+    assert (process.returncode, errors) == (0, "")
+    assert pages(folder / "out") == alone(folder)

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from fedauto_core.engine.local import keep_freed_memory, prepare_worker
 from fedauto_core.store.progress import tell
+from fedauto_core.store.workers import of_the_batch
 
 Answer = TypeVar("Answer")
 
@@ -18,10 +19,17 @@ def _pool(processes: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(processes, get_context("spawn"), prepare_worker)
 
 
+def _prepared(function: Callable[..., Answer], unit: object, *shared: object) -> Answer:
+    """Run by a worker of a cluster, which did not start as one of ours."""
+    prepare_worker()
+    return function(unit, *shared)
+
+
 def map_units(
     function: Callable[..., Answer], units: Sequence[object], processes: int, *shared: object
 ) -> list[Answer]:
-    """function(unit, *shared) for every unit, in order, in this process where there is work for one only."""
+    """function(unit, *shared) for every unit, in order: in this process where there is work for one only, on the
+    workers of a cluster if the batch has one for this notebook."""
     tell(0, len(units))
     if min(processes, len(units)) <= 1:
         keep_freed_memory()
@@ -30,9 +38,11 @@ def map_units(
             answers.append(function(unit, *shared))
             tell(len(answers), len(units))
         return answers
-    pool = _pool(processes)
+    workers = of_the_batch()
+    pool = workers or _pool(processes)
+    task = functools.partial(_prepared, function) if workers else function
     try:
-        futures = [pool.submit(function, unit, *shared) for unit in units]
+        futures = [pool.submit(task, unit, *shared) for unit in units]
         for done, future in enumerate(as_completed(futures), 1):
             future.result()  # the first that fails ends the others
             tell(done, len(units))

@@ -162,6 +162,10 @@ def test_the_example_recording_is_what_its_generator_draws(tmp_path):
             ["device,on_s,off_s", "a,0,5", "b,0,5", "a,4,9"],
             "line 4: device 'a' is on again at 4, before it went off (5)",
         ),
+        (
+            ["device,on_s,off_s", "a,20240701,20240703", "b,20240702,20240703"],
+            "line 2: all times could be dates or sec",
+        ),
         (["device,on_s,off_s", "a,0,2024-07-02"], "line 2: '0' and '2024-07-02': numbers and dates are mixed"),
         (["device,on_s,off_s", "a,1719849600000,1719853200000"], "milliseconds must be divided by 1000"),
         (["device,on_s,off_s,period_s", "a,0,5,9", "a,6,8,7"], "line 3: device 'a' has the period_s '7', above '9'"),
@@ -206,6 +210,11 @@ def test_times_of_day_are_taken_relative_to_the_earliest_and_the_trace_says_so(t
 def test_a_late_first_session_is_no_time_of_day(tmp_path):
     drawn = sessions_of(tmp_path / "s.csv", "device,on_s,off_s\na,900,1000\n", round_s=7)
     assert drawn.note == "" and (drawn.long_run_probability == 0.1).all()
+
+
+def test_seconds_that_look_like_a_date_by_chance_are_seconds(tmp_path):
+    (tmp_path / "s.csv").write_text("device,on_s,off_s\na,0,20240701\nb,20240701,20240799\n")
+    assert recorded.read_sessions(tmp_path / "s.csv").sessions["b"].tolist() == [[20240701, 20240799]]
 
 
 FEDSCALE_ON = [12788, 100044, 188992, 271372, 276663, 352625, 356267, 441193]

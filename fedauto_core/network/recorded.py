@@ -3,12 +3,14 @@
 A recording of sessions is a CSV file with the columns device,on_s,off_s: device is any name, on_s and off_s are
 seconds since the start of the recording, one line per session, sessions of a device in order and apart. A column
 period_s may state how long a device was recorded. Times of day (ISO 8601, taken as UTC unless they name a zone) and
-Unix time in seconds are taken relative to the earliest on_s; the trace says so (`Trace.note`). The recording that comes
+Unix time in seconds are taken relative to the earliest on_s; the trace says so (`Trace.note`). Where every time could
+be a date without dashes as well as seconds (20240701), the recording is refused. The recording that comes
 with the project, `EXAMPLE`, is not measured: it is drawn by `nightly_sessions` in the manner of recordings of phones
 (Yang et al. 2021, FLASH), which may not be redistributed.
 """
 
 import csv
+import re
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -88,7 +90,7 @@ def _sessions(setting: Setting, *, round_s: float, path: str = "", period_s: flo
 def read_sessions(path: Path) -> Log:
     """The sessions of a recording. InputError with file and line for whatever breaks the format."""
     recording = Recording(path, COLUMNS, RULE, optional=("period_s",))
-    refuse, found, periods, kinds, last = recording.refuse, {}, {}, set(), {}
+    refuse, found, periods, kinds, last, doubtful = recording.refuse, {}, {}, set(), {}, []
     for line, (device, on_text, off_text, period) in recording.rows():
         try:
             (on, kind), (off, other) = _seconds(on_text), _seconds(off_text)
@@ -101,6 +103,7 @@ def read_sessions(path: Path) -> Log:
             raise refuse(line, f"a session from {on_text} to {off_text}")
         if kind == "number" and off > MILLISECONDS:
             raise refuse(line, f"{off_text} is no time in seconds; milliseconds must be divided by 1000")
+        doubtful += [_dated(on_text), _dated(off_text)]
         before = found.setdefault(device, [])
         if before and on < before[-1][1]:
             raise refuse(line, f"device {device!r} is on again at {on_text}, before it went off ({before[-1][1]:g})")
@@ -110,6 +113,8 @@ def read_sessions(path: Path) -> Log:
             raise refuse(line, f"device {device!r} has the period_s {period!r}, above {periods[device]!r}")
     if not found:
         raise refuse(1, "no session")
+    if all(doubtful):
+        raise refuse(min(last.values()), "all times could be dates or seconds; write dates as 2024-07-01")
     origin, note = _origin([times[0][0] for times in found.values()], [times[-1][1] for times in found.values()], kinds)
     sessions = {device: np.array(times) - origin for device, times in found.items()}
     stated = {device: text for device, text in periods.items() if text}
@@ -130,6 +135,14 @@ def _seconds(text: str) -> tuple[float, str]:
     except ValueError:
         moment = datetime.fromisoformat(text)
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp(), "date"
+
+
+def _dated(text: str) -> bool:
+    """Whether a number is a date of the twentieth or twenty-first century, as 20240701 is."""
+    try:
+        return bool(re.fullmatch(r"(19|20)\d{6}", text) and datetime.strptime(text, "%Y%m%d"))
+    except ValueError:
+        return False
 
 
 def _origin(first: list[float], last: list[float], kinds: set[str]) -> tuple[float, str]:

@@ -32,6 +32,8 @@ def test_another_formula_gets_a_sentence(answer, said):
     ("answer", "said"),
     [(lambda a: a + a, None), (lambda a: np.float32(2 * a), None), (lambda a: 3 * a, "Add."),
      (lambda a: [2 * a], "This asks for a function of a number; yours returned list and not one number."),
+     (lambda a: "Well done", "This asks for a function of a number; yours returned str and not one number."),
+     (lambda a: str(2 * a), "This asks for a function of a number; yours returned str and not one number."),
      (lambda a: 1 / 0, "Your function ended in ZeroDivisionError (division by zero)."),
      (7, "This asks for a function of a number, not for int.")],
 )  # fmt: skip
@@ -66,3 +68,18 @@ RIGHT = [
 @pytest.mark.parametrize(("book", "number", "answer", "facts"), RIGHT, ids=[case[1] for case in RIGHT])
 def test_answers_other_than_the_notebook_s_are_right_as_well(book, number, answer, facts):
     assert book.book.exercises[number].verdict(answer, **facts) is None
+
+
+@pytest.mark.parametrize(("book", "number"), [(n21, "21.2"), (n24, "24.4")])
+def test_a_sentence_that_the_reader_s_function_returns_is_no_hint(book, number):
+    hint = book.book.exercises[number].verdict(lambda _: "Well done")
+    assert hint and "Well done" not in hint
+    ended = book.book.exercises[number].verdict(lambda _: 1 / 0)
+    assert ended == "Your function ended in ZeroDivisionError (division by zero)."
+
+
+def test_a_check_notices_with_an_error_but_not_with_a_sentence():
+    notices = {number: answer for _, number, answer, _ in RIGHT}["24.4"]
+    verdict = n24.book.exercises["24.4"].verdict
+    assert verdict(lambda f: notices(f) and 1 / 0) is None
+    assert verdict(lambda f: notices(f) and "wrong") == "Your check must return True or False in every case."

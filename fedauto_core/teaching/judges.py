@@ -52,9 +52,9 @@ def function_is(
         rng = np.random.default_rng(0)
         for arguments in (case(rng) for _ in range(CASES)):
             expected = np.asarray(right(*arguments))  # before the reader's function, which may change its arguments
-            returned = called(answer, *arguments)
-            if isinstance(returned, str):
-                return returned
+            returned, problem = called(answer, *arguments)
+            if problem:
+                return problem
             if (found := numbers(returned, expected.shape)) is None:
                 wanted = f"numbers of shape {expected.shape}" if expected.ndim else "one number"
                 return f"This asks for {expects}; yours returned {type(returned).__name__} and not {wanted}."
@@ -65,17 +65,19 @@ def function_is(
     return {"judge": judge, "expects": expects, "wrong": lambda **_: list(wrong)}
 
 
-def called(function: Callable[..., Any], *arguments: object) -> Any:
-    """What the reader's function returns, or a sentence that says how it failed."""
+def called(function: Callable[..., Any], *arguments: object) -> tuple[Any, str | None]:
+    """What the reader's function returns, and None; or None, and a sentence that says how it failed."""
     try:
-        return function(*arguments)
+        return function(*arguments), None
     except Exception as error:  # whatever the reader wrote
-        return f"Your function ended in {type(error).__name__} ({error})."
+        return None, f"Your function ended in {type(error).__name__} ({error})."
 
 
 def numbers(answer: Any, shape: tuple[int, ...]) -> np.ndarray | None:
-    """The answer as finite float64 numbers of this shape; None if it is anything else."""
+    """The answer as finite float64 numbers of this shape; None if it is anything else, such as text."""
     try:
+        if np.asarray(answer).dtype.kind in "SU":  # NumPy would read "2" as a number
+            return None
         found = np.asarray(answer, dtype=float)
     except (TypeError, ValueError):
         return None

@@ -28,9 +28,9 @@ def _law(answer: Any) -> str | None:
         return f"This asks for a function of the arrival sets, not for {type(answer).__name__}."
     for clients in (2, 3, 5):
         sets = arrival_sets(clients)
-        returned = called(answer, sets)
-        if isinstance(returned, str):
-            return returned
+        returned, problem = called(answer, sets)
+        if problem:
+            return problem
         p = numbers(returned, (len(sets),))
         if p is None:
             return f"For {clients} clients the law must return {len(sets)} probabilities, one for each arrival set."

@@ -55,14 +55,14 @@ def _mutants() -> list[Callable[[float], float]]:
 def _notices(answer: Any) -> str | None:
     if not callable(answer):
         return f"This asks for a function that is given a function, not for {type(answer).__name__}."
-    right, *said = (called(answer, function) for function in (missing_class, *_mutants()))
-    if isinstance(right, str):
-        return right
-    if not all(isinstance(one, bool | np.bool_ | str) for one in (right, *said)):
+    (right, problem), *tried = (called(answer, function) for function in (missing_class, *_mutants()))
+    if problem:
+        return problem
+    if not all(failed or isinstance(said, bool | np.bool_) for said, failed in ((right, None), *tried)):
         return "Your check must return True or False in every case."
     if right:
         return "Your check also calls the right formula wrong."
-    caught, of = sum(map(bool, said)), len(said)  # to end in an error is to notice
+    caught, of = sum(bool(failed or said) for said, failed in tried), len(tried)  # to end in an error is to notice
     return (
         None if caught == of else f"Your check leaves the right formula alone, but catches {caught} of {of} slips only."
     )

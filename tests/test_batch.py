@@ -342,6 +342,13 @@ def test_a_scheduler_without_dask_is_refused_with_the_remedy(folder, monkeypatch
         report(folder, scheduler="tcp://localhost:1")
 
 
+def test_the_command_that_repeats_a_batch_names_its_scheduler(folder, executor):
+    report(folder, only=["01*"])
+    report(folder, only=["01*"], scheduler="tcp://h:1", fresh=True)
+    commands = [order.command for order in executor.orders]
+    assert ["--scheduler tcp://h:1 " in command for command in commands] == [False, True]
+
+
 def test_notebooks_are_listed_with_type_default_and_help(folder, capsys):
     batch.print_notebooks(folder / "notebooks")
     assert capsys.readouterr().out == "01_a\n02_b\n    seeds: int = 3 (repetitions)\n30_review\n"

@@ -65,6 +65,8 @@ class Batch:
             words += ["--notebooks", os.path.relpath(self.notebooks_dir)]
         if self.timeout is not None:
             words += ["--timeout", f"{self.timeout:g}"]
+        if self.scheduler is not None:
+            words += ["--scheduler", self.scheduler]
         if self.out != REPORTS / self.profile:
             words += ["--out", os.path.relpath(self.out)]
         return shlex.join(words)

@@ -53,7 +53,7 @@ def test_the_student_edition_holds_no_line_of_a_solution(editions, name):
     student = {line.strip() for cell in editions["student"][name].cells for line in cell.source.splitlines()}
     solved = {line.strip() for solution in solutions(name) for line in solution.splitlines()} - {"", ")", "]", "}"}
     assert len(solved) > 5 and solved & student <= lesson
-    assert "SOLUTION" not in json.dumps(editions["student"][name])
+    assert not re.search("SOLUTION|HIDDEN TESTS|For the teacher", json.dumps(editions["student"][name]))
     assert sum(TO_FILL in cell.source for cell in editions["student"][name].cells) == len(solutions(name))
 
 
@@ -171,11 +171,24 @@ def test_what_lies_in_the_folder_is_kept(tmp_path):
     assert made[0].read_text() == worked and not made[1].exists()
 
 
+@pytest.mark.parametrize("other", [None, b"", b"\xff\xfe"], ids=["folder", "empty", "binary"])
+def test_whatever_else_bears_the_name_is_kept(tmp_path, other):
+    write_notebook(tmp_path / "source", "01_a", "# 01")
+    path = tmp_path / "out" / "01_a.ipynb"
+    path.parent.mkdir()
+    path.mkdir() if other is None else path.write_bytes(other)
+    with pytest.raises(InputError, match=r"other notebooks of the same name: 01_a\.ipynb\."):
+        write_edition("student", path.parent, tmp_path / "source")
+    assert path.is_dir() if other is None else path.read_bytes() == other
+
+
 def test_bad_input_is_one_line_and_status_2(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     for line, said in (
         (f"edition pupil --out {tmp_path / 'out'}", "unknown edition 'pupil'"),
         (f"edition student --out {tmp_path / 'file'}", "is a file"),
+        (f"edition student --out {tmp_path / 'file' / 'below'}", "notebooks cannot be written into"),
+        ("edition student --out /proc/nowhere", "notebooks cannot be written into"),
         (f"edition student --out {tmp_path / 'out'} --notebooks {tmp_path}", "no notebook in"),
     ):
         assert command.main(line.split()) == 2

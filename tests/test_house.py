@@ -23,7 +23,7 @@ ALLOWED = {
     "server": "methods",
     "flower": "network methods server",
     "benchmark": "models network methods data engine flower",
-    "teaching": "report network methods data theory benchmark",
+    "teaching": "store report network methods data theory benchmark",
     "__main__": "methods report teaching",
 }
 """Room -> the rooms it may import; `errors` and `seeding` are everybody's, and no arrow points back up this list."""

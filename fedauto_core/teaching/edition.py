@@ -1,7 +1,8 @@
 """The two editions of the notebooks: `student` has cells to fill, `teacher` has the solutions and what goes wrong.
 
-Both carry the cell metadata of nbgrader (schema version 3). The teacher's edition is what nbgrader calls the source:
-its markers are nbgrader's, and the test cells fail there on a wrong answer. The student's is what it calls the release.
+Both carry the cell metadata of nbgrader (schema version 3); the teacher's has its markers, too, and its test cells fail
+on a wrong answer. Only the student's may be given out: what nbgrader releases of the teacher's lacks the solutions, but
+keeps the notes and the author's prediction.
 """
 
 import os
@@ -12,6 +13,7 @@ import nbformat
 from nbformat.v4 import new_code_cell, new_markdown_cell
 
 from fedauto_core.errors import InputError, require, require_known
+from fedauto_core.store.writing import write_atomically
 
 from .books import find_book
 from .exercises import BEGIN, END, GRADES, Exercise
@@ -128,7 +130,8 @@ def write_edition(edition: str, out: Path, notebooks_dir: Path) -> list[Path]:
     """Write the edition of every notebook of a folder into `out`, once all are made; other files there are kept.
 
     Raises InputError for an unknown edition, a folder without notebooks or with a damaged one, markers that are not
-    balanced, and a notebook in `out` that is another than the one to be written: somebody may have worked in it.
+    balanced, a notebook in `out` that is another than the one to be written (somebody may have worked in it), and an
+    `out` that cannot be read or written.
     """
     require_known("edition", edition, EDITIONS)
     sources = sorted(notebooks_dir.glob("*.ipynb"))
@@ -139,10 +142,16 @@ def write_edition(edition: str, out: Path, notebooks_dir: Path) -> list[Path]:
         remedy="name the folder of the source notebooks",
     )
     texts = {out / path.name: _text(path, edition, out) for path in sources}
-    _require_free(texts, out)
-    out.mkdir(parents=True, exist_ok=True)
-    for path, text in texts.items():
-        path.write_text(text, encoding="utf-8")
+    try:
+        _require_free(texts, out)
+        for path, text in texts.items():
+            write_atomically(path, text)
+    except OSError as error:
+        raise InputError(
+            f"notebooks cannot be written into {out}: {error}",
+            allowed="a folder that can be made, read and written",
+            remedy="name another folder",
+        ) from None
     return list(texts)
 
 
@@ -181,7 +190,8 @@ def _require_free(texts: dict[Path, str], out: Path) -> None:
         allowed="a folder, or a path where nothing is",
         remedy="name another folder",
     )
-    changed = [path.name for path, text in texts.items() if path.exists() and path.read_text(encoding="utf-8") != text]
+    there = {path: text.encode() for path, text in texts.items() if path.exists()}
+    changed = [path.name for path, content in there.items() if not path.is_file() or path.read_bytes() != content]
     require(
         not changed,
         f"{out} has other notebooks of the same name: {', '.join(changed)}",

@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import json
+import logging
 import shutil
 import signal
 import subprocess
@@ -191,7 +192,10 @@ def page(monkeypatch, tmp_path):
                     space |= {"deploy": True}
         return space
 
-    return run
+    flower = logging.getLogger("flwr")
+    level = flower.level
+    yield run
+    flower.setLevel(level)  # the notebook silences it
 
 
 def test_the_notebook_shows_the_deployment_that_it_makes(page, tmp_path):

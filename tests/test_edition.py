@@ -118,12 +118,15 @@ def test_the_teacher_edition_runs_with_its_hidden_tests(editions, tmp_path, monk
     run(editions["teacher"]["03_fedauto_by_hand.ipynb"], tmp_path, monkeypatch, rounds=2, seeds=1)
 
 
-def test_links_lead_to_the_same_places(editions, tmp_path):
+def test_links_among_the_notebooks_stay_and_other_files_are_named(tmp_path):
     notebook = tmp_path / "source" / "01_a.ipynb"
-    write_notebook(notebook.parent, "01_a", "# 01 [b](02_b.ipynb) [c](../c/d.md#e) [f](#f) [g](https://g.org/h)")
+    write_notebook(
+        notebook.parent, "01_a", "# 01 [b](02_b.ipynb#x) [c](../c/d.md#e) [i](R.md) [f](#f) [g](https://g.org/h)"
+    )
     (made,) = write_edition("student", tmp_path / "out" / "class", notebook.parent)
     assert nbformat.read(made, as_version=4).cells[0].source == (
-        "# 01 [b](02_b.ipynb) [c](../../c/d.md#e) [f](#f) [g](https://g.org/h)"
+        "# 01 [b](02_b.ipynb#x) c (`c/d.md` in the repository) i (`source/R.md` in the repository) [f](#f) "
+        "[g](https://g.org/h)"
     )
 
 

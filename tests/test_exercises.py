@@ -11,6 +11,8 @@ import pandas as pd
 import pytest
 
 from fedauto_core.errors import InputError, is_number, require_known
+from fedauto_core.methods.fedauto import compensation
+from fedauto_core.methods.weights import fedauto_weights
 from fedauto_core.teaching import predictions
 from fedauto_core.teaching.books import find_book, numbers
 from fedauto_core.teaching.edition import exercise_number, is_tagged, split_solution
@@ -201,6 +203,26 @@ BOTH = ("less", "more")
 def test_a_prediction_is_held_against_what_came_out(said, prediction, came_out, choices, text):
     predictions.compare(prediction, came_out, "For a reason.", choices, margin=0.5)
     assert said == [f"**Prediction.** {text} For a reason."]
+
+
+def test_a_round_that_overwrites_its_model_is_right():
+    solution = next(code for _, code in posed(nbformat.read(PATHS["03"], as_version=4).cells) if '"03.6"' in code)
+    names = {"np": np, "compensation": compensation, "fedauto_weights": fedauto_weights}
+    exec(split_solution(solution)[1], names)
+
+    def overwriting(w, *others):
+        w += names["one_round"](w, *others) - w
+        return w
+
+    assert BOOKS["03"].verdict("03.6", overwriting) is None
+
+
+def test_optimality_may_be_tested_without_the_sum_if_the_gradient_is_tested_from_both_sides():
+    def is_optimal(beta, gram):
+        slack = gram @ beta - beta @ gram @ beta
+        return beta.min() >= 0 and slack.min() >= -1e-8 and np.abs(slack * beta).max() <= 1e-8
+
+    assert BOOKS["03"].verdict("03.5", is_optimal) is None
 
 
 def test_a_book_that_is_not_there():

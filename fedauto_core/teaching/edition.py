@@ -21,7 +21,7 @@ from .exercises import BEGIN, END, GRADES, Exercise
 EDITIONS = ("student", "teacher")
 TO_FILL = "answer = ...  # your answer here"
 PREDICTION = re.compile(r"^prediction = .*?(?=\s*#|$)", re.MULTILINE)
-LINK = re.compile(r"(?<=\]\()((?!#|[a-z]+:)[^)#\s]+)")
+LINK = re.compile(r"!?\[([^\]]*)\]\((?!#|[a-z]+:)([^)#\s]+)[^)\s]*\)")
 CHECK = re.compile(r'^exercises\.check\(\s*"(\d\d\.\d+)"', re.MULTILINE)
 
 
@@ -141,7 +141,7 @@ def write_edition(edition: str, out: Path, notebooks_dir: Path) -> list[Path]:
         allowed="a folder with *.ipynb files",
         remedy="name the folder of the source notebooks",
     )
-    texts = {out / path.name: _text(path, edition, out) for path in sources}
+    texts = {out / path.name: _text(path, edition) for path in sources}
     try:
         _require_free(texts, out)
         for path, text in texts.items():
@@ -155,7 +155,7 @@ def write_edition(edition: str, out: Path, notebooks_dir: Path) -> list[Path]:
     return list(texts)
 
 
-def _text(path: Path, edition: str, out: Path) -> str:
+def _text(path: Path, edition: str) -> str:
     try:
         source = nbformat.read(path, as_version=4)
         nbformat.validate(source)
@@ -171,16 +171,19 @@ def _text(path: Path, edition: str, out: Path) -> str:
         raise error.within(path.name) from None
     for cell in made.cells:
         if cell.cell_type == "markdown":
-            cell.source = LINK.sub(lambda found: _from_elsewhere(found[1], path.parent, out), cell.source)
+            cell.source = LINK.sub(lambda found: _from_elsewhere(found, path.parent), cell.source)
     nbformat.validate(made)
     return nbformat.writes(made) + "\n"
 
 
-def _from_elsewhere(target: str, notebooks_dir: Path, out: Path) -> str:
-    """A link's target as seen from `out`, where the notebooks themselves lie side by side again."""
+def _from_elsewhere(link: re.Match[str], notebooks_dir: Path) -> str:
+    """A link as a class gets it: the notebooks lie side by side again, but other files of the repository are only
+    named, as the edition is handed on without them."""
+    text, target = link.groups()
     if target.endswith(".ipynb") and "/" not in target:
-        return target
-    return Path(os.path.relpath((notebooks_dir / target).resolve(), out.resolve())).as_posix()
+        return link[0]
+    folder = notebooks_dir.resolve()
+    return f"{text} (`{Path(os.path.relpath(folder / target, folder.parent)).as_posix()}` in the repository)"
 
 
 def _require_free(texts: dict[Path, str], out: Path) -> None:

@@ -12,6 +12,7 @@ from fedauto_core.methods.weights import fedauto_weights, minimise
 from fedauto_core.teaching.exercises import Book, Exercise, number_is
 
 COUNTS = np.array([[3, 3, 3], [20, 0, 0], [10, 10, 0], [0, 20, 0], [0, 5, 15]])  # row 0 = server
+WITHOUT = COUNTS - np.outer(np.arange(5) == 0, [0, 0, 3])  # the server has nothing of class 2
 
 
 def _joined(counts: np.ndarray, arrived: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -71,6 +72,9 @@ def _judge_kkt(answer: Callable[..., bool]) -> str | None:
             (vertex, False, "It accepts a corner of the simplex that is not the minimiser: which entry is too small?"),
             (np.full(n, 1 / n), False, "It accepts equal weights, which are not optimal: which entries are not equal?"),
             (2 * beta, False, "It accepts weights that do not sum to one, so that they are not on the simplex."),
+            (beta / 2, False, "It accepts weights that sum to one half: each sum has to be one, to the tolerance."),
+            (0.999 * beta, False, "It accepts weights whose sum falls short of one by far more than the tolerance."),
+            (0.999 * beta + 0.001 / n, False, "It accepts weights near the minimiser, off by more than the tolerance."),
         )
         if inside.min() < 0:  # the minimiser on the plane: its gradient is constant, but a weight is negative
             cases += ((inside / inside.sum(), False, "It accepts negative weights, which are not on the simplex."),)
@@ -85,19 +89,36 @@ def _equal_gradient(beta: np.ndarray, gram: np.ndarray) -> bool:
     return bool(np.ptp(gram @ beta) < 1e-8)
 
 
+def _any_sum(beta: np.ndarray, gram: np.ndarray) -> bool:
+    """The slip: nothing is asked of the sum, without which it is not enough that no entry is below the value."""
+    return bool(beta.min() >= 0 and np.min(gram @ beta - beta @ gram @ beta) >= -1e-8)
+
+
+def _coarse(sum_tolerance: float, tolerance: float) -> Callable[[np.ndarray, np.ndarray], bool]:
+    """The slip: another tolerance than the stated one."""
+
+    def is_optimal(beta: np.ndarray, gram: np.ndarray) -> bool:
+        on_simplex = beta.min() >= 0 and abs(beta.sum() - 1) <= sum_tolerance
+        return bool(on_simplex and np.min(gram @ beta - beta @ gram @ beta) >= -tolerance)
+
+    return is_optimal
+
+
 def _judge_round(answer: Callable[..., np.ndarray]) -> str | None:
     rng = np.random.default_rng(2)
-    for arrived, about in (
-        ([1, 3], "when a class is missing"),
-        ([1, 2, 3, 4], "when nothing is missing: then there is no participant m"),
-        ([4], "when one client arrives"),
+    for arrived, held, about in (
+        ([1, 3], COUNTS, "when a class is missing"),
+        ([1, 2, 3, 4], COUNTS, "when nothing is missing: then there is no participant m"),
+        ([4], COUNTS, "when one client arrives"),
+        ([1, 3], WITHOUT, "when the server has no sample of the missing class: then there is no participant m"),
     ):
-        counts, lam = COUNTS * rng.integers(1, 4), float(rng.uniform(0.02, 0.5))
+        counts, lam = held * rng.integers(1, 4), float(rng.uniform(0.02, 0.5))
         w, updates, update_m = rng.normal(size=5), rng.normal(size=(len(counts), 5)), rng.normal(size=5)
         rows, sizes, target = _joined(counts, arrived)
         beta = fedauto_weights(rows, sizes, target, lam)
         sent = np.vstack([updates[[0, *arrived]], update_m])[: len(beta)]
-        came = np.asarray(answer(w, updates, update_m, arrived, counts, lam), dtype=float)
+        given = (w.copy(), updates.copy(), update_m.copy(), list(arrived), counts.copy(), lam)  # the reader may change
+        came = np.asarray(answer(*given), dtype=float)
         if came.shape != w.shape:
             return f"It returns an array of shape {came.shape}; the next model has that of w, {w.shape}."
         if not np.allclose(came, w + beta @ sent):
@@ -121,6 +142,15 @@ def _always_m(
     rows, target = counts / counts.sum(axis=1, keepdims=True), counts.sum(axis=0) / counts.sum()
     beta = fedauto_weights(rows[members], counts.sum(axis=1)[members], target, lam)
     return w + beta @ np.vstack([updates[[0, *arrived]], update_m])
+
+
+def _m_of_missing(
+    w: np.ndarray, updates: np.ndarray, update_m: np.ndarray, arrived: list[int], counts: np.ndarray, lam: float
+) -> np.ndarray:
+    """The misconception: participant m joins for every missing class, as if the server had a sample of each."""
+    counts = np.vstack([np.maximum(counts[0], 1), counts[1:]])
+    beta = fedauto_weights(*_joined(counts, arrived), lam)
+    return w + beta @ np.vstack([updates[[0, *arrived]], update_m])[: len(beta)]
 
 
 def _some_chi2() -> list[Callable[..., Any]]:
@@ -186,7 +216,14 @@ book = Book(
         minutes=20,
         judge=_judge_kkt,
         expects="a function of (beta, gram) that returns True or False",
-        wrong=lambda: [_equal_gradient, lambda beta, gram: True, lambda beta, gram: bool(beta.min() >= 0)],
+        wrong=lambda: [
+            _equal_gradient,
+            lambda beta, gram: True,
+            lambda beta, gram: bool(beta.min() >= 0),
+            _any_sum,
+            _coarse(sum_tolerance=0.3, tolerance=1e-8),
+            _coarse(sum_tolerance=1e-8, tolerance=0.05),
+        ],
         pitfalls="Asking that the whole gradient be equal, which forgets the weights that are zero.",
     ),
     Exercise(
@@ -195,7 +232,7 @@ book = Book(
         minutes=25,
         judge=_judge_round,
         expects="a function of (w, updates, update_m, arrived, counts, lam) that returns the next model",
-        wrong=lambda: [_plain_round, _always_m, lambda w, *others: w],
+        wrong=lambda: [_plain_round, _always_m, _m_of_missing, lambda w, *others: w],
         pitfalls="The server is forgotten among the members, or participant m joins although nothing is missing.",
     ),
 )

@@ -16,7 +16,7 @@ from fedauto_core.report.evidence import Row, status_of, title_of, verdict_rows
 from fedauto_core.report.pages import Place
 from fedauto_core.report.site import Entry, Site
 from fedauto_core.report.sources import CHECKOUT, NOTEBOOKS
-from fedauto_core.report.verdicts import Verdict
+from fedauto_core.report.verdicts import Verdict, stored
 from fedauto_core.report.verify import verified
 
 REPORT = Path(__file__).parents[1] / "reports" / "standard"
@@ -190,8 +190,14 @@ def test_the_essay_has_at_most_150_words_and_says_who_wins_where_and_why(written
     here = final[final["scenario"] == best].set_index("rival")
     ahead = here["standing"].str.startswith("won").sum()
     assert f"FedAuto does best in {best}" in words and f"ahead of {ahead} of {len(here)} rivals" in words
-    assert f"of plain averaging by {here.at['fedavg', 'mean']:.1f} points" in words
+    assert f"{here.at['fedavg', 'mean']:+.1f} over plain averaging" in words
     assert "rank correlation" in words and here["mean"].idxmin() in words
+    counted = final[final["counts"]]
+    behind = counted[counted["standing"].str.startswith("lost")]
+    worst = behind["scenario"].mode()[0]
+    early = f"({(~counted['settled']).sum()} unsettled, behind in {(~behind['settled']).sum()} of them)"
+    assert f"It is behind in {len(behind)} of {len(counted)} {early}, mostly in {worst}" in words
+    assert f": {(behind['scenario'] == worst).sum()} of {(counted['scenario'] == worst).sum()}, " in words
 
 
 def comparisons(*rows):
@@ -199,20 +205,49 @@ def comparisons(*rows):
     return pd.DataFrame(rows, columns=columns)
 
 
-def test_the_essay_concedes_what_is_lost(tmp_path, monkeypatch):
-    page = tmp_path / "10_full_parameter"
+def test_the_essay_concedes_what_is_lost(tmp_path):
     frame = comparisons(
         ("F8", "a", -2.26, -3.0, -1.0, True, True, "lost"),
-        ("F8", "b", 4.0, 3.0, 5.0, True, False, "lost"),  # not settled: no say
+        ("F8", "b", -4.0, -5.0, -3.0, True, False, "lost, uncorrected"),
+        ("F8", "fedavg", -0.5, -1.5, 0.5, True, True, "level"),
         ("F0", "a", -9.0, -9.5, -8.5, False, True, "lost"),  # does not count
     )
-    verdict = Verdict("C2", "x", "¬Re", -2.26, -3.0, -1.0, 3, "points", "comparisons")
-    said = essay_on(page, frame, verdict)
-    assert "After the correction it is behind in 1 of 1 settled comparisons, most behind `a` in F8" in said
-    assert "-2.3 points" in said and "ahead of 0 of 2 rivals" in said
-    won = comparisons(("F8", "a", 2.0, 1.0, 3.0, True, True, "won"))
-    assert "No rival is ahead of it after the correction." in essay_on(tmp_path / "other", won, verdict)
+    said = essay_on(tmp_path / "10_full_parameter", frame, verdict_on("C2", "¬Re", -2.26))
+    assert "ahead of 0 of 3 rivals (1 unsettled)." in said
+    assert "Its lead there is -4.0 (`b`, lost, uncorrected) to -0.5 points (`fedavg`), -0.5 over plain" in said
+    assert "It is behind in 2 of 3 (1 unsettled, behind in 1 of them), mostly in F8" in said
+    assert ": 2 of 3, -4.0 points to `b`." in said and "No rival" not in said
     assert essay.essay(ledger.Ledger(tmp_path), []) == "No verdict of this report speaks to the paper's claims."
+
+
+@pytest.mark.parametrize(("settled", "standing", "none"), [(True, "won", True), (True, "lost, uncorrected", False),
+                                                           (False, "won", False)])  # fmt: skip
+def test_nobody_is_ahead_only_where_something_is_settled(tmp_path, settled, standing, none):
+    frame = comparisons(("F8", "a", 2.0, 1.0, 3.0, True, settled, standing))
+    said = essay_on(tmp_path / "10_full_parameter", frame, verdict_on("C2", "~", 2.0))
+    assert ("No rival is ahead of it in a settled comparison." in said) == none
+
+
+def test_the_essay_tells_first_what_decides_plug_and_play(tmp_path):
+    page = tmp_path / "16_plug_and_play"
+    page.mkdir()
+    verdicts = [verdict_on("C8", "Re", 6.44, "9 lines: its lead"), verdict_on("C8", "=", 0.0, "3 lines: its lead")]
+    (page / "verdicts.json").write_text(json.dumps(stored(verdicts)), encoding="utf-8")
+    (page / "manifest.json").write_text(json.dumps({"parameters": {}, "seconds": 1.0, "peak_mib": 1, "files": {}}))
+    said = essay.bare(essay.essay(ledger.Ledger(tmp_path), [Row(page.name, verdict, "") for verdict in verdicts]))
+    lead = "In Flower it leads plain averaging by"
+    assert said == f"{lead} +0.0 points with 3 lines (equivalent); +6.4 points with 9 lines."
+
+
+def test_a_file_that_two_claims_rest_on_is_told_for_the_first(tmp_path):
+    page = tmp_path / "10_full_parameter"
+    leave_table(page, "comparisons.csv", comparisons(("F8", "a", 2.0, 1.0, 3.0, True, True, "won")))
+    rows = [Row(page.name, verdict_on(claim, "Re", 2.0), "figure") for claim in ("C2", "C3")]
+    assert [one.claim for one in essay.contests(ledger.Ledger(tmp_path), rows)] == ["C2"]
+
+
+def verdict_on(claim, mark, effect, statement="x"):
+    return Verdict(claim, statement, mark, effect, effect - 1, effect + 1, 3, "points", "comparisons")
 
 
 def leave_table(page, file, frame):

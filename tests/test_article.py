@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from test_report import made  # noqa: F401
 
-from fedauto_core.report import article, checklist, essay, latex, ledger, overview, plan
+from fedauto_core.report import article, checklist, essay, latex, ledger, overview, plan, surroundings
 from fedauto_core.report.evidence import Row, status_of, title_of, verdict_rows
 from fedauto_core.report.pages import Place
 from fedauto_core.report.site import Entry, Site
@@ -20,7 +20,7 @@ from fedauto_core.report.verdicts import Verdict, stored
 from fedauto_core.report.verify import verified
 
 REPORT = Path(__file__).parents[1] / "reports" / "standard"
-needs_tex = pytest.mark.skipif(shutil.which(latex.COMMAND) is None, reason="TeX is not installed")
+needs_tex = pytest.mark.skipif(shutil.which(surroundings.TEX) is None, reason="TeX is not installed")
 STRUCTURAL = re.compile(
     r"\b(?:4G|5G)\b"  # kinds of networks
     r"|\b\d\d_[\w-]+"  # names of pages
@@ -307,6 +307,45 @@ def test_what_stands_beside_the_article_is_written_anew_when_it_was_changed(made
     path.write_bytes(before[:-20])
     overview.write_overview(out, "tiny", jobs, notebooks)
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["CITATION.cff", "docs/b.md", "tests/test_b.py", "notebooks/02_b.ipynb"])
+def test_the_article_is_written_anew_when_the_checkout_or_tex_changed(tmp_path, monkeypatch, name):
+    for folder in ("docs", "tests", "notebooks"):
+        (tmp_path / folder).mkdir()
+
+    def now():
+        return surroundings.surroundings(tmp_path, tmp_path / "notebooks")
+
+    monkeypatch.setenv("PATH", str(tmp_path))
+    before = now()
+    assert now() == before
+    (tmp_path / name).write_text("a")
+    changed = now()
+    assert changed != before
+    (tmp_path / surroundings.TEX).touch(0o755)
+    assert now() != changed
+
+
+def test_the_article_is_sealed_over_what_surrounds_it(made, tmp_path, monkeypatch):  # noqa: F811
+    out, notebooks = tmp_path / "out", made.parent / "notebooks"
+    shutil.copytree(made, out)
+    jobs = plan.read_profile("tiny", notebooks)
+    path, text = out / "article" / "article.html", "no PDF: TeX came"
+    monkeypatch.setattr(article, "pdf", lambda source: "TeX came")
+    overview.write_overview(out, "tiny", jobs, notebooks)
+    assert text not in path.read_text(encoding="utf-8")
+    monkeypatch.setattr(overview, "surroundings", lambda *_: ("other",))
+    overview.write_overview(out, "tiny", jobs, notebooks)
+    assert text in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("text", ["", "a: [", "- a", None])
+def test_a_citation_file_that_says_nothing_is_not_met(tmp_path, text):
+    if text is not None:
+        (tmp_path / "CITATION.cff").write_text(text)
+    found = {check.asked: check for check in checklist._available(tmp_path)}
+    assert found["it says how to cite it"][2:] == ("no readable CITATION.cff", "no")
 
 
 def test_the_checklist_counts_what_is_there(written):

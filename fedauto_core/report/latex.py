@@ -15,6 +15,8 @@ from pathlib import Path
 from mistune import HTMLRenderer
 from nbconvert.filters.markdown_mistune import MarkdownWithMath
 
+from .surroundings import TEX
+
 SPECIAL = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
@@ -58,7 +60,6 @@ LETTER = 0.0135
 CELL = "\x1f"  # behind a cell; its first letter is its alignment
 RUNS = 4  # at most: until references and widths of tables stand
 LIMIT_S = 120
-COMMAND = "pdflatex"
 
 
 def escaped(text: str) -> str:
@@ -175,19 +176,19 @@ def pdf(source: Path) -> str:
     An older one is taken away."""
     target = source.with_suffix(".pdf")
     target.unlink(missing_ok=True)
-    if shutil.which(COMMAND) is None:
-        return f"no {COMMAND} is at hand here"
+    if shutil.which(TEX) is None:
+        return f"no {TEX} is at hand here"
     with tempfile.TemporaryDirectory() as made:
-        words = [COMMAND, "-interaction=nonstopmode", "-halt-on-error", f"-output-directory={made}", source.name]
+        words = [TEX, "-interaction=nonstopmode", "-halt-on-error", f"-output-directory={made}", source.name]
         constant = os.environ | {"SOURCE_DATE_EPOCH": "0", "FORCE_SOURCE_DATE": "1"}
         for _ in range(RUNS):
             try:
                 run = subprocess.run(words, cwd=source.parent, env=constant, capture_output=True, timeout=LIMIT_S)
             except (OSError, subprocess.TimeoutExpired) as error:
-                return f"{COMMAND}: {type(error).__name__}"
+                return f"{TEX}: {type(error).__name__}"
             said = run.stdout.decode("utf-8", "replace")
             if run.returncode:
-                return f"{COMMAND}: {next(iter(re.findall(r'^! .*', said, re.M)), f'exit status {run.returncode}')}"
+                return f"{TEX}: {next(iter(re.findall(r'^! .*', said, re.M)), f'exit status {run.returncode}')}"
             if "Rerun" not in said:
                 break
         shutil.copyfile(Path(made) / target.name, target)

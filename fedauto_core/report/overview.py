@@ -17,6 +17,8 @@ from .folder import content_hash, read_manifest
 from .papers import REFERENCES
 from .plan import Job, banner
 from .rules import RULES, rules
+from .sources import CHECKOUT
+from .surroundings import surroundings
 from .tables import pipe_table
 from .verdicts import CLAIMS, LEGEND, describe
 
@@ -115,7 +117,8 @@ def write_overview(out: Path, profile: str, jobs: Sequence[Job], notebooks_dir: 
         _write(out / name / f"{name}.html", (common, manifests[name]["files"]), functools.partial(notebook, name))
     for name in ON_TOP:
         beside = [out / other for other in BESIDE.get(name, ())]
-        _write(out / name, (common, rows, statuses, manifests), functools.partial(on_top, name), beside)
+        source = (common, rows, statuses, manifests, *(surroundings(CHECKOUT, notebooks_dir) if beside else ()))
+        _write(out / name, source, functools.partial(on_top, name), beside)
     for name in OF_RULES:
         _write(out / name, (common, manifests), lambda name=name: of_rules().page(name))
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from test_report import made  # noqa: F401
 
-from fedauto_core.report import article, checklist, essay, latex, ledger, overview, plan, surroundings
+from fedauto_core.report import article, checklist, essay, findings, latex, ledger, overview, plan, surroundings
 from fedauto_core.report.evidence import Row, status_of, title_of, verdict_rows
 from fedauto_core.report.pages import Place
 from fedauto_core.report.site import Entry, Site
@@ -274,11 +274,46 @@ def test_a_number_is_cited_from_what_is_as_it_was_written(tmp_path):
         ("3", "2", "in the text"),
         ("-0.5", "2", "in the text"),
     ]
+    for whole in ("2.20GHz", "2.5x", "2.14.1"):  # a name or a version is no number, nor is its beginning
+        assert ledger.NUMERAL.findall(f"by {whole}.") == []
+    assert ledger.NUMERAL.findall("by 2.5.") == ["2.5"]
     assert cited.frame("a", "t.csv", ["y"]) is None and cited.frame("a", "u.csv") is None
     (tmp_path / "a" / "t.csv").write_text("x,what\n9,changed\n")
     assert ledger.Ledger(tmp_path).frame("a", "t.csv") is None
     with pytest.raises(LookupError, match=r"a/t\.csv is not in the report"):
         ledger.Ledger(tmp_path).cell("a", "t.csv", 1, "x")
+
+
+def test_a_table_without_rows_is_a_table():
+    assert ledger.table(["a", "b"], []) == "| a | b |\n| --- | --- |\n"
+
+
+UNEXPECTED = {  # notebook -> file, and a row of it that its passage does not look for
+    "10_full_parameter": ("ours.csv", {"family": "optimiser", "scenario": "F2", "mark": "Re", "decided by": "a",
+                                       "difference": 1.0, "low": 0.5, "high": 1.5, "method": "b"}),
+    "14_cost": ("exponents.csv", {"varied": "N", "cost": "bytes", "exponent": 1.0, "low": 0.9, "high": 1.1}),
+    "21_any_failure_law": ("floors.csv", {"rule": "FedAvg", "floor |grad F|²": 1.0}),
+    "22_tight_or_loose": ("gain.csv", {"E": 2, "step": 0.5, "median": float("nan")}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("notebook", UNEXPECTED)
+def test_a_page_without_the_rows_of_its_passage_has_none(tmp_path, notebook):
+    file, row = UNEXPECTED[notebook]
+    leave_table(tmp_path / notebook, file, pd.DataFrame([row]))
+    assert findings.PASSAGES[notebook](ledger.Ledger(tmp_path), notebook) == ""
+
+
+def test_a_composition_without_gains_has_its_table_alone(tmp_path):
+    page = tmp_path / "15_composition"
+    leave_table(page, "tally.csv", pd.DataFrame([{"scenario": "F2", "helps": 1, "harms": 0}]))
+    gains = pd.DataFrame([{"scenario": "F2", "X": "a", "arm": "plain", "mean": 1.0, "low": 0.5, "high": 1.5}])
+    gains.to_csv(page / "gains.csv", index=False)
+    manifest = json.loads((page / "manifest.json").read_text())
+    manifest["files"]["gains.csv"] = overview.content_hash(page / "gains.csv")
+    (page / "manifest.json").write_text(json.dumps(manifest))
+    text = findings.PASSAGES[page.name](ledger.Ledger(tmp_path), page.name)
+    assert "| F2 |" in text and "largest gain" not in text
 
 
 def test_a_page_that_was_not_run_is_named(made):  # noqa: F811

@@ -22,7 +22,7 @@ from .record import FLOAT_FORMAT
 from .tables import cell, pipe_table
 
 MARKED = re.compile("\ue000(\\d+)\ue001(.*?)\ue002")
-NUMERAL = re.compile(r"(?<![\w.-])[+-]?\d+(?:\.\d+)?(?:e[+-]?\d+)?(?![\w-])")
+NUMERAL = re.compile(r"(?<![\w.-])[+-]?\d+(?:\.\d+)?(?:e[+-]?\d+)?(?![\w-]|\.\d)")
 CODE = re.compile(r"(`[^`]*`)")
 LOOKS: Mapping[str, Callable[[float], str]] = {
     "as it is": cell,
@@ -78,7 +78,8 @@ def between(low: str, high: str) -> str:
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table; columns of nothing but cited numbers stand on the right."""
     lines = list(rows)
-    right = [all(MARKED.fullmatch(cell) or cell == "–" for cell in column) for column in zip(*lines, strict=True)]
+    columns = zip(*lines, strict=True) if lines else [[""]] * len(heads)
+    right = [all(MARKED.fullmatch(text) or text == "–" for text in column) for column in columns]
     head, rule, *body = pipe_table(heads, lines).splitlines()
     rule = "| " + " | ".join("---:" if at_right else "---" for at_right in right) + " |"
     return "\n".join((head, rule, *body)) + "\n"

@@ -5,6 +5,7 @@ import html
 import json
 import re
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -12,11 +13,11 @@ import pytest
 from test_report import made  # noqa: F401
 
 from fedauto_core.report import article, checklist, essay, findings, latex, ledger, overview, plan, surroundings
-from fedauto_core.report.evidence import Row, status_of, title_of, verdict_rows
+from fedauto_core.report.evidence import Row, claim_marks, status_of, verdict_rows
 from fedauto_core.report.pages import Place
 from fedauto_core.report.site import Entry, Site
 from fedauto_core.report.sources import CHECKOUT, NOTEBOOKS
-from fedauto_core.report.verdicts import Verdict, stored
+from fedauto_core.report.verdicts import CLAIMS, TESTED_BY, Verdict, stored
 from fedauto_core.report.verify import verified
 
 REPORT = Path(__file__).parents[1] / "reports" / "standard"
@@ -33,7 +34,7 @@ WORDS = re.compile(r"\b(?:two|three|four|five|six|seven|eight|nine|ten|eleven|tw
 def site_of(out):
     jobs = plan.read_profile("standard")
     statuses = sorted(status_of(job, out) for job in jobs)
-    entries = tuple(Entry(job.name, title_of(job)) for job in sorted(jobs, key=lambda job: job.name))
+    entries = tuple(Entry(s.name, s.title) for s in statuses if s.state not in ("failed", "not run"))
     return Site("standard", entries, out, NOTEBOOKS), verdict_rows(out, {job.name for job in jobs}), statuses
 
 
@@ -155,9 +156,22 @@ def test_it_has_the_parts_of_a_replication_article(written):
         "Reviewer's checklist",
     ):
         assert f">{html.escape(heading, quote=False)}</h" in page or f">{heading}</h" in page, heading
-    assert "(no PDF: not asked for)" in page and "Not run" not in page and "Missing here" not in page
-    for row in verdict_rows(written, {path.name for path in written.iterdir()}):
-        assert f"[{row.verdict.mark}]" in page
+    assert "(no PDF: not asked for)" in page
+    marks = re.findall(r"<td>\[(Re|=|~|¬Re|own)\]</td>", page.partition("Results beyond the paper</h2>")[0])
+    _, rows, _ = site_of(written)
+    of_claims = [mark[1:-1] for mark in claim_marks(rows).values() if mark != "–"]
+    assert Counter(marks) == Counter([*(row.verdict.mark for row in rows), *of_claims])
+    assert len(rows) > 10
+
+
+def test_what_was_not_run_is_named_and_nothing_else(written):
+    page = html.unescape((written / "article" / "article.html").read_text(encoding="utf-8"))
+    missing = {job.name for job in plan.read_profile("standard")} - {path.name for path in written.iterdir()}
+    told = " ".join(re.findall(r"Missing here \([^)]*\): (.*?)\.", page))
+    assert {*re.findall(r"\b\d\d_[\w-]+(?=</code>)", told)} == missing
+    lacking = {name for claim in CLAIMS for name in TESTED_BY[claim] if name in missing}
+    named = {*re.findall(r"\b\d\d_[\w-]+", " ".join(re.findall(r"<p>Not run: (.*?)\.</p>", page)))}
+    assert lacking <= named <= missing
 
 
 def test_every_citation_is_in_the_bibliography(written):

@@ -6,13 +6,25 @@ import json
 import re
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from test_report import made  # noqa: F401
 
-from fedauto_core.report import article, checklist, essay, findings, latex, ledger, overview, plan, surroundings
+from fedauto_core.report import (
+    article,
+    checklist,
+    essay,
+    findings,
+    latex,
+    ledger,
+    overview,
+    passages,
+    plan,
+    surroundings,
+)
 from fedauto_core.report.evidence import Row, claim_marks, status_of, verdict_rows
 from fedauto_core.report.pages import Place
 from fedauto_core.report.site import Entry, Site
@@ -447,6 +459,25 @@ def test_markdown_becomes_latex():
     )
     rows = latex.latex("| a | n |\n| --- | ---: |\n| [x] | 1 |\n| a cell that has many letters | 2 |\n")
     assert "\\toprule\na & n \\\\\n\\midrule" in rows and "\n{[}x{]} & 1 \\\\\n" in rows and "\\linewidth}r@{}" in rows
+
+
+def test_marks_of_the_ledger_do_not_widen_a_column():
+    def columns(number):
+        return re.search(r"longtable\}\{(.*)\}", latex.latex(f"| a |\n| --- |\n| {number} |\n"))[1]
+
+    assert columns("\ue00012345678\ue0013.5 of 20 points\ue002") == columns("3.5 of 20 points")
+    assert columns("3.5 of 20 points" * 9) != columns("3.5 of 20 points")
+
+
+def test_a_claim_with_nothing_but_values_of_the_paper_is_not_decided(tmp_path):
+    page = tmp_path / "10_full_parameter"
+    page.mkdir()
+    verdict = replace(verdict_on("C2", "Re", 2.0, "of the paper: 2"), evidence="paper")
+    (page / "verdicts.json").write_text(json.dumps(stored([verdict])), encoding="utf-8")
+    (page / "manifest.json").write_text(json.dumps({"parameters": {}, "seconds": 1.0, "peak_mib": 1, "files": {}}))
+    site = Site("standard", (Entry(page.name, "x"),), tmp_path, NOTEBOOKS)
+    text = passages.Passages(site, [Row(page.name, verdict, "")], [], ledger.Ledger(tmp_path)).result("C2")
+    assert text.startswith("**–** not tested.\n") and "Decided by" not in text and "of the paper" in text
 
 
 def test_text_of_a_report_shows_as_it_is_in_markdown():

@@ -15,6 +15,7 @@ from pathlib import Path
 from mistune import HTMLRenderer
 from nbconvert.filters.markdown_mistune import MarkdownWithMath
 
+from .ledger import MARKED
 from .surroundings import TEX
 
 SPECIAL = {
@@ -126,7 +127,8 @@ class _Renderer(HTMLRenderer):
         head, _, body = text.partition("\n")
         rows = [line.split(CELL)[:-1] for line in (head, *body.splitlines())]
         widths = [
-            max(len(re.sub(f"[{MARKS}]|\\\\[a-z]+", "", row[i][1:])) for row in rows) for i in range(len(rows[0]))
+            max(len(re.sub(r"\\[a-z]+", "", MARKED.sub(r"\2", row[i][1:]))) for row in rows)
+            for i in range(len(rows[0]))
         ]
         columns = "".join(_columns([cell[0] for cell in rows[0]], widths))
         first, *rest = (" & ".join(cell[1:] for cell in row) + " \\\\" for row in rows)

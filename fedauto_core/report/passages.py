@@ -178,10 +178,11 @@ class Passages:
     def result(self, claim: str) -> str:
         """A claim's mark, what decides it, its verdicts, and its comparisons scenario by scenario."""
         mark, mine = self.marks[claim], [row for row in self.rows if row.verdict.claim == claim]
-        row = deciding(mark, mine)
-        statement = self.ledger.quoted(*self._entry(row), "statement")
         missing = [f"`{name}`" for name in TESTED_BY[claim] if name not in self._shown]
-        parts = [f"**{mark}** {WHAT[mark]}. Decided by: {statement} (`{row.notebook}`)."]
+        parts = [f"**{mark}** {WHAT[mark]}."]
+        if mark != "–":  # values of the paper alone decide nothing
+            row = deciding(mark, mine)
+            parts[0] += f" Decided by: {self.ledger.quoted(*self._entry(row), 'statement')} (`{row.notebook}`)."
         parts += [f"Not run: {', '.join(missing)}."] if missing else []
         heads = ["verdict", "mark", "effect", "interval", "unit", "seeds", "page"]
         lines = [(self._subject(r), f"[{r.verdict.mark}]", *self._effect(r), linked(r.notebook)) for r in mine]

@@ -26,8 +26,8 @@ def place(site: Site, folder: Path, up: str) -> Place:
     report."""
     notebooks = {number: (f"{up}{entry.page}", entry.title) for number, entry in site.titles.items()}
     terms = [entry for entry in lexicon.entries() if entry.kind == "term"]
-    words = {word: f"{up}{entry.address}" for entry in terms for word in (entry.name, *entry.spellings)}
-    words |= {rule.method: f"{up}{rule.address}" for rule in rules()}
+    words = {word.casefold(): f"{up}{entry.address}" for entry in terms for word in (entry.name, *entry.spellings)}
+    words |= {rule.method.casefold(): f"{up}{rule.address}" for rule in rules()}
     return Place(site.notebooks_dir, folder, notebooks, words, lambda text: linked(text, f"{up}bibliography.html"))
 
 

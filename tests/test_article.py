@@ -222,7 +222,7 @@ def test_the_essay_has_at_most_150_words_and_says_who_wins_where_and_why(written
     behind = counted[counted["standing"].str.startswith("lost")]
     worst = behind["scenario"].mode()[0]
     early = f"({(~counted['settled']).sum()} unsettled, behind in {(~behind['settled']).sum()} of them)"
-    assert f"It is behind in {len(behind)} of {len(counted)} {early}, mostly in {worst}" in words
+    assert f"it is behind in {len(behind)} of {len(counted)} comparisons {early}, mostly in {worst}" in words
     assert f": {(behind['scenario'] == worst).sum()} of {(counted['scenario'] == worst).sum()}, " in words
 
 
@@ -241,8 +241,8 @@ def test_the_essay_concedes_what_is_lost(tmp_path):
     said = essay_on(tmp_path / "10_full_parameter", frame, verdict_on("C2", "¬Re", -2.26))
     assert "ahead of 0 of 3 rivals (1 unsettled)." in said
     assert "Its lead there is -4.0 (`b`, lost, uncorrected) to -0.5 points (`fedavg`), -0.5 over plain" in said
-    assert "It is behind in 2 of 3 (1 unsettled, behind in 1 of them), mostly in F8" in said
-    assert ": 2 of 3, -4.0 points to `b`." in said and "No rival" not in said
+    assert "On `10_full_parameter` it is behind in 2 of 3 comparisons (1 unsettled, behind in 1 of them)" in said
+    assert "mostly in F8" in said and ": 2 of 3, -4.0 points to `b`." in said and "No rival" not in said
     assert essay.essay(ledger.Ledger(tmp_path), []) == "No verdict of this report speaks to the paper's claims."
 
 
@@ -262,7 +262,7 @@ def test_the_essay_tells_first_what_decides_plug_and_play(tmp_path):
     (page / "manifest.json").write_text(json.dumps({"parameters": {}, "seconds": 1.0, "peak_mib": 1, "files": {}}))
     said = essay.bare(essay.essay(ledger.Ledger(tmp_path), [Row(page.name, verdict, "") for verdict in verdicts]))
     lead = "In Flower it leads plain averaging by"
-    assert said == f"{lead} +0.0 points with 3 lines (equivalent); +6.4 points with 9 lines."
+    assert said == f"{lead} +0.0 points with 3 lines (equivalent); +6.4 with 9 lines."
 
 
 def test_a_file_that_two_claims_rest_on_is_told_for_the_first(tmp_path):

@@ -20,7 +20,7 @@ MAIN = "C2"  # the claim whose comparisons are told first
 REASONS = {
     "accuracy under F0": "how good a rule is without failures",
     "server samples": "how many of the server's samples a rule uses",
-    "mixture distance": "how far a rule's label mixture is from the target",
+    "mixture distance": "a rule's distance from the target label mixture",
 }
 """Column of reasons.csv of notebook 10 -> what it measures about each rule."""
 
@@ -150,8 +150,9 @@ def _limits(held: Sequence[Contest]) -> Iterator[str]:
             name = behind["scenario"].mode()[0]
             row = behind.loc[behind["scenario"] == name, "mean"].idxmin()
             yield (
-                f"It is behind in {one.count(standing=BEHIND)} of {one.count()} ({one.count(settled=False)} "
-                f"unsettled, behind in {one.count(settled=False, standing=BEHIND)} of them), mostly in {fails(name)}: "
+                f"On `{one.page}` it is behind in {one.count(standing=BEHIND)} of {one.count()} comparisons "
+                f"({one.count(settled=False)} unsettled, behind in {one.count(settled=False, standing=BEHIND)} of "
+                f"them), mostly in {fails(name)}: "
                 f"{one.count(scenario=name, standing=BEHIND)} of {one.count(scenario=name)}, "
                 f"{one.cell(row, 'mean', 'signed points')} points to `{behind.at[row, 'rival']}`."
             )
@@ -178,7 +179,8 @@ def _stack(ledger: Ledger, rows: Sequence[Row]) -> str:
     for row in (first, *(row for row in mine if row is not first)):
         place = row.notebook, "verdicts.json", verdict_row(ledger, row)
         lines = ledger.quoted(*place, "statement", part=lambda text: text.partition(":")[0])
-        said.append(f"{ledger.cell(*place, 'effect', 'signed points')} points with {lines}")
+        unit = " points" if row is first else ""
+        said.append(f"{ledger.cell(*place, 'effect', 'signed points')}{unit} with {lines}")
     said[0] += f" ({WHAT[f'[{first.verdict.mark}]']})"
     return f"In Flower it leads plain averaging by {'; '.join(said)}."
 

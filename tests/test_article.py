@@ -5,22 +5,35 @@ import html
 import json
 import re
 import shutil
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from test_report import made  # noqa: F401
 
-from fedauto_core.report import article, checklist, essay, latex, ledger, overview, plan
-from fedauto_core.report.evidence import Row, status_of, title_of, verdict_rows
+from fedauto_core.report import (
+    article,
+    checklist,
+    essay,
+    findings,
+    latex,
+    ledger,
+    overview,
+    passages,
+    plan,
+    surroundings,
+)
+from fedauto_core.report.evidence import Row, claim_marks, status_of, verdict_rows
 from fedauto_core.report.pages import Place
 from fedauto_core.report.site import Entry, Site
 from fedauto_core.report.sources import CHECKOUT, NOTEBOOKS
-from fedauto_core.report.verdicts import Verdict
+from fedauto_core.report.verdicts import CLAIMS, TESTED_BY, Verdict, stored
 from fedauto_core.report.verify import verified
 
 REPORT = Path(__file__).parents[1] / "reports" / "standard"
-needs_tex = pytest.mark.skipif(shutil.which(latex.COMMAND) is None, reason="TeX is not installed")
+needs_tex = pytest.mark.skipif(shutil.which(surroundings.TEX) is None, reason="TeX is not installed")
 STRUCTURAL = re.compile(
     r"\b(?:4G|5G)\b"  # kinds of networks
     r"|\b\d\d_[\w-]+"  # names of pages
@@ -33,7 +46,7 @@ WORDS = re.compile(r"\b(?:two|three|four|five|six|seven|eight|nine|ten|eleven|tw
 def site_of(out):
     jobs = plan.read_profile("standard")
     statuses = sorted(status_of(job, out) for job in jobs)
-    entries = tuple(Entry(job.name, title_of(job)) for job in sorted(jobs, key=lambda job: job.name))
+    entries = tuple(Entry(s.name, s.title) for s in statuses if s.state not in ("failed", "not run"))
     return Site("standard", entries, out, NOTEBOOKS), verdict_rows(out, {job.name for job in jobs}), statuses
 
 
@@ -155,9 +168,22 @@ def test_it_has_the_parts_of_a_replication_article(written):
         "Reviewer's checklist",
     ):
         assert f">{html.escape(heading, quote=False)}</h" in page or f">{heading}</h" in page, heading
-    assert "(no PDF: not asked for)" in page and "Not run" not in page and "Missing here" not in page
-    for row in verdict_rows(written, {path.name for path in written.iterdir()}):
-        assert f"[{row.verdict.mark}]" in page
+    assert "(no PDF: not asked for)" in page
+    marks = re.findall(r"<td>\[(Re|=|~|¬Re|own)\]</td>", page.partition("Results beyond the paper</h2>")[0])
+    _, rows, _ = site_of(written)
+    of_claims = [mark[1:-1] for mark in claim_marks(rows).values() if mark != "–"]
+    assert Counter(marks) == Counter([*(row.verdict.mark for row in rows), *of_claims])
+    assert len(rows) > 10
+
+
+def test_what_was_not_run_is_named_and_nothing_else(written):
+    page = html.unescape((written / "article" / "article.html").read_text(encoding="utf-8"))
+    missing = {job.name for job in plan.read_profile("standard")} - {path.name for path in written.iterdir()}
+    told = " ".join(re.findall(r"Missing here \([^)]*\): (.*?)\.", page))
+    assert {*re.findall(r"\b\d\d_[\w-]+(?=</code>)", told)} == missing
+    lacking = {name for claim in CLAIMS for name in TESTED_BY[claim] if name in missing}
+    named = {*re.findall(r"\b\d\d_[\w-]+", " ".join(re.findall(r"<p>Not run: (.*?)\.</p>", page)))}
+    assert lacking <= named <= missing
 
 
 def test_every_citation_is_in_the_bibliography(written):
@@ -190,8 +216,14 @@ def test_the_essay_has_at_most_150_words_and_says_who_wins_where_and_why(written
     here = final[final["scenario"] == best].set_index("rival")
     ahead = here["standing"].str.startswith("won").sum()
     assert f"FedAuto does best in {best}" in words and f"ahead of {ahead} of {len(here)} rivals" in words
-    assert f"of plain averaging by {here.at['fedavg', 'mean']:.1f} points" in words
+    assert f"{here.at['fedavg', 'mean']:+.1f} over plain averaging" in words
     assert "rank correlation" in words and here["mean"].idxmin() in words
+    counted = final[final["counts"]]
+    behind = counted[counted["standing"].str.startswith("lost")]
+    worst = behind["scenario"].mode()[0]
+    early = f"({(~counted['settled']).sum()} unsettled, behind in {(~behind['settled']).sum()} of them)"
+    assert f"it is behind in {len(behind)} of {len(counted)} comparisons {early}, mostly in {worst}" in words
+    assert f": {(behind['scenario'] == worst).sum()} of {(counted['scenario'] == worst).sum()}, " in words
 
 
 def comparisons(*rows):
@@ -199,20 +231,49 @@ def comparisons(*rows):
     return pd.DataFrame(rows, columns=columns)
 
 
-def test_the_essay_concedes_what_is_lost(tmp_path, monkeypatch):
-    page = tmp_path / "10_full_parameter"
+def test_the_essay_concedes_what_is_lost(tmp_path):
     frame = comparisons(
         ("F8", "a", -2.26, -3.0, -1.0, True, True, "lost"),
-        ("F8", "b", 4.0, 3.0, 5.0, True, False, "lost"),  # not settled: no say
+        ("F8", "b", -4.0, -5.0, -3.0, True, False, "lost, uncorrected"),
+        ("F8", "fedavg", -0.5, -1.5, 0.5, True, True, "level"),
         ("F0", "a", -9.0, -9.5, -8.5, False, True, "lost"),  # does not count
     )
-    verdict = Verdict("C2", "x", "¬Re", -2.26, -3.0, -1.0, 3, "points", "comparisons")
-    said = essay_on(page, frame, verdict)
-    assert "After the correction it is behind in 1 of 1 settled comparisons, most behind `a` in F8" in said
-    assert "-2.3 points" in said and "ahead of 0 of 2 rivals" in said
-    won = comparisons(("F8", "a", 2.0, 1.0, 3.0, True, True, "won"))
-    assert "No rival is ahead of it after the correction." in essay_on(tmp_path / "other", won, verdict)
+    said = essay_on(tmp_path / "10_full_parameter", frame, verdict_on("C2", "¬Re", -2.26))
+    assert "ahead of 0 of 3 rivals (1 unsettled)." in said
+    assert "Its lead there is -4.0 (`b`, lost, uncorrected) to -0.5 points (`fedavg`), -0.5 over plain" in said
+    assert "On `10_full_parameter` it is behind in 2 of 3 comparisons (1 unsettled, behind in 1 of them)" in said
+    assert "mostly in F8" in said and ": 2 of 3, -4.0 points to `b`." in said and "No rival" not in said
     assert essay.essay(ledger.Ledger(tmp_path), []) == "No verdict of this report speaks to the paper's claims."
+
+
+@pytest.mark.parametrize(("settled", "standing", "none"), [(True, "won", True), (True, "lost, uncorrected", False),
+                                                           (False, "won", False)])  # fmt: skip
+def test_nobody_is_ahead_only_where_something_is_settled(tmp_path, settled, standing, none):
+    frame = comparisons(("F8", "a", 2.0, 1.0, 3.0, True, settled, standing))
+    said = essay_on(tmp_path / "10_full_parameter", frame, verdict_on("C2", "~", 2.0))
+    assert ("No rival is ahead of it in a settled comparison." in said) == none
+
+
+def test_the_essay_tells_first_what_decides_plug_and_play(tmp_path):
+    page = tmp_path / "16_plug_and_play"
+    page.mkdir()
+    verdicts = [verdict_on("C8", "Re", 6.44, "9 lines: its lead"), verdict_on("C8", "=", 0.0, "3 lines: its lead")]
+    (page / "verdicts.json").write_text(json.dumps(stored(verdicts)), encoding="utf-8")
+    (page / "manifest.json").write_text(json.dumps({"parameters": {}, "seconds": 1.0, "peak_mib": 1, "files": {}}))
+    said = essay.bare(essay.essay(ledger.Ledger(tmp_path), [Row(page.name, verdict, "") for verdict in verdicts]))
+    lead = "In Flower it leads plain averaging by"
+    assert said == f"{lead} +0.0 points with 3 lines (equivalent); +6.4 with 9 lines."
+
+
+def test_a_file_that_two_claims_rest_on_is_told_for_the_first(tmp_path):
+    page = tmp_path / "10_full_parameter"
+    leave_table(page, "comparisons.csv", comparisons(("F8", "a", 2.0, 1.0, 3.0, True, True, "won")))
+    rows = [Row(page.name, verdict_on(claim, "Re", 2.0), "figure") for claim in ("C2", "C3")]
+    assert [one.claim for one in essay.contests(ledger.Ledger(tmp_path), rows)] == ["C2"]
+
+
+def verdict_on(claim, mark, effect, statement="x"):
+    return Verdict(claim, statement, mark, effect, effect - 1, effect + 1, 3, "points", "comparisons")
 
 
 def leave_table(page, file, frame):
@@ -239,11 +300,46 @@ def test_a_number_is_cited_from_what_is_as_it_was_written(tmp_path):
         ("3", "2", "in the text"),
         ("-0.5", "2", "in the text"),
     ]
+    for whole in ("2.20GHz", "2.5x", "2.14.1"):  # a name or a version is no number, nor is its beginning
+        assert ledger.NUMERAL.findall(f"by {whole}.") == []
+    assert ledger.NUMERAL.findall("by 2.5.") == ["2.5"]
     assert cited.frame("a", "t.csv", ["y"]) is None and cited.frame("a", "u.csv") is None
     (tmp_path / "a" / "t.csv").write_text("x,what\n9,changed\n")
     assert ledger.Ledger(tmp_path).frame("a", "t.csv") is None
     with pytest.raises(LookupError, match=r"a/t\.csv is not in the report"):
         ledger.Ledger(tmp_path).cell("a", "t.csv", 1, "x")
+
+
+def test_a_table_without_rows_is_a_table():
+    assert ledger.table(["a", "b"], []) == "| a | b |\n| --- | --- |\n"
+
+
+UNEXPECTED = {  # notebook -> file, and a row of it that its passage does not look for
+    "10_full_parameter": ("ours.csv", {"family": "optimiser", "scenario": "F2", "mark": "Re", "decided by": "a",
+                                       "difference": 1.0, "low": 0.5, "high": 1.5, "method": "b"}),
+    "14_cost": ("exponents.csv", {"varied": "N", "cost": "bytes", "exponent": 1.0, "low": 0.9, "high": 1.1}),
+    "21_any_failure_law": ("floors.csv", {"rule": "FedAvg", "floor |grad F|²": 1.0}),
+    "22_tight_or_loose": ("gain.csv", {"E": 2, "step": 0.5, "median": float("nan")}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("notebook", UNEXPECTED)
+def test_a_page_without_the_rows_of_its_passage_has_none(tmp_path, notebook):
+    file, row = UNEXPECTED[notebook]
+    leave_table(tmp_path / notebook, file, pd.DataFrame([row]))
+    assert findings.PASSAGES[notebook](ledger.Ledger(tmp_path), notebook) == ""
+
+
+def test_a_composition_without_gains_has_its_table_alone(tmp_path):
+    page = tmp_path / "15_composition"
+    leave_table(page, "tally.csv", pd.DataFrame([{"scenario": "F2", "helps": 1, "harms": 0}]))
+    gains = pd.DataFrame([{"scenario": "F2", "X": "a", "arm": "plain", "mean": 1.0, "low": 0.5, "high": 1.5}])
+    gains.to_csv(page / "gains.csv", index=False)
+    manifest = json.loads((page / "manifest.json").read_text())
+    manifest["files"]["gains.csv"] = overview.content_hash(page / "gains.csv")
+    (page / "manifest.json").write_text(json.dumps(manifest))
+    text = findings.PASSAGES[page.name](ledger.Ledger(tmp_path), page.name)
+    assert "| F2 |" in text and "largest gain" not in text
 
 
 def test_a_page_that_was_not_run_is_named(made):  # noqa: F811
@@ -272,6 +368,45 @@ def test_what_stands_beside_the_article_is_written_anew_when_it_was_changed(made
     path.write_bytes(before[:-20])
     overview.write_overview(out, "tiny", jobs, notebooks)
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["CITATION.cff", "docs/b.md", "tests/test_b.py", "notebooks/02_b.ipynb"])
+def test_the_article_is_written_anew_when_the_checkout_or_tex_changed(tmp_path, monkeypatch, name):
+    for folder in ("docs", "tests", "notebooks"):
+        (tmp_path / folder).mkdir()
+
+    def now():
+        return surroundings.surroundings(tmp_path, tmp_path / "notebooks")
+
+    monkeypatch.setenv("PATH", str(tmp_path))
+    before = now()
+    assert now() == before
+    (tmp_path / name).write_text("a")
+    changed = now()
+    assert changed != before
+    (tmp_path / surroundings.TEX).touch(0o755)
+    assert now() != changed
+
+
+def test_the_article_is_sealed_over_what_surrounds_it(made, tmp_path, monkeypatch):  # noqa: F811
+    out, notebooks = tmp_path / "out", made.parent / "notebooks"
+    shutil.copytree(made, out)
+    jobs = plan.read_profile("tiny", notebooks)
+    path, text = out / "article" / "article.html", "no PDF: TeX came"
+    monkeypatch.setattr(article, "pdf", lambda source: "TeX came")
+    overview.write_overview(out, "tiny", jobs, notebooks)
+    assert text not in path.read_text(encoding="utf-8")
+    monkeypatch.setattr(overview, "surroundings", lambda *_: ("other",))
+    overview.write_overview(out, "tiny", jobs, notebooks)
+    assert text in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("text", ["", "a: [", "- a", None])
+def test_a_citation_file_that_says_nothing_is_not_met(tmp_path, text):
+    if text is not None:
+        (tmp_path / "CITATION.cff").write_text(text)
+    found = {check.asked: check for check in checklist._available(tmp_path)}
+    assert found["it says how to cite it"][2:] == ("no readable CITATION.cff", "no")
 
 
 def test_the_checklist_counts_what_is_there(written):
@@ -324,6 +459,25 @@ def test_markdown_becomes_latex():
     )
     rows = latex.latex("| a | n |\n| --- | ---: |\n| [x] | 1 |\n| a cell that has many letters | 2 |\n")
     assert "\\toprule\na & n \\\\\n\\midrule" in rows and "\n{[}x{]} & 1 \\\\\n" in rows and "\\linewidth}r@{}" in rows
+
+
+def test_marks_of_the_ledger_do_not_widen_a_column():
+    def columns(number):
+        return re.search(r"longtable\}\{(.*)\}", latex.latex(f"| a |\n| --- |\n| {number} |\n"))[1]
+
+    assert columns("\ue00012345678\ue0013.5 of 20 points\ue002") == columns("3.5 of 20 points")
+    assert columns("3.5 of 20 points" * 9) != columns("3.5 of 20 points")
+
+
+def test_a_claim_with_nothing_but_values_of_the_paper_is_not_decided(tmp_path):
+    page = tmp_path / "10_full_parameter"
+    page.mkdir()
+    verdict = replace(verdict_on("C2", "Re", 2.0, "of the paper: 2"), evidence="paper")
+    (page / "verdicts.json").write_text(json.dumps(stored([verdict])), encoding="utf-8")
+    (page / "manifest.json").write_text(json.dumps({"parameters": {}, "seconds": 1.0, "peak_mib": 1, "files": {}}))
+    site = Site("standard", (Entry(page.name, "x"),), tmp_path, NOTEBOOKS)
+    text = passages.Passages(site, [Row(page.name, verdict, "")], [], ledger.Ledger(tmp_path)).result("C2")
+    assert text.startswith("**–** not tested.\n") and "Decided by" not in text and "of the paper" in text
 
 
 def test_text_of_a_report_shows_as_it_is_in_markdown():

@@ -191,6 +191,7 @@ def test_methods_terms_and_citations_become_links():
     assert '<a class="word" href="g.html#iid"><em>iid</em></a>, <a class="word" href="g.html#iid"><strong>' in html
     assert ", iid, <a href" in html and "><code>mifa</code></a>, <a href" in html and html.count("m.html") == 1
     assert html.count('<a href="b">') == 1 and "<code>Gu 2021</code>" in html
+    assert prose("*IID*", words=words).count("<a") == 1
     assert prose("## `mifa`, *iid*", words=words).count("<a") == 0  # a heading is what contents lead to
 
 

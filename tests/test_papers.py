@@ -50,7 +50,14 @@ def test_every_entry_is_cited():
 
 
 @pytest.mark.parametrize(
-    "text", ["Nobody et al. 1999", "(Wang and Nobody 2024)", "Nobody, Someone and Other (2021)", "arXiv 1234.56789"]
+    "text",
+    [
+        "Nobody et al. 1999",
+        "(Wang and Nobody 2024)",
+        "Nobody, Someone and Other (2021)",
+        "Wang, Nobody and Other (2024)",
+        "arXiv 1234.56789",
+    ],
 )
 def test_the_check_finds_what_is_missing(text):
     assert len(unknown(f"As in {text}.")) == 1
@@ -105,4 +112,9 @@ def test_entries_are_read_as_they_stand():
         "@misc{le2020x,\n  author = {{Le Roi} and others},\n  title = {A {B} c},\n  year = {2020},\n}\n"
     )
     assert (paper.authors, paper.title, paper.place, paper.url) == (("Le Roi", "others"), "A B c", "", "")
+    assert (paper.cited, paper.named) == ("Le Roi et al. 2020", "Le Roi et al.")
+    three = paper._replace(authors=("A", "B", "C"))
+    assert (three.cited, three.named) == ("A et al. 2020", "A, B and C")
+    two = paper._replace(authors=("A", "B"))
+    assert (two.cited, two.named) == ("A and B 2020", "A and B")
     assert len(PAPERS) == (PACKAGE / "report" / "references.bib").read_text(encoding="utf-8").count("\n@")

@@ -115,8 +115,9 @@ def test_the_front_page_has_a_row_for_each_claim_that_opens_its_evidence(made):
     assert '<a href="logs/03_failed.log">Title of 03_failed</a>' in page
     assert '<a href="02_old/02_old.html">Title of 02_old</a>' in page and "<li>Title of 04_missing" in page
     where = "in F2 (Bernoulli, coupled to the labels) on <code>01_ok</code>"
-    said = f"FedAuto does best {where}: ahead of 1 of 2 rivals, at most by 1.3 (<code>a, b</code>)."
-    assert f'<p class="essay">{said} Closest comes <code>c</code> (-0.5, lost, uncorrected).' in page
+    said = f"FedAuto does best {where}: ahead of 1 of 2 rivals (1 unsettled)."
+    lead = "Its lead there is -0.5 (<code>c</code>, lost, uncorrected) to +1.3 points (<code>a, b</code>)."
+    assert f'<p class="essay">{said} {lead} On <code>01_ok</code> it is behind in 1 of 2 comparisons' in page
     assert '<a href="article/article.html">article</a>' in page
     assert from_elsewhere(page) == [] and len(page) < 300_000
     tops = {path.name for path in made.iterdir() if path.is_file()}

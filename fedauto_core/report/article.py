@@ -89,10 +89,8 @@ def _cited(text: str) -> list[Paper]:
 
 def described(paper: Paper, escape: Callable[[str], str]) -> str:
     """A line of the bibliography; escape: for the language that it stands in."""
-    *others, last = paper.authors
-    names = f"{', '.join(others)} and {last}" if others else last
     number = f"arXiv {paper.eprint}" if paper.eprint else ""
-    parts = [f"{names} ({paper.year})", paper.title, paper.place, number]
+    parts = [f"{paper.named} ({paper.year})", paper.title, paper.place, number]
     return escape(". ".join(part for part in parts if part) + ".")
 
 

@@ -2,19 +2,19 @@
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import yaml
 
 from fedauto_core.errors import InputError
-from fedauto_core.store.keys import PACKAGE
 
 from .evidence import Row, Status
 from .folder import read_manifest
 from .site import Site
 from .sources import CHECKOUT, Notebook, read_notebooks
+from .surroundings import CITATION, FACE, LICENCE, PINS, documents, test_files
 from .verdicts import OWN
 from .verify import verified
 
@@ -40,7 +40,7 @@ def checks(site: Site, rows: Sequence[Row], statuses: Sequence[Status]) -> list[
     """All rows, for a report whose claims.md is written."""
     return [
         *_available(CHECKOUT),
-        *_functional(CHECKOUT, site.out, statuses),
+        *_functional(CHECKOUT, site, statuses),
         *_reusable([*read_notebooks(site.notebooks_dir).values()]),
         *_reproduced(site.out, statuses, rows),
     ]
@@ -51,29 +51,38 @@ def _available(checkout: Path | None) -> Iterator[Check]:
     if checkout is None:
         yield _check(AVAILABLE, "the sources are at hand", "an installed package, no checkout", False)
         return
-    path = checkout / "CITATION.cff"
-    said = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    licence, named = (checkout / "LICENSE").is_file(), said.get("license")
-    found = f"{'LICENSE' if licence else 'no file LICENSE'}, {named or 'no name in CITATION.cff'}"
+    path = checkout / CITATION
+    said = _citation(path)
+    licence, named = (checkout / LICENCE).is_file(), said.get("license")
+    found = f"{LICENCE if licence else f'no file {LICENCE}'}, {named or f'no name in {CITATION}'}"
     yield _check(AVAILABLE, "a licence allows use and change", found, licence and bool(named))
-    yield _check(AVAILABLE, "it says how to cite it", path.name if said else f"no {path.name}", bool(said))
+    yield _check(AVAILABLE, "it says how to cite it", path.name if said else f"no readable {path.name}", bool(said))
     for asked, key in (("a public address of the code", "repository-code"), ("an archive with a DOI", "doi")):
         yield _check(AVAILABLE, asked, said.get(key) or f"none in {path.name}", bool(said.get(key)))
 
 
-def _functional(checkout: Path | None, report: Path, statuses: Sequence[Status]) -> Iterator[Check]:
-    run = [status for status in statuses if status.state not in ("failed", "not run")]
-    found = f"{len(run)} of {len(statuses)} notebooks of the profile have a page"
-    yield _check(FUNCTIONAL, "complete: everything was run", found, len(run) == len(statuses))
+def _citation(path: Path) -> Mapping[str, object]:
+    """What CITATION.cff says; nothing where there is none, or none that can be read."""
+    try:
+        said = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except (ValueError, yaml.YAMLError):
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+def _functional(checkout: Path | None, site: Site, statuses: Sequence[Status]) -> Iterator[Check]:
+    shown = len(site.entries)
+    found = f"{shown} of {len(statuses)} notebooks of the profile have a page"
+    yield _check(FUNCTIONAL, "complete: everything was run", found, shown == len(statuses))
     if checkout is not None:
-        pages = [path for path in (checkout / "README.md", *sorted((checkout / "docs").glob("*.md"))) if path.is_file()]
+        pages = documents(checkout)
         yield _check(FUNCTIONAL, "documented", ", ".join(path.name for path in pages) or "nothing", bool(pages))
-        tests = len([*(checkout / "tests").glob("test_*.py")])
+        tests = len(test_files(checkout))
         yield _check(FUNCTIONAL, "tested", f"{tests} files of tests", tests > 0)
-        pins = checkout / "constraints.txt"
+        pins = checkout / PINS
         pinned = len(re.findall(r"^\w.*==", pins.read_text(encoding="utf-8"), re.M)) if pins.is_file() else 0
-        yield _check(FUNCTIONAL, "packages pinned", f"{pinned} packages in constraints.txt", pinned > 0)
-    manifests = [read_manifest(report / status.name) or {} for status in run]
+        yield _check(FUNCTIONAL, "packages pinned", f"{pinned} packages in {PINS}", pinned > 0)
+    manifests = [read_manifest(site.out / entry.name) or {} for entry in site.entries]
     kinds = {repr(sorted(manifest.get("versions", {}).items())) for manifest in manifests}
     yield _check(FUNCTIONAL, "one environment for all pages", f"sets of versions: {len(kinds)}", len(kinds) == 1)
 
@@ -82,7 +91,7 @@ def _reusable(notebooks: Sequence[Notebook]) -> Iterator[Check]:
     readable = [notebook for notebook in notebooks if notebook.problem is None]
     found = f"{sum(len(one.parameters) for one in readable)} in {len(readable)} of {len(notebooks)} notebooks"
     yield _check(REUSABLE, "parameters with type, default and help", found, len(readable) == len(notebooks))
-    face = re.findall(r"^from .* import \w+ as (\w+)$", (PACKAGE / "__init__.pyi").read_text(encoding="utf-8"), re.M)
+    face = re.findall(r"^from .* import \w+ as (\w+)$", FACE.read_text(encoding="utf-8"), re.M)
     yield _check(REUSABLE, "what others may import has a public face", f"{len(face)} names", bool(face))
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from fedauto_core.network.suite import SCENARIOS, SUITE
 
-from .evidence import Row
+from .evidence import WHAT, Row, claim_marks, deciding
 from .ledger import MARKED, Ledger, chosen
 from .verdicts import PAPER
 
@@ -18,9 +18,9 @@ AHEAD, BEHIND = (["won", "won, uncorrected"], ["lost", "lost, uncorrected"])
 PLAIN = "fedavg"  # plain averaging
 MAIN = "C2"  # the claim whose comparisons are told first
 REASONS = {
-    "accuracy under F0": "how good it is without failures",
-    "server samples": "how many of the server's samples it uses",
-    "mixture distance": "how far the label mixture of its average is from the target",
+    "accuracy under F0": "how good a rule is without failures",
+    "server samples": "how many of the server's samples a rule uses",
+    "mixture distance": "a rule's distance from the target label mixture",
 }
 """Column of reasons.csv of notebook 10 -> what it measures about each rule."""
 
@@ -51,15 +51,15 @@ def contests(ledger: Ledger, rows: Sequence[Row]) -> list[Contest]:
         key = (row.notebook, f"{row.verdict.evidence}.csv")
         frame = ledger.frame(*key, NEEDED)
         if frame is not None and frame["counts"].eq(True).any() and row.verdict.evidence != PAPER:
-            found[key] = Contest(ledger, *key, row.verdict.claim, frame[frame["counts"].eq(True)])
+            found.setdefault(key, Contest(ledger, *key, row.verdict.claim, frame[frame["counts"].eq(True)]))
     return sorted(found.values(), key=lambda one: (one.claim != MAIN, one.claim, -len(one.rows), one.page))
 
 
 def essay(ledger: Ledger, rows: Sequence[Row]) -> str:
     """Markdown with cited numbers: as many of the sentences, in their order, as make `WORDS` words."""
     held, said = contests(ledger, rows), []
-    sentences = [_together(ledger), *_where(held), *_limits(held), *_others(held), *_stack(ledger, rows)]
-    for sentence in [*sentences, _theorem(ledger, rows)]:
+    sentences = [_together(ledger), *_where(held), *_limits(held), *_others(held), _stack(ledger, rows)]
+    for sentence in [*sentences, *_reason(held), _theorem(ledger, rows)]:
         if sentence and len(f"{' '.join(said)} {sentence}".split()) <= WORDS:
             said.append(sentence)
     return " ".join(said) or "No verdict of this report speaks to the paper's claims."
@@ -87,8 +87,8 @@ def _together(ledger: Ledger) -> str:
         return ""
     at = {loss: ledger.cell(*place, row, "points", "points") for row, loss in first["loss"].items()}
     return (
-        f"Failures and label skew together cost plain averaging {at['both']} points of accuracy; failures alone cost "
-        f"{at['failures']}, skew alone {at['skew']}."
+        f"Failures and label skew together cost plain averaging {at['both']} points; alone {at['failures']} and "
+        f"{at['skew']}."
     )
 
 
@@ -97,71 +97,92 @@ def best(one: Contest) -> str:
     return str(one.rows.groupby("scenario")["mean"].median().idxmax())
 
 
+def _told_first(held: Sequence[Contest]) -> list[Contest]:
+    return [one for one in held if one.claim == held[0].claim]
+
+
+def _best_page(held: Sequence[Contest]) -> Contest:
+    """The contest with the scenario in which FedAuto gains most."""
+    return max(_told_first(held), key=lambda one: one.rows.groupby("scenario")["mean"].median().max())
+
+
 def _where(held: Sequence[Contest]) -> Iterator[str]:
-    """Where FedAuto gains most, by how much, what decides there, and who comes closest."""
+    """Where FedAuto gains most, and by how much: against plain averaging, the hardest rival, and the easiest."""
     if not held:
         return
-    main = (one for one in held if one.claim == held[0].claim)
-    one = max(main, key=lambda each: each.rows.groupby("scenario")["mean"].median().max())
+    one = _best_page(held)
     name = best(one)
     here = one.rows[one.rows["scenario"] == name].sort_values("mean")
-    rivals = f"{one.count(scenario=name, standing=AHEAD)} of {one.count(scenario=name)} rivals"
-    text = f"FedAuto does best in {fails(name)} on `{one.page}`: ahead of {rivals}"
-    plain = here.index[here["rival"] == PLAIN]
-    if len(plain):
-        text += f", of plain averaging by {one.cell(plain[0], 'mean', 'points')} points"
-    most, least = here.index[-1], here.index[0]
-    yield f"{text}, at most by {one.cell(most, 'mean', 'points')} (`{here.at[most, 'rival']}`)."
-    yield _reason(one, name)
+    early = f" ({one.count(scenario=name, settled=False)} unsettled)" if not here["settled"].all() else ""
     yield (
-        f"Closest comes `{here.at[least, 'rival']}` ({one.cell(least, 'mean', 'signed points')}, "
-        f"{here.at[least, 'standing']})."
+        f"FedAuto does best in {fails(name)} on `{one.page}`: ahead of {one.count(scenario=name, standing=AHEAD)} of "
+        f"{one.count(scenario=name)} rivals{early}."
+    )
+    plain, least, most = here.index[here["rival"] == PLAIN], here.index[0], here.index[-1]
+    over = "".join(f", {one.cell(row, 'mean', 'signed points')} over plain averaging" for row in plain)
+    yield (
+        f"Its lead there is {one.cell(least, 'mean', 'signed points')} (`{here.at[least, 'rival']}`, "
+        f"{here.at[least, 'standing']}) to {one.cell(most, 'mean', 'signed points')} points "
+        f"(`{here.at[most, 'rival']}`){over}."
     )
 
 
-def _reason(one: Contest, name: str) -> str:
-    place = one.page, "reasons.csv"
+def _reason(held: Sequence[Contest]) -> Iterator[str]:
+    """What decides where FedAuto gains most."""
+    if not held:
+        return
+    one = _best_page(held)
+    name, place = best(one), (one.page, "reasons.csv")
     frame = one.ledger.frame(*place, ("scenario", *REASONS))
     here = None if frame is None else frame.loc[frame["scenario"] == name, [*REASONS]].dropna(axis=1)
-    if here is None or here.empty:
-        return ""
-    column = here.iloc[0].abs().idxmax()
-    number = one.ledger.cell(*place, here.index[0], column, "two decimals")
-    return f"A rule's accuracy there goes, above all, with {REASONS[column]} (rank correlation {number})."
+    if here is not None and not here.empty:
+        column = here.iloc[0].abs().idxmax()
+        number = one.ledger.cell(*place, here.index[0], column, "two decimals")
+        yield f"Accuracy in {name} goes with {REASONS[column]} (rank correlation {number})."
 
 
 def _limits(held: Sequence[Contest]) -> Iterator[str]:
-    """Who is ahead of FedAuto in the claim that is told first."""
-    main = [one for one in held if one.claim == held[0].claim]
+    """Who is ahead of FedAuto in the claim that is told first; counted as in `_where`, unsettled ones too."""
+    main = _told_first(held)
     for one in main:
-        lost = one.rows[one.rows["settled"] & (one.rows["standing"] == "lost")].sort_values("mean")
-        if len(lost):
-            row, settled = lost.index[0], one.count(settled=True)
-            where = fails(lost.at[row, "scenario"])
+        behind = one.rows[one.rows["standing"].isin(BEHIND)]
+        if len(behind):
+            name = behind["scenario"].mode()[0]
+            row = behind.loc[behind["scenario"] == name, "mean"].idxmin()
             yield (
-                f"After the correction it is behind in {one.count(settled=True, standing='lost')} of {settled} settled "
-                f"comparisons, most behind `{lost.at[row, 'rival']}` in {where}, "
-                f"{one.cell(row, 'mean', 'signed points')} points."
+                f"On `{one.page}` it is behind in {one.count(standing=BEHIND)} of {one.count()} comparisons "
+                f"({one.count(settled=False)} unsettled, behind in {one.count(settled=False, standing=BEHIND)} of "
+                f"them), mostly in {fails(name)}: "
+                f"{one.count(scenario=name, standing=BEHIND)} of {one.count(scenario=name)}, "
+                f"{one.cell(row, 'mean', 'signed points')} points to `{behind.at[row, 'rival']}`."
             )
-    if main and not any((one.rows["settled"] & (one.rows["standing"] == "lost")).any() for one in main):
-        yield "No rival is ahead of it after the correction."
+    settled = [standing for one in main for standing in one.rows.loc[one.rows["settled"], "standing"]]
+    if settled and not {*settled} & {*BEHIND}:
+        yield "No rival is ahead of it in a settled comparison."
 
 
 def _others(held: Sequence[Contest]) -> Iterator[str]:
-    where = {"C3": "With LoRA", "C4": "On optimised radios"}
+    where = {"C3": "With LoRA", "C4": "On radios"}
     for one in held:
         if one.claim in where and one.claim != held[0].claim:
             counted = f"ahead in {one.count(standing=AHEAD)} of {one.count()}, behind in {one.count(standing=BEHIND)}"
-            yield f"{where[one.claim]} it is {counted} ({one.count(settled=False)} unsettled)."
+            yield f"{where[one.claim]}: {counted} ({one.count(settled=False)} unsettled)."
 
 
-def _stack(ledger: Ledger, rows: Sequence[Row]) -> Iterator[str]:
-    """What the lines in an unmodified stack buy."""
-    for row in rows:
-        if row.verdict.claim == "C8" and row.verdict.mark == "Re":
-            place = row.notebook, "verdicts.json", verdict_row(ledger, row)
-            lines = ledger.quoted(*place, "statement", part=lambda text: text.partition(":")[0])
-            yield f"In Flower, with {lines}, it leads plain averaging by {ledger.cell(*place, 'effect', 'points')}."
+def _stack(ledger: Ledger, rows: Sequence[Row]) -> str:
+    """What the lines in an unmodified stack buy; the verdict that decides the claim comes first."""
+    mine = [row for row in rows if row.verdict.claim == "C8" and row.verdict.evidence != PAPER]
+    if not mine:
+        return ""
+    first = deciding(claim_marks(mine)["C8"], mine)
+    said = []
+    for row in (first, *(row for row in mine if row is not first)):
+        place = row.notebook, "verdicts.json", verdict_row(ledger, row)
+        lines = ledger.quoted(*place, "statement", part=lambda text: text.partition(":")[0])
+        unit = " points" if row is first else ""
+        said.append(f"{ledger.cell(*place, 'effect', 'signed points')}{unit} with {lines}")
+    said[0] += f" ({WHAT[f'[{first.verdict.mark}]']})"
+    return f"In Flower it leads plain averaging by {'; '.join(said)}."
 
 
 def _theorem(ledger: Ledger, rows: Sequence[Row]) -> str:

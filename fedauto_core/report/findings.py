@@ -32,6 +32,8 @@ def _ours(ledger: Ledger, page: str) -> str:
             (f"`{line['method']}`", line["mark"], f"`{line['decided by']}`", line["scenario"], mean, between(low, high))
         )
     heads = ["method", "mark", "decided by", "scenario", "difference", "interval"]
+    if not lines:
+        return ""
     return f"**Methods of our own against all rivals** (`{page}`), in points:\n\n{table(heads, lines)}"
 
 
@@ -56,6 +58,8 @@ def _growth(ledger: Ledger, page: str) -> str:
     for row, line in chosen(frame, {"cost": "seconds", "varied": [*GROWTH]}).iterrows():
         power, low, high = (ledger.cell(*place, row, what, "two decimals") for what in ("exponent", "low", "high"))
         said.append(f"{GROWTH[line['varied']]} to the power {power} {between(low, high)}")
+    if not said:
+        return ""
     return f"**Cost at the server** (`{page}`). Its time grows with " + ", ".join(said) + "."
 
 
@@ -80,7 +84,10 @@ def _largest_gain(ledger: Ledger, page: str) -> str:
     frame = ledger.frame(*place, ["scenario", "X", "arm", "mean", "low", "high"])
     if frame is None:
         return ""
-    row = chosen(frame, {"arm": "FedAuto"})["mean"].idxmax()
+    gains = chosen(frame, {"arm": "FedAuto"})["mean"].dropna()
+    if gains.empty:
+        return ""
+    row = gains.idxmax()
     mean, low, high = (ledger.cell(*place, row, what, "signed points") for what in ("mean", "low", "high"))
     where = f"`{frame.at[row, 'X']}` in {frame.at[row, 'scenario']}"
     return f"\nThe largest gain is that of {where}: {mean} {between(low, high)} points."
@@ -92,9 +99,10 @@ def _floor(ledger: Ledger, page: str) -> str:
     frame = ledger.frame(*place, ["rule", column])
     if frame is None:
         return ""
-    plain, ours = (
-        ledger.cell(*place, chosen(frame, {"rule": rule})[column].idxmin(), column) for rule in ("FedAvg", "FedAuto")
-    )
+    floors = [chosen(frame, {"rule": rule})[column].dropna() for rule in ("FedAvg", "FedAuto")]
+    if any(floor.empty for floor in floors):
+        return ""
+    plain, ours = (ledger.cell(*place, floor.idxmin(), column) for floor in floors)
     return (
         f"**A floor that is real** (`{page}`). On quadratics, where every linear rule's limit is known in closed form, "
         f"plain averaging ends at a squared gradient of {plain}, FedAuto with its smallest $\\lambda$ at {ours}."
@@ -104,7 +112,7 @@ def _floor(ledger: Ledger, page: str) -> str:
 def _gain(ledger: Ledger, page: str) -> str:
     place = page, "gain.csv"
     frame = ledger.frame(*place, ["E", "step", "median"])
-    if frame is None:
+    if frame is None or frame["median"].isna().all():
         return ""
     row = frame["median"].idxmax()
     much, steps, step = (ledger.cell(*place, row, what, "as it is") for what in ("median", "E", "step"))

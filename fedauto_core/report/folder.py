@@ -24,6 +24,8 @@ REPORTS = (CHECKOUT or Path.cwd()) / "reports"
 """Where reports go unless told otherwise: into the checkout, or without one into the current folder."""
 NUMBER = (int, float)
 MANIFEST_NAME = "manifest.json"
+STATE = (MANIFEST_NAME, "products.json", "verdicts.json")
+"""Files of a page that a program reads back; a page has at least one."""
 MANIFEST = {"parameters": dict, "seconds": NUMBER, "peak_mib": (*NUMBER, NoneType), "files": dict}
 PRODUCT = {"slug": str, "kind": str, "caption": str}
 T = TypeVar("T")
@@ -155,6 +157,12 @@ def _manifest(value: object) -> dict[str, Any]:
     if outside := [name for name in found["files"] if Path(name).is_absolute() or ".." in Path(name).parts]:
         raise ValueError(f"it lists {outside[0]!r}, which is not in the page's folder")
     return found
+
+
+def intact(folder: Path, name: str) -> bool:
+    """Whether a file of a page is there, and as the page's manifest says."""
+    manifest, path = read_manifest(folder), folder / name
+    return manifest is not None and path.is_file() and content_hash(path) == manifest["files"].get(name)
 
 
 def read_products(folder: Path) -> list[dict[str, str]]:

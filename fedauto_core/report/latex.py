@@ -15,6 +15,9 @@ from pathlib import Path
 from mistune import HTMLRenderer
 from nbconvert.filters.markdown_mistune import MarkdownWithMath
 
+from .ledger import MARKED
+from .surroundings import TEX
+
 SPECIAL = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
@@ -58,7 +61,6 @@ LETTER = 0.0135
 CELL = "\x1f"  # behind a cell; its first letter is its alignment
 RUNS = 4  # at most: until references and widths of tables stand
 LIMIT_S = 120
-COMMAND = "pdflatex"
 
 
 def escaped(text: str) -> str:
@@ -125,7 +127,8 @@ class _Renderer(HTMLRenderer):
         head, _, body = text.partition("\n")
         rows = [line.split(CELL)[:-1] for line in (head, *body.splitlines())]
         widths = [
-            max(len(re.sub(f"[{MARKS}]|\\\\[a-z]+", "", row[i][1:])) for row in rows) for i in range(len(rows[0]))
+            max(len(re.sub(r"\\[a-z]+", "", MARKED.sub(r"\2", row[i][1:]))) for row in rows)
+            for i in range(len(rows[0]))
         ]
         columns = "".join(_columns([cell[0] for cell in rows[0]], widths))
         first, *rest = (" & ".join(cell[1:] for cell in row) + " \\\\" for row in rows)
@@ -175,19 +178,19 @@ def pdf(source: Path) -> str:
     An older one is taken away."""
     target = source.with_suffix(".pdf")
     target.unlink(missing_ok=True)
-    if shutil.which(COMMAND) is None:
-        return f"no {COMMAND} is at hand here"
+    if shutil.which(TEX) is None:
+        return f"no {TEX} is at hand here"
     with tempfile.TemporaryDirectory() as made:
-        words = [COMMAND, "-interaction=nonstopmode", "-halt-on-error", f"-output-directory={made}", source.name]
+        words = [TEX, "-interaction=nonstopmode", "-halt-on-error", f"-output-directory={made}", source.name]
         constant = os.environ | {"SOURCE_DATE_EPOCH": "0", "FORCE_SOURCE_DATE": "1"}
         for _ in range(RUNS):
             try:
                 run = subprocess.run(words, cwd=source.parent, env=constant, capture_output=True, timeout=LIMIT_S)
             except (OSError, subprocess.TimeoutExpired) as error:
-                return f"{COMMAND}: {type(error).__name__}"
+                return f"{TEX}: {type(error).__name__}"
             said = run.stdout.decode("utf-8", "replace")
             if run.returncode:
-                return f"{COMMAND}: {next(iter(re.findall(r'^! .*', said, re.M)), f'exit status {run.returncode}')}"
+                return f"{TEX}: {next(iter(re.findall(r'^! .*', said, re.M)), f'exit status {run.returncode}')}"
             if "Rerun" not in said:
                 break
         shutil.copyfile(Path(made) / target.name, target)

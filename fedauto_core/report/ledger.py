@@ -16,13 +16,13 @@ import pandas as pd
 
 from fedauto_core.store.writing import write_atomically
 
-from .folder import content_hash, read_manifest
+from .folder import STATE, intact, read_manifest
 from .judging import read_table
 from .record import FLOAT_FORMAT
 from .tables import cell, pipe_table
 
 MARKED = re.compile("\ue000(\\d+)\ue001(.*?)\ue002")
-NUMERAL = re.compile(r"(?<![\w.-])[+-]?\d+(?:\.\d+)?(?:e[+-]?\d+)?(?![\w-])")
+NUMERAL = re.compile(r"(?<![\w.-])[+-]?\d+(?:\.\d+)?(?:e[+-]?\d+)?(?![\w-]|\.\d)")
 CODE = re.compile(r"(`[^`]*`)")
 LOOKS: Mapping[str, Callable[[float], str]] = {
     "as it is": cell,
@@ -34,8 +34,6 @@ LOOKS: Mapping[str, Callable[[float], str]] = {
     "minutes of seconds": lambda value: f"{value / 60:.0f}",
 }
 """How a number is printed."""
-STATE = ("manifest.json", "products.json", "verdicts.json")
-"""Files of a page that are no tables but may be cited, too: entries of objects as `outer.inner`, of lists by row."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,8 @@ def between(low: str, high: str) -> str:
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table; columns of nothing but cited numbers stand on the right."""
     lines = list(rows)
-    right = [all(MARKED.fullmatch(cell) or cell == "–" for cell in column) for column in zip(*lines, strict=True)]
+    columns = zip(*lines, strict=True) if lines else [[""]] * len(heads)
+    right = [all(MARKED.fullmatch(text) or text == "–" for text in column) for column in columns]
     head, rule, *body = pipe_table(heads, lines).splitlines()
     rule = "| " + " | ".join("---:" if at_right else "---" for at_right in right) + " |"
     return "\n".join((head, rule, *body)) + "\n"
@@ -101,11 +100,15 @@ class Ledger:
         return found if found is not None and {*columns} <= {*found.columns} else None
 
     def _read(self, page: str, file: str) -> pd.DataFrame | None:
-        path, manifest = self.report / page / file, read_manifest(self.report / page)
+        """A table as it is; of JSON (`folder.STATE`) entries of objects as `outer.inner`, of lists by row."""
+        folder = self.report / page
         try:
-            if manifest is None or (file not in STATE and content_hash(path) != manifest["files"].get(file)):
+            if file in STATE and read_manifest(folder) is not None:
+                found = pd.json_normalize(json.loads((folder / file).read_bytes()))
+            elif intact(folder, file):
+                found = read_table(folder / file)
+            else:
                 return None
-            found = pd.json_normalize(json.loads(path.read_bytes())) if file in STATE else read_table(path)
         except (OSError, ValueError):
             return None
         return found.set_axis(range(1, len(found) + 1))

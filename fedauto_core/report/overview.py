@@ -5,18 +5,20 @@ What writes HTML takes a second to import, so it is imported only where a page h
 
 import functools
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fedauto_core.store.keys import code_hash
 from fedauto_core.store.writing import write_atomically
 
 from .evidence import STATUS_COLUMNS, Row, claim_marks, status_cells, status_of, verdict_rows
-from .folder import content_hash, read_manifest
+from .folder import content_hash, intact, read_manifest
 from .papers import REFERENCES
 from .plan import Job, banner
 from .rules import RULES, rules
+from .sources import CHECKOUT
+from .surroundings import surroundings
 from .tables import pipe_table
 from .verdicts import CLAIMS, LEGEND, describe
 
@@ -85,7 +87,7 @@ def write_overview(out: Path, profile: str, jobs: Sequence[Job], notebooks_dir: 
     write_atomically(out / "status.md", f"# Status, profile {profile}\n\n{status_table}")
     run = [status for status in statuses if status.state not in ("failed", "not run")]
     manifests = {status.name: read_manifest(out / status.name) for status in run}
-    shown = [status for status in run if _intact(out / status.name / f"{status.name}.ipynb", manifests[status.name])]
+    shown = [status for status in run if intact(out / status.name, f"{status.name}.ipynb")]
     made_with = (code_hash(WRITERS), content_hash(REFERENCES), content_hash(RULES))
     common = (profile, [(status.name, status.title) for status in shown], *made_with)
 
@@ -115,13 +117,10 @@ def write_overview(out: Path, profile: str, jobs: Sequence[Job], notebooks_dir: 
         _write(out / name / f"{name}.html", (common, manifests[name]["files"]), functools.partial(notebook, name))
     for name in ON_TOP:
         beside = [out / other for other in BESIDE.get(name, ())]
-        _write(out / name, (common, rows, statuses, manifests), functools.partial(on_top, name), beside)
+        source = (common, rows, statuses, manifests, *(surroundings(CHECKOUT, notebooks_dir) if beside else ()))
+        _write(out / name, source, functools.partial(on_top, name), beside)
     for name in OF_RULES:
         _write(out / name, (common, manifests), lambda name=name: of_rules().page(name))
-
-
-def _intact(path: Path, manifest: Mapping[str, Any]) -> bool:
-    return path.is_file() and content_hash(path) == manifest["files"].get(path.name)
 
 
 def _write(path: Path, source: object, make: Callable[[], str], beside: Sequence[Path] = ()) -> None:

@@ -45,10 +45,10 @@ class Place:
     """Where a piece of prose will stand.
 
     notebooks_dir: where its links are right. folder: of its page. notebooks: number, as "03" -> address from the page
-    and title, for links. words: what stands in backticks or is emphasised -> address from the page. cited: text,
-    escaped for HTML -> the same with its citations as links. equations: label -> number, of the whole page. pictures:
-    what was pasted into the cell, as name -> {media type: base64}. headings: level, identifier and text of those
-    rendered so far.
+    and title, for links. words: what stands in backticks or is emphasised, in small letters -> address from the page.
+    cited: text, escaped for HTML -> the same with its citations as links. equations: label -> number, of the whole
+    page. pictures: what was pasted into the cell, as name -> {media type: base64}. headings: level, identifier and text
+    of those rendered so far.
     """
 
     notebooks_dir: Path
@@ -158,7 +158,7 @@ class _Renderer(IPythonRenderer):
         return equation_box(body, anchor, f'<span class="number">({html.escape(number)})</span>' if number else "")
 
     def _explained(self, word: str, shown: str) -> str:
-        address = self.place.words.get(html.unescape(word).rstrip("."))
+        address = self.place.words.get(html.unescape(word).rstrip(".").casefold())
         return f'<a class="word" href="{address}">{shown}</a>' if address else shown
 
     def _reference(self, label: str) -> str:

@@ -42,7 +42,14 @@ class Paper(NamedTuple):
     def cited(self) -> str:
         """How prose cites it."""
         first, *rest = self.authors
-        return f"{first}{'' if not rest else f' and {rest[0]}' if len(rest) == 1 else ' et al.'} {self.year}"
+        others = "" if not rest else " et al." if len(rest) > 1 or rest == ["others"] else f" and {rest[0]}"
+        return f"{first}{others} {self.year}"
+
+    @property
+    def named(self) -> str:
+        """All authors that the entry has, in one phrase."""
+        *most, last = self.authors
+        return f"{', '.join(most)} {'et al.' if last == 'others' else f'and {last}'}" if most else last
 
 
 def read_papers(text: str) -> tuple[Paper, ...]:
@@ -70,8 +77,9 @@ def meant(citation: re.Match[str], among: Sequence[Paper]) -> list[Paper]:
     found = [paper for paper in among if (paper.authors[0], str(paper.year)) == (citation["first"], citation["year"])]
     if citation["others"]:
         found = [paper for paper in found if len(paper.authors) > 2 or paper.authors[-1] == "others"]
-    elif citation["last"] and not citation["list"]:
-        found = [paper for paper in found if paper.authors[1:] == (citation["last"],)]
+    elif citation["last"]:
+        listed = (*citation["list"].split(", ")[1:], citation["last"])
+        found = [paper for paper in found if paper.authors[1:] == listed]
     start, end = citation.span()
     beside = citation.string[max(start - NEAR, 0) : end + NEAR]
     return sorted(found, key=lambda paper: not (paper.shorthand and paper.shorthand in beside))

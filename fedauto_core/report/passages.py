@@ -125,9 +125,9 @@ class Passages:
         edge = self.ledger.of(page, "tuning.csv", {}, "on_edge", "count")
         every = self.ledger.of(page, "tuning.csv", {}, "label", "count")
         return (
-            f"On `{page}` the step sizes {grid} and the knobs of every rule were tried on {seeds} tuning seeds for "
-            f"{rounds} rounds; {edge} of {every} rules ended at the edge of a grid. "
-            + self._listing("tuning.csv", columns, ["rule", "step size", "knob", "value", "accuracy"])
+            f"On `{page}` the step sizes {grid}, and one more where the best was at an end, and the knobs of every "
+            f"rule were tried on {seeds} tuning seeds for {rounds} rounds; {edge} of {every} rules ended at the edge "
+            "of a grid. " + self._listing("tuning.csv", columns, ["rule", "step size", "knob", "value", "accuracy"])
         )
 
     def computing(self) -> str:
@@ -149,8 +149,8 @@ class Passages:
             if self.ledger.frame(name, "manifest.json", ["machine.processor"]) is not None:
                 at = name, "manifest.json", 1
                 cores, memory = self.ledger.cell(*at, "machine.cores"), self.ledger.cell(*at, "machine.memory_gib")
-                processor = self.ledger.quoted(*at, "machine.processor")
-                machine = f" `{name}` was run on {processor}, {cores} cores, {memory} GiB of memory."
+                processor = self.ledger.frame(name, "manifest.json").loc[1, "machine.processor"]
+                machine = f" `{name}` was run on `{processor}`, {cores} cores, {memory} GiB of memory."
                 break
         frame = self.ledger.frame(FOLDER, "times.csv")
         lines = [
@@ -178,10 +178,11 @@ class Passages:
     def result(self, claim: str) -> str:
         """A claim's mark, what decides it, its verdicts, and its comparisons scenario by scenario."""
         mark, mine = self.marks[claim], [row for row in self.rows if row.verdict.claim == claim]
-        row = deciding(mark, mine)
-        statement = self.ledger.quoted(*self._entry(row), "statement")
         missing = [f"`{name}`" for name in TESTED_BY[claim] if name not in self._shown]
-        parts = [f"**{mark}** {WHAT[mark]}. Decided by: {statement} (`{row.notebook}`)."]
+        parts = [f"**{mark}** {WHAT[mark]}."]
+        if mark != "–":  # values of the paper alone decide nothing
+            row = deciding(mark, mine)
+            parts[0] += f" Decided by: {self.ledger.quoted(*self._entry(row), 'statement')} (`{row.notebook}`)."
         parts += [f"Not run: {', '.join(missing)}."] if missing else []
         heads = ["verdict", "mark", "effect", "interval", "unit", "seeds", "page"]
         lines = [(self._subject(r), f"[{r.verdict.mark}]", *self._effect(r), linked(r.notebook)) for r in mine]

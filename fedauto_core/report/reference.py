@@ -26,8 +26,8 @@ def place(site: Site, folder: Path, up: str) -> Place:
     report."""
     notebooks = {number: (f"{up}{entry.page}", entry.title) for number, entry in site.titles.items()}
     terms = [entry for entry in lexicon.entries() if entry.kind == "term"]
-    words = {word: f"{up}{entry.address}" for entry in terms for word in (entry.name, *entry.spellings)}
-    words |= {rule.method: f"{up}{rule.address}" for rule in rules()}
+    words = {word.casefold(): f"{up}{entry.address}" for entry in terms for word in (entry.name, *entry.spellings)}
+    words |= {rule.method.casefold(): f"{up}{rule.address}" for rule in rules()}
     return Place(site.notebooks_dir, folder, notebooks, words, lambda text: linked(text, f"{up}bibliography.html"))
 
 
@@ -125,9 +125,7 @@ def bibliography(site: Site) -> tuple[str, list[Found]]:
 
 def as_html(paper: Paper) -> Markup:
     """One entry of the bibliography."""
-    *most, last = paper.authors
-    named = f"{', '.join(most)} {'et al.' if last == 'others' else f'and {last}'}" if most else last
-    said = [f"{named} ({paper.year})", f"<b>{html.escape(paper.title)}</b>", html.escape(paper.place)]
+    said = [f"{paper.named} ({paper.year})", f"<b>{html.escape(paper.title)}</b>", html.escape(paper.place)]
     said += [f'<a href="{paper.url}">arXiv {paper.eprint}</a>'] if paper.url else []
     said += [html.escape(f"{paper.note[:1].upper()}{paper.note[1:]}")]
     return Markup(". ".join(part for part in said if part) + ".")

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
-from .folder import content_hash, read_manifest
+from .folder import intact
 
 RULES = Path(__file__).parent / "rules.csv"
 HARD = "F10"  # the scenario whose curves are shown
@@ -51,10 +51,9 @@ def card(notebooks_dir: Path) -> list[list[str]]:
 
 def recorded(folder: Path, name: str, needed: Iterable[str]) -> list[dict[str, str]]:
     """The rows of a page's CSV file if it is as it was written and has the columns `needed`, else none."""
-    path, manifest = folder / name, read_manifest(folder)
-    if manifest is None or not path.is_file() or content_hash(path) != manifest["files"].get(path.name):
+    if not intact(folder, name):
         return []
-    with path.open(encoding="utf-8", newline="") as lines:
+    with (folder / name).open(encoding="utf-8", newline="") as lines:
         table = csv.DictReader(lines)
         return list(table) if {*needed} <= {*(table.fieldnames or ())} else []
 

@@ -14,7 +14,7 @@ from fedauto_core.errors import require, require_known
 
 from . import claims, contests, paper
 from .evidence import claim_marks, verdict_rows
-from .folder import content_hash, file_hashes, log_file, read_manifest, verdict_files
+from .folder import STATE, content_hash, file_hashes, log_file, read_manifest, verdict_files
 from .judging import judged
 from .tables import pipe_table
 from .verdicts import CLAIMS, Verdict, describe, read_verdicts, report_verdicts
@@ -35,8 +35,6 @@ RULES: Mapping[str, Callable[..., Verdict]] = {
     )
 }
 """What a notebook may hand to `record.Page.judge`."""
-STATE = ("manifest.json", "products.json", "verdicts.json")
-"""Files of which a page has at least one."""
 ROUNDING = 1e-9  # relative: another build of NumPy or SciPy may round differently
 
 

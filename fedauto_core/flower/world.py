@@ -83,11 +83,10 @@ class World:
             raise RuntimeError(f"not all of the deployment could be taken away:\n{said}")
 
     def _swept(self) -> str:
-        """Close the sweeper's input, and wait until it is done; the rest of what it says. (`communicate` would lose
-        what came together with the line that was read.)"""
+        """Close the sweeper's input, and wait until it is done; the rest of what it says."""
         with self._sweeper as sweeper:
             sweeper.stdin.close()
-            return sweeper.stdout.read()
+            return sweeper.stdout.read()  # communicate() would lose what came together with the line that was read
 
     def lay(self) -> None:
         """Make the network."""

@@ -69,8 +69,9 @@ lock:
 $(STAMP): INSTALL = -c constraints.txt -e '.[certificates,cluster,dev,flower,text]'
 $(PEERS_STAMP): INSTALL = -c constraints.txt -e '.[peers]'
 $(APPFL_STAMP): INSTALL = -c examples/appfl/constraints.txt -e '.[appfl]'
+$(STAMP) $(PEERS_STAMP): constraints.txt
 $(APPFL_STAMP): examples/appfl/constraints.txt
-$(STAMP) $(PEERS_STAMP) $(APPFL_STAMP): pyproject.toml constraints.txt
+$(STAMP) $(PEERS_STAMP) $(APPFL_STAMP): pyproject.toml
 	$(if $(VERSION),,$(error No Python 3.11 to 3.14 found$(if $(PYTHON), ($(PYTHON) is none)); name one: make PYTHON=/path/to/python3.12))
 	rm -f $(@D)/.installed*
 	$(PYTHON) -m venv $(if $(filter $(VERSION),$(call VERSION_OF,$(@D)/bin/python)),,--clear) $(@D)

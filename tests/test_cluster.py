@@ -241,6 +241,31 @@ def test_a_cluster_whose_scheduler_is_lost_is_a_failure_of_its_notebooks(folder,
     assert out.count("does its scheduler still run?") == 3
 
 
+@pytest.fixture
+def taken(dask):
+    """The workers of `dask`, for tasks from here."""
+    dask.work()
+    with distributed.Client(dask.address) as client:
+        yield workers.Workers(client, workers.Wanted.as_here([], [WORKER]))
+
+
+def test_a_result_that_cannot_be_read_here_is_the_error_of_its_task(taken):
+    unreadable = "type('Odd', (), {'__reduce__': lambda self: (int, ('no number',))})()"
+    with pytest.raises(ValueError, match="no number"):
+        taken.submit(eval, unreadable).result(60)
+    assert taken.submit(eval, "6 * 7").result(60) == 42
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_large_argument_outlives_the_workers_that_have_it(taken, dask):
+    """Ten times as large as Dask likes those that go with every task."""
+    large = bytes(100_000_000)
+    assert taken.submit(len, large).result(60) == len(large)
+    dask.started[-1].kill()
+    dask.work()
+    assert taken.submit(len, large).result(60) == len(large)
+
+
 SBATCH = """#!/bin/sh
 # Runs a job here and now, as Slurm does somewhere at some time.
 cp "$1" "$(dirname "$0")/job.sh"

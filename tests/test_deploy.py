@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import json
 import logging
+import os
 import shutil
 import signal
 import subprocess
@@ -27,7 +28,7 @@ from fedauto_core.errors import InputError
 from fedauto_core.flower.deploy import APP, RECORDED, as_log, deploy, describe, main, read_diary, trace_of
 from fedauto_core.flower.links import draw_links
 from fedauto_core.flower.local import trains
-from fedauto_core.flower.sweep import of_deployment
+from fedauto_core.flower.sweep import of_deployment, sweep
 from fedauto_core.flower.world import Namespaces, World, namespaces_refused, wait_for
 from fedauto_core.network import Cause, Scenario, draw_trace, scenario
 
@@ -236,6 +237,54 @@ def test_what_ends_at_once_or_fails_is_told_with_its_output(tmp_path):
     with pytest.raises(RuntimeError, match="job failed:\nno such luck"), World(again) as world:
         world.start("job", 0, [sys.executable, "-c", "raise SystemExit('no such luck')"])
         world.done("job")
+
+
+def test_a_sweeper_that_does_not_start_is_told_and_leaves_no_folder(tmp_path, monkeypatch):
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\necho first\necho \"No module named 'psutil'\" >&2\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    (home := tmp_path / "home").mkdir()
+    with pytest.raises(RuntimeError, match="has not started:\nfirst\nNo module named 'psutil'"), World(home):
+        pass
+    assert not home.exists()
+
+
+def test_a_process_that_outlives_its_deployment_is_named(tmp_path, monkeypatch):
+    """One whose environment does not tell whose it is."""
+    monkeypatch.setattr("fedauto_core.flower.world.ENDS_S", 0.5)
+    said = r"could be taken away:\nodd \(process \d+\) has not ended"
+    with pytest.raises(RuntimeError, match=said), World(tmp_path) as world:
+        world.start("odd", 0, ["env", "-i", "sleep", "60"])
+        odd = psutil.Process(world.processes["odd"].pid)
+        assert wait_for(lambda: odd.name() == "sleep", 10)
+    world.processes["odd"].kill()
+    world.processes["odd"].wait()
+
+
+def test_what_cannot_be_taken_away_stops_nothing_else(tmp_path, monkeypatch):
+    """A process that may not be killed, and the first namespace; `ip` is a stand-in."""
+
+    class Refusing:
+        pid = 7
+
+        def kill(self):
+            raise psutil.AccessDenied(self.pid)
+
+    (home := tmp_path / "home").mkdir()
+    (spaces := tmp_path / "netns").mkdir()
+    for name in ("home-0", "home-1", "other-0"):
+        (spaces / name).touch()
+    ip = '#!/bin/sh\n[ "$3" = home-0 ] && echo busy >&2 && exit 1\nrm "$(dirname "$0")/netns/$3"\n'
+    (tmp_path / "ip").write_text(ip)
+    (tmp_path / "ip").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr("fedauto_core.flower.sweep.SPACES", spaces)
+    monkeypatch.setattr("fedauto_core.flower.sweep.LIMIT_S", 0.2)
+    monkeypatch.setattr("fedauto_core.flower.sweep.of_deployment", lambda home: [Refusing()])
+    with pytest.raises(SystemExit, match=r"^process 7 still runs\nnamespace home-0: busy$"):
+        sweep(home)
+    assert not home.exists() and {path.name for path in spaces.iterdir()} == {"home-0", "other-0"}
 
 
 HOLDS = """

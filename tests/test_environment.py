@@ -175,6 +175,16 @@ def test_other_pins_are_installed_into_the_same_environment(plan, tmp_path, chan
     assert "pip install" in words and "--clear" not in words
 
 
+@pytest.mark.parametrize("changed", ["constraints.txt", "examples/appfl/constraints.txt"])
+def test_appfl_is_installed_anew_for_its_own_pins_only(plan, tmp_path, changed):
+    for folder in (".venv-appfl", "examples/appfl"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / ".venv-appfl" / ".installed-3.12").touch()
+    (tmp_path / "examples/appfl/constraints.txt").touch()
+    os.utime(tmp_path / changed, (later := time.time() + 60, later))
+    assert (".venv-appfl/bin/python -m pip install" in plan("appfl").stdout) == changed.startswith("examples")
+
+
 def test_peers_have_an_environment_of_their_own(plan):
     words = plan("bench", "PEERS=1").stdout
     assert ".venv-peers/bin/python -m pip install" in words and "-c constraints.txt -e '.[peers]'" in words

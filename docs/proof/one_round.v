@@ -1,6 +1,6 @@
 (* The inequality of one round over any inner product space: for one local step (docs/method.md, section 5, E = 1), and
    the improved one for two (5.6, E = 2), there with (1 + theta) b_r + (1 + 1/theta) L^2 D_r for every theta > 0, whose
-   least value is (sqrt b_r + L sqrt D_r)^2, and a D_r that is no larger than that of I3.
+   infimum is (sqrt b_r + L sqrt D_r)^2, and a D_r that is no larger than that of I3.
 
    Everything is finite and explicit: participants and outcomes of the minibatch noise are lists, expectations are
    weighted sums. Smoothness of F enters as what S1 makes of it, the descent lemma at w. Nothing is assumed beyond the

@@ -29,16 +29,24 @@ def of_deployment(home: Path) -> list[psutil.Process]:
 
 
 def sweep(home: Path) -> None:
-    """End the processes of a deployment, and delete its namespaces, which are named after `home`, and `home`."""
+    """End the processes of a deployment, and delete its namespaces, which are named after `home`, and `home`. What
+    fails stops none of the others; it is the message of the SystemExit at the end."""
     until = time.monotonic() + LIMIT_S
     while (found := of_deployment(home)) and time.monotonic() < until:  # they may start others meanwhile
         for process in found:
-            with suppress(psutil.NoSuchProcess):
+            with suppress(psutil.Error):  # it has ended, or may not be killed, which is told below
                 process.kill()
         time.sleep(0.1)
+    left = [f"process {process.pid} still runs" for process in found]
     for space in SPACES.glob(f"{home.name}-*"):
-        subprocess.run(["ip", "netns", "delete", space.name], check=True)
-    shutil.rmtree(home)
+        deleted = subprocess.run(["ip", "netns", "delete", space.name], stderr=subprocess.PIPE, text=True)
+        left += [f"namespace {space.name}: {deleted.stderr.strip()}"] * (deleted.returncode != 0)
+    try:
+        shutil.rmtree(home)
+    except OSError as error:
+        left.append(str(error))
+    if left:
+        sys.exit("\n".join(left))
 
 
 if __name__ == "__main__":

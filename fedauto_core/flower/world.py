@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 
 STARTS_S = 90.0
+ENDS_S = 10.0  # of a process that was killed
 RATE_BURST, RATE_QUEUE = "32kb", "1mb"  # of tbf
 
 
@@ -60,7 +61,10 @@ class World:
             start_new_session=True,
         )
         if (said := self._sweeper.stdout.readline()) != "ready\n":
-            raise RuntimeError(f"{said}{self._sweeper.communicate()[0]}")
+            said += self._swept()
+            if self.home.exists():  # nobody else is there to take it away
+                shutil.rmtree(self.home)
+            raise RuntimeError(f"the process that takes the deployment away has not started:\n{said}")
         try:
             self.lay()
         except BaseException:  # what it has left half made
@@ -69,11 +73,20 @@ class World:
         return self
 
     def __exit__(self, *raised: object) -> None:
-        said, _ = self._sweeper.communicate()  # closes its input, and waits until it is done
-        for process in self.processes.values():
-            process.wait()
+        said = self._swept()
+        for name, process in self.processes.items():
+            try:
+                process.wait(ENDS_S)
+            except subprocess.TimeoutExpired:
+                said += f"{name} (process {process.pid}) has not ended within {ENDS_S:g} s\n"
         if said:
             raise RuntimeError(f"not all of the deployment could be taken away:\n{said}")
+
+    def _swept(self) -> str:
+        """Close the sweeper's input, and wait until it is done; the rest of what it says."""
+        with self._sweeper as sweeper:
+            sweeper.stdin.close()
+            return sweeper.stdout.read()  # communicate() would lose what came together with the line that was read
 
     def lay(self) -> None:
         """Make the network."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from fedauto_core.errors import is_number, require, require_number
 from fedauto_core.methods.base import Arrivals, Context, Method, State
-from fedauto_core.methods.guard import finite, is_sound
+from fedauto_core.methods.guard import is_sound
 from fedauto_core.methods.registry import METHODS
 
 from .arrays import Layout, Parameters
@@ -76,7 +77,7 @@ class _Round:
         if participant in self.ids:
             raise Lost("a second one in the round")
         total = self.layout.difference(after, self.w, self.rows[len(self.ids)])
-        if not finite(torch.tensor([[total]], dtype=torch.float64)):
+        if not math.isfinite(total):
             raise Lost("it is not finite")
         self.ids.append(participant)
 

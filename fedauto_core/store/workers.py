@@ -31,7 +31,7 @@ SCHEDULER = "FEDAUTO_SCHEDULER"
 COMPUTING = (ROOT, f"{ROOT}.methods", f"{ROOT}.engine.dense_kernels", f"{ROOT}.experiments.running")
 """What a unit may load: all that users import, every method, the compiled kernels, and how experiments run."""
 LARGE = 1_000_000
-"""Bytes from which on an argument goes to the workers once, not with every task."""
+"""Bytes from which on an argument is sent once, not with every task."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class Workers(Executor):
         """wanted: of a worker, before each task; variables: of its environment meanwhile; with some, a worker does one
         such task at a time, whatever threads it has."""
         self._client, self._wanted, self._variables = client, wanted, dict(variables or {})
-        self._everywhere: dict[str, Sent] = {}
+        self._shared: dict[str, Sent] = {}
         self._sent: set[Sent] = set()
 
     def submit(self, function: Callable[..., object], /, *arguments: object) -> Future:
@@ -142,18 +142,25 @@ class Workers(Executor):
         if len(content) < LARGE:
             return content
         name = hashlib.sha256(content).hexdigest()
-        if name not in self._everywhere:
-            self._everywhere[name] = self._client.scatter(content, broadcast=True)
-        return self._everywhere[name]
+        if name not in self._shared:
+            import dask
+
+            # A task of its own, unlike scattered data, is made anew when its workers are lost.
+            with dask.config.set({"distributed.admin.large-graph-warning-threshold": len(content) * 2}):
+                self._shared[name] = self._client.submit(bytes, content)
+        return self._shared[name]
 
     def _hand_over(self, future: Future, sent: "Sent") -> None:
         self._sent.discard(sent)
-        if sent.status == "finished":
-            future.set_result(sent.result())
-        elif sent.status == "error":
-            future.set_exception(sent.exception())
-        else:
-            future.set_exception(ConnectionError(f"{sent.status} by the cluster; does its scheduler still run?"))
+        try:
+            if sent.status == "finished":
+                future.set_result(sent.result())
+            elif sent.status == "error":
+                future.set_exception(sent.exception())
+            else:
+                raise ConnectionError(f"{sent.status} by the cluster; does its scheduler still run?")
+        except BaseException as error:  # Dask would log it, and who waits would do so for ever
+            future.set_exception(error)
 
 
 @functools.cache

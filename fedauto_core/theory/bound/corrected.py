@@ -14,7 +14,7 @@ inner difference is (grad F - sum_k p_k grad F_k) + sum_k (beta_k - p_k) e_k, so
 If c_k = (gradients of a round from w_k, averaged) then ||e_k|| <= L ||w - w_k|| + L (mean drift there) + ||its noise||;
 who was never heard has c_k = 0 and ||e_k|| = ||grad F_k(w)||. The bias vanishes, then, if p_k = n_k / n and for all k
 with beta_k != p_k the model stands where they were last heard, without noise: whatever the weights, and however long
-ago it was. Nothing of that can be had from somebody who is silent for ever (5.8).
+ago it was. Nothing of that can be had from somebody who was never heard (5.8).
 
 **Everybody heard again.** Full batches, p_k = n_k / n, everybody heard at least once in any tau rounds, the first tau
 among them, gamma <= 1/(49 L E tau). Then whatever the weights, with e^r = max_k ||e_k|| in round r, for all T >= tau

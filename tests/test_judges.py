@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import sympy as sp
 
-from fedauto_core.teaching.books import n20, n21, n22, n23, n24
+from fedauto_core.teaching.books import n12, n20, n21, n22, n23, n24
 from fedauto_core.teaching.judges import formula_is, function_is, numbers
 
 x, y = sp.symbols("x y")
@@ -14,7 +14,9 @@ DOUBLE = function_is(
 )
 
 
-@pytest.mark.parametrize("answer", [(x + y) ** 2, x**2 + 2 * x * y + y**2, (x**2 - y**2) * (x + y) / (x - y)])
+@pytest.mark.parametrize(
+    "answer", [(x + y) ** 2, x**2 + 2 * x * y + y**2, (x**2 - y**2) * (x + y) / (x - y), (x + y) ** 2.0]
+)
 def test_a_formula_is_right_in_every_form_and_with_symbols_of_any_kind(answer):
     assert SQUARE["judge"](answer) is None
 
@@ -53,7 +55,9 @@ RIGHT = [
     (n20, "20.5", [0.625, 0.375, 0.0], n20.book.exercises["20.5"].example),
     (n21, "21.2", lambda sets: np.where(sets.all(axis=1) | ~sets.any(axis=1), 0.5, 0.0), {}),
     (n21, "21.4", lambda n, u, heard: (n * u * heard).sum() / (n * heard).sum(), {}),
+    (n12, "12.3", 2.0**x + 1, {}),
     (n22, "22.3", L * sp.sqrt(D) - sp.sqrt(B), {}),
+    (n22, "22.3", B**0.5 - L * D**0.5, {}),
     (n22, "22.4", (GAMMA * L + 1) ** SMALL_E - 1, {}),
     (n22, "22.5", np.array([0.0, -3.0]), {}),
     (n23, "23.3", lambda p, z: p @ (z - p @ z) ** 2, {}),

@@ -20,8 +20,8 @@ FIELDS = ("curvature", "centre", "share", "beta")
 MASSES = (0.13, 0.37, 0.52, 0.81)  # of the missing class
 
 
-def _attained(ladder: pd.DataFrame) -> float:
-    return float((ladder["largest attained"] >= REACHED).sum())
+def _attained(ladder: pd.DataFrame) -> int:
+    return int((ladder["largest attained"] >= REACHED).sum())
 
 
 def _instance(answer: Any) -> str | None:

@@ -44,6 +44,13 @@ def _judge_lie(answer: Sequence[str], **facts: Any) -> str | None:
     return None if given == right else "Some fall that you do not name."
 
 
+def _other_lists(**facts: Any) -> list[object]:
+    """Without the first that falls, all, two of another kind: those of them that are not what falls."""
+    fallen = sorted(_fallen(**facts))
+    given = [fallen[1:], _names(**facts), "S1 descent", ["missing class"]]
+    return [names for names in given if isinstance(names, str) or sorted(names) != fallen]
+
+
 def _names(**facts: Any) -> list[str]:
     w = np.ones(facts["problem"].dimension)
     rows = kit.one_round(facts["problem"], facts["used"], facts["known"], w, facts["gamma"], facts["steps"], 0)
@@ -94,7 +101,7 @@ book = Book(
     ),
     Exercise(
         "31.2", 2, 8, _judge_lie, "a list of names of inequalities",
-        lambda **facts: [sorted(_fallen(**facts))[1:], _names(**facts), "S1 descent", ["missing class"]],
+        _other_lists,
         "Whatever has L in it is named, though many have room for a lie.", _example(),
     ),
     Exercise(

@@ -11,7 +11,7 @@ from fedauto_core.methods.fedauto import compensation, with_m
 from fedauto_core.methods.weights import fedauto_weights, minimise
 from fedauto_core.teaching.exercises import Book, Exercise, number_is
 
-COUNTS = np.array([[3, 3, 3], [20, 0, 0], [10, 10, 0], [0, 20, 0], [0, 5, 15]])  # row 0 = server
+COUNTS = np.array([[5, 3, 2], [20, 0, 0], [10, 10, 0], [0, 20, 0], [0, 5, 15]])  # row 0 = server
 
 
 def _joined(counts: np.ndarray, arrived: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -91,6 +91,7 @@ def _judge_round(answer: Callable[..., np.ndarray]) -> str | None:
         ([1, 3], "when a class is missing"),
         ([1, 2, 3, 4], "when nothing is missing: then there is no participant m"),
         ([4], "when one client arrives"),
+        ([1], "when two classes are missing"),
     ):
         counts, lam = COUNTS * rng.integers(1, 4), float(rng.uniform(0.02, 0.5))
         w, updates, update_m = rng.normal(size=5), rng.normal(size=(len(counts), 5)), rng.normal(size=5)
@@ -121,6 +122,17 @@ def _always_m(
     rows, target = counts / counts.sum(axis=1, keepdims=True), counts.sum(axis=0) / counts.sum()
     beta = fedauto_weights(rows[members], counts.sum(axis=1)[members], target, lam)
     return w + beta @ np.vstack([updates[[0, *arrived]], update_m])
+
+
+def _level_m(
+    w: np.ndarray, updates: np.ndarray, update_m: np.ndarray, arrived: list[int], counts: np.ndarray, lam: float
+) -> np.ndarray:
+    """The misconception: participant m has as many samples of every missing class."""
+    rows, sizes, target = _joined(counts, arrived)
+    members = rows[: len(arrived) + 1]
+    level = np.where(rows[len(members) :] > 0, 1.0, 0.0)  # of m, if there is one
+    rows = np.vstack([members, level / level.sum(axis=1, keepdims=True)])
+    return w + fedauto_weights(rows, sizes, target, lam) @ np.vstack([updates[[0, *arrived]], update_m])[: len(rows)]
 
 
 def _some_chi2() -> list[Callable[..., Any]]:
@@ -195,7 +207,7 @@ book = Book(
         minutes=25,
         judge=_judge_round,
         expects="a function of (w, updates, update_m, arrived, counts, lam) that returns the next model",
-        wrong=lambda: [_plain_round, _always_m, lambda w, *others: w],
+        wrong=lambda: [_plain_round, _always_m, _level_m, lambda w, *others: w],
         pitfalls="The server is forgotten among the members, or participant m joins although nothing is missing.",
     ),
 )

@@ -79,7 +79,7 @@ book = Book(
         5,
         **number_is(
             right=_attained,
-            hint="Count the rows of the ladder whose largest ratio is one, up to the third decimal.",
+            hint=f"Count the rows of the ladder whose largest ratio is at least {REACHED}.",
             also_wrong=lambda ladder: [float(len(ladder))],
         ),
         pitfalls="The column of the worst ratio on exact instances is counted instead of the largest one attained.",

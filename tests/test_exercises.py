@@ -17,6 +17,7 @@ from fedauto_core.teaching import predictions
 from fedauto_core.teaching.books import find_book, numbers
 from fedauto_core.teaching.edition import exercise_number, is_tagged, split_solution
 from fedauto_core.teaching.exercises import GRADES, Book, Exercise, choice_is, number_is
+from fedauto_core.theory.kit import claim
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 PATHS = {path.name[:2]: path for path in sorted(FOLDER.glob("*.ipynb"))}
@@ -171,6 +172,21 @@ def test_a_check_says_right_or_not_yet(said):
     ]
     with pytest.raises(InputError, match=r"unknown exercise '99\.2'"):
         book.check("99.2", 1)
+
+
+def test_a_count_is_judged_exactly():
+    book = one(**number_is(right=lambda table: table["x"].sum(), hint="Count the rows of the table once more."))
+    counts, shares = ({"table": pd.DataFrame({"x": values})} for values in ([150, 50], [150.0, 50.0]))
+    assert all(book.verdict(right, **counts) is None for right in (200, 200.0, np.int64(200)))
+    assert "once more" in book.verdict(201, **counts) and book.verdict(201, **shares) is None
+
+
+def test_an_empty_list_may_be_right():
+    lie = BOOKS["31"].exercises["31.2"]
+    roomy = lie.example | {"known": claim(lie.example["known"], "A1 smoothness", 100.0)}
+    assert lie.verdict([], **roomy) is None and "One of those" in lie.verdict(["S1 descent"], **roomy)
+    assert "that you do not name" in lie.verdict([], **lie.example)
+    assert all(lie.verdict(wrong, **roomy) for wrong in lie.wrong(**roomy))
 
 
 def test_a_name_is_one_of_the_names():

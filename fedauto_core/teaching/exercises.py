@@ -56,7 +56,7 @@ class Exercise:
 
     def verdict(self, answer: object, **facts: object) -> str | None:
         """None where the answer is right, else a sentence: never an error, whatever the answer is."""
-        if answer is None or answer is ... or (isinstance(answer, str | list | tuple | dict) and not answer):
+        if answer is None or answer is ... or (isinstance(answer, str) and not answer):  # an empty list may be right
             return f"There is no answer yet. This asks for {self.expects}."
         try:
             return self.judge(answer, **facts)
@@ -94,13 +94,15 @@ def number_is(
     also_wrong: Callable[..., Iterable[float]] | None = None,
 ) -> dict[str, Any]:
     """`judge`, `expects`, `wrong` and `right` of an exercise whose answer is a number: right(**facts), to a relative
-    tolerance (of 0: an absolute one). also_wrong(**facts): what a misconception would give."""
+    tolerance (of 0: an absolute one), and exactly where it returns an integer, which is a count. also_wrong(**facts):
+    what a misconception would give."""
 
     def judge(answer: Any, **facts: Any) -> str | None:
         if not is_number(answer := answer.item() if isinstance(answer, np.generic) else answer):
             return f"This asks for one number, not for {type(answer).__name__}."
         expected = right(**facts)
-        return None if math.isclose(answer, expected, rel_tol=tolerance, abs_tol=tolerance * (expected == 0)) else hint
+        allowed = 0.0 if is_number(expected, whole=True) else tolerance
+        return None if math.isclose(answer, expected, rel_tol=allowed, abs_tol=allowed * (expected == 0)) else hint
 
     def wrong(**facts: Any) -> list[float]:
         expected = right(**facts)

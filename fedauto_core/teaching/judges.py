@@ -24,7 +24,8 @@ def formula_is(vanishes: Callable[..., sp.Expr], symbols: str, hint: str, wrong:
         if strange := sorted({symbol.name for symbol in answer.free_symbols} - set(known)):
             return f"Use the symbols {', '.join(known)} only: {', '.join(strange)} must go."
         same = answer.subs({symbol: known[symbol.name] for symbol in answer.free_symbols})
-        return None if vanishes(same, *known.values()).equals(0) else hint
+        exact = sp.nsimplify(same, rational=True)  # b**0.5 is the root of b, and 2.0 * x is 2 * x
+        return None if vanishes(exact, *known.values()).equals(0) else hint
 
     def refused(**_: Any) -> list[sp.Expr]:
         return [sp.sympify(text, locals=known) for text in wrong]

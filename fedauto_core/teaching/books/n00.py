@@ -1,6 +1,5 @@
 """Exercises of notebook 00: the paper in one page."""
 
-from collections.abc import Callable
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +8,7 @@ import pandas as pd
 from fedauto_core.methods.registry import METHODS, make_method
 from fedauto_core.network import Scenario, draw_trace
 from fedauto_core.teaching.exercises import Book, Exercise, number_is
+from fedauto_core.teaching.judges import function_is
 
 
 def _means(means: pd.DataFrame) -> dict[str, float]:
@@ -37,19 +37,13 @@ def _classes_gone(federation: object, rounds: int) -> int:
     return sum(not trace.arrived[:, clients].any() for clients in holders)
 
 
-def _judge_mixture(answer: Callable[[np.ndarray], np.ndarray]) -> str | None:
-    rng = np.random.default_rng(0)
-    for shape in ((3, 4), (1, 2), (8, 10)):
-        counts = rng.integers(0, 30, shape) + np.eye(*shape, dtype=int)
-        counts[0] += 20
-        came = np.asarray(answer(counts), dtype=float)
-        if came.shape != shape[1:]:
-            return f"For counts of shape {shape} it returns shape {came.shape}; there is one share for each class."
-        if not np.allclose(came, counts.sum(axis=0) / counts.sum()):
-            return (
-                "On random counts other shares come out. Does a participant with many samples weigh more than the rest?"
-            )
-    return None
+def _draw_counts(rng: np.random.Generator) -> tuple[np.ndarray]:
+    """Samples per class [K, C] of participants, the first of whom has many more than the others."""
+    shape = tuple(rng.integers(1, 9, 2))
+    counts = rng.integers(0, 30, shape) + np.eye(*shape, dtype=int)
+    counts[:, 0] += 1
+    counts[0] += 20
+    return (counts,)
 
 
 FEW_COUNTS = np.vstack([np.full((1, 10), 2), np.kron(np.eye(5, dtype=int), np.full((2, 2), 5))])  # the server first
@@ -102,13 +96,18 @@ book = Book(
         number="00.4",
         grade=3,
         minutes=10,
-        judge=_judge_mixture,
-        expects="a function of counts [K, C] that returns shares [C]",
-        wrong=lambda: [
-            lambda counts: (counts / counts.sum(axis=1, keepdims=True)).mean(axis=0),
-            lambda counts: counts.sum(axis=0),
-            lambda counts: counts / counts.sum(),
-        ],
+        **function_is(
+            right=lambda counts: counts.sum(axis=0) / counts.sum(),
+            case=_draw_counts,
+            expects="a function of counts [K, C] that returns shares [C]",
+            hint="On random counts other shares come out. Does a participant with many samples weigh more than the "
+            "rest?",
+            wrong=[
+                lambda counts: (counts / counts.sum(axis=1, keepdims=True)).mean(axis=0),
+                lambda counts: counts.sum(axis=0),
+                lambda counts: counts / counts.sum(),
+            ],
+        ),
         pitfalls="Averaging the histograms with equal weights, which is right only for equal sample counts.",
     ),
 )

@@ -1,7 +1,6 @@
 """Exercises of notebook 03: FedAuto by hand."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,9 +9,10 @@ from fedauto_core.methods.base import chi2_divergence
 from fedauto_core.methods.fedauto import compensation, with_m
 from fedauto_core.methods.weights import fedauto_weights, minimise
 from fedauto_core.teaching.exercises import Book, Exercise, number_is
+from fedauto_core.teaching.judges import function_is
 
-COUNTS = np.array([[3, 3, 3], [20, 0, 0], [10, 10, 0], [0, 20, 0], [0, 5, 15]])  # row 0 = server
-WITHOUT = COUNTS - np.outer(np.arange(5) == 0, [0, 0, 3])  # the server has nothing of class 2
+COUNTS = np.array([[5, 3, 2], [20, 0, 0], [10, 10, 0], [0, 20, 0], [0, 5, 15]])  # row 0 = server
+WITHOUT = COUNTS - np.outer(np.arange(5) == 0, [0, 0, COUNTS[0, 2]])  # the server has nothing of class 2
 
 
 def _joined(counts: np.ndarray, arrived: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -40,19 +40,13 @@ def _without_m(counts: np.ndarray, lam: float) -> float:
     return float(fedauto_weights(rows[:2], sizes[:2], target, lam).max())
 
 
-def _judge_chi2(answer: Callable[..., float]) -> str | None:
-    rng = np.random.default_rng(0)
-    for classes in (2, 3, 7, 7):
-        target = rng.dirichlet(np.ones(classes))
-        rows, beta = rng.dirichlet(np.ones(classes), 4), rng.dirichlet(np.ones(4))
-        if not np.isclose(answer(beta, rows, target), chi2_divergence(beta @ rows, target)):
-            return f"On a random instance with {classes} classes another number comes out of the formula above."
-    target, beta = np.array([0.5, 0.5, 0.0]), np.array([0.4, 0.6])
-    if not np.isclose(answer(beta, rows[:2, :3], target), chi2_divergence(beta @ rows[:2, :3], target)):
-        return (
-            "It is right where every class is wanted. Now let the target of one class be 0: that class does not count."
-        )
-    return None
+def _draw_mixture(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Weights [4], label histograms [4, C] and a target [C], in half of the cases with a class that is not wanted."""
+    classes = int(rng.integers(2, 8))
+    target = rng.dirichlet(np.ones(classes))
+    if rng.random() < 0.5:
+        target[rng.integers(classes)] = 0
+    return rng.dirichlet(np.ones(4)), rng.dirichlet(np.ones(classes), 4), target / target.sum()
 
 
 def _instance(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -111,6 +105,7 @@ def _judge_round(answer: Callable[..., np.ndarray]) -> str | None:
         ([1, 2, 3, 4], COUNTS, "when nothing is missing: then there is no participant m"),
         ([4], COUNTS, "when one client arrives"),
         ([1, 3], WITHOUT, "when the server has no sample of the missing class: then there is no participant m"),
+        ([1], COUNTS, "when two classes are missing"),
     ):
         counts, lam = held * rng.integers(1, 4), float(rng.uniform(0.02, 0.5))
         w, updates, update_m = rng.normal(size=5), rng.normal(size=(len(counts), 5)), rng.normal(size=5)
@@ -153,13 +148,15 @@ def _m_of_missing(
     return w + beta @ np.vstack([updates[[0, *arrived]], update_m])[: len(beta)]
 
 
-def _some_chi2() -> list[Callable[..., Any]]:
-    return [
-        lambda beta, rows, target: np.sum((beta @ rows - target) ** 2),
-        lambda beta, rows, target: np.sum((beta @ rows - target) ** 2 / (beta @ rows)),
-        lambda beta, rows, target: np.sum(np.abs(beta @ rows - target)),
-        lambda beta, rows, target: chi2_divergence(rows.mean(axis=0), target),
-    ]
+def _level_m(
+    w: np.ndarray, updates: np.ndarray, update_m: np.ndarray, arrived: list[int], counts: np.ndarray, lam: float
+) -> np.ndarray:
+    """The misconception: participant m has as many samples of every missing class."""
+    rows, sizes, target = _joined(counts, arrived)
+    members = rows[: len(arrived) + 1]
+    level = np.where(rows[len(members) :] > 0, 1.0, 0.0)  # of m, if there is one
+    rows = np.vstack([members, level / level.sum(axis=1, keepdims=True)])
+    return w + fedauto_weights(rows, sizes, target, lam) @ np.vstack([updates[[0, *arrived]], update_m])[: len(rows)]
 
 
 EXAMPLE = {"every": pd.DataFrame({"weights only": [0.1, 0.2, 0.3, 0.0], "FedAuto": [0.2, 0.1, 0.4, 1e-15]})}
@@ -205,9 +202,20 @@ book = Book(
         number="03.4",
         grade=3,
         minutes=10,
-        judge=_judge_chi2,
-        expects="a function of (beta, rows, target) that returns one number",
-        wrong=_some_chi2,
+        **function_is(
+            right=lambda beta, rows, target: chi2_divergence(beta @ rows, target),
+            case=_draw_mixture,
+            expects="a function of (beta, rows, target) that returns one number",
+            hint="On a random instance another number comes out of the formula above. Is it right where the target "
+            "of one class is 0?",
+            wrong=[
+                lambda beta, rows, target: np.sum((beta @ rows - target) ** 2),
+                lambda beta, rows, target: np.sum((beta @ rows - target) ** 2 / (beta @ rows)),
+                lambda beta, rows, target: np.sum((beta @ rows - target) ** 2 / np.maximum(target, 1e-9)),
+                lambda beta, rows, target: np.sum(np.abs(beta @ rows - target)),
+                lambda beta, rows, target: chi2_divergence(rows.mean(axis=0), target),
+            ],
+        ),
         pitfalls="Dividing by the mixture instead of the target, or by a target of zero.",
     ),
     Exercise(
@@ -232,7 +240,7 @@ book = Book(
         minutes=25,
         judge=_judge_round,
         expects="a function of (w, updates, update_m, arrived, counts, lam) that returns the next model",
-        wrong=lambda: [_plain_round, _always_m, _m_of_missing, lambda w, *others: w],
+        wrong=lambda: [_plain_round, _always_m, _m_of_missing, _level_m, lambda w, *others: w],
         pitfalls="The server is forgotten among the members, or participant m joins although nothing is missing.",
     ),
 )

@@ -1,13 +1,10 @@
 """Exercises of notebook 05: where each rule comes to rest."""
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import pandas as pd
-import sympy as sp
 
 from fedauto_core.teaching.exercises import Book, Exercise, choice_is, number_is
+from fedauto_core.teaching.judges import formula_is, function_is
 
 CLIENTS_ONLY, INDEPENDENT, NEAR = "clients only", "independent losses", 0.01
 
@@ -46,34 +43,17 @@ def _equal_chances(p: np.ndarray, u: np.ndarray, q: float) -> float:
     return _plain_rest(p, np.full(len(p), q), u) - float(p @ u)
 
 
-def _judge_two(answer: Any) -> str | None:
-    q1, q2, u1, u2 = sp.symbols("q1 q2 u1 u2")
-    answer = sp.sympify(answer)
-    if stranger := answer.free_symbols - {q1, q2, u1, u2}:
-        return f"It should hold q1, q2, u1 and u2 only, as plain symbols; what is {min(map(str, stranger))}?"
-    for numbers in ((0.3, 0.8, -1.0, 2.0), (0.9, 0.1, 4.0, 1.0), (1.0, 0.5, 0.0, 3.0)):
-        half = np.full(2, 0.5)
-        expected = _plain_rest(half, np.array(numbers[:2]), np.array(numbers[2:]))
-        if not np.isclose(float(answer.subs(dict(zip((q1, q2, u1, u2), numbers, strict=True)))), expected):
-            return "On numbers it gives another point. Has it all three sets, and the chance that anybody arrives?"
-    return None
+def _draw_round(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Who arrived [N], at least one, shares p [N] and chances q [N]."""
+    n = int(rng.integers(2, 10))
+    arrived = rng.random(n) < 0.6
+    arrived[rng.integers(n)] = True
+    return arrived, rng.dirichlet(np.ones(n)), rng.uniform(0.1, 1, n)
 
 
-def _judge_weights(answer: Callable[..., np.ndarray]) -> str | None:
-    rng = np.random.default_rng(0)
-    for k in (2, 5, 9):
-        p, q, arrived = rng.dirichlet(np.ones(k)), rng.uniform(0.1, 1, k), np.arange(k) % 3 != 1
-        came = np.asarray(answer(arrived, p, q), dtype=float)
-        if came.shape != (k,):
-            return f"For {k} clients it returns shape {came.shape}; there is one weight for each client."
-        if came[~arrived].any():
-            return "Somebody who did not arrive has a weight."
-        if not np.isclose(came.sum(), 1):
-            return f"With some clients missing the weights sum to {came.sum():.3g}."
-        expected = arrived * p / q
-        if not np.allclose(came, expected / expected.sum()):
-            return "They sum to one, but their ratios are others than those of the inverse probability weights."
-    return None
+def _weights(arrived: np.ndarray, p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    inverse = arrived * p / q
+    return inverse / inverse.sum()
 
 
 REST = pd.DataFrame(
@@ -129,28 +109,39 @@ book = Book(
         number="05.4",
         grade=3,
         minutes=15,
-        judge=_judge_two,
-        expects="a SymPy expression in q1, q2, u1 and u2",
-        wrong=lambda: [
-            sp.sympify("(q1*u1 + q2*u2)/(q1 + q2)"),
-            sp.sympify("(u1 + u2)/2"),
-            sp.sympify("q1*q2*(u1 + u2)/2 + q1*(1 - q2)*u1 + q2*(1 - q1)*u2"),
-            sp.sympify("p1*u1 + p2*u2"),
-        ],
+        **formula_is(
+            # a client counts whole, or half where the other arrives as well; of the rounds in which anybody arrives
+            lambda rest, q1, q2, u1, u2: (
+                rest * (1 - (1 - q1) * (1 - q2)) - q1 * (1 - q2 / 2) * u1 - q2 * (1 - q1 / 2) * u2
+            ),
+            symbols="q1 q2 u1 u2",
+            hint="It gives another point. Has it all three sets, and the chance that anybody arrives?",
+            wrong=(
+                "(q1*u1 + q2*u2)/(q1 + q2)",
+                "(u1 + u2)/2",
+                "q1*q2*(u1 + u2)/2 + q1*(1 - q2)*u1 + q2*(1 - q1)*u2",
+                "p1*u1 + p2*u2",
+            ),
+        ),
         pitfalls="Forgetting to divide by the probability that somebody arrives.",
     ),
     Exercise(
         number="05.5",
         grade=3,
         minutes=15,
-        judge=_judge_weights,
-        expects="a function of arrived [N], p [N] and q [N] that returns weights [N]",
-        wrong=lambda: [
-            lambda arrived, p, q: arrived * p / q,
-            lambda arrived, p, q: arrived * p / (arrived @ p),
-            lambda arrived, p, q: p / q / (p / q).sum(),
-            lambda arrived, p, q: arrived @ (p / q),
-        ],
+        **function_is(
+            right=_weights,
+            case=_draw_round,
+            expects="a function of arrived [N], p [N] and q [N] that returns weights [N]",
+            hint="In some round other weights come out. Three things to check: who did not arrive has none, they sum "
+            "to one, and their ratios are those of the inverse probability weights.",
+            wrong=[
+                lambda arrived, p, q: arrived * p / q,
+                lambda arrived, p, q: arrived * p / (arrived @ p),
+                lambda arrived, p, q: p / q / (p / q).sum(),
+                lambda arrived, p, q: arrived @ (p / q),
+            ],
+        ),
         pitfalls="Dividing by the sum over all clients, so that the weights sum to one on average only.",
     ),
 )

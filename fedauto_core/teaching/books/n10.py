@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from fedauto_core.errors import is_number
 from fedauto_core.report.claims import LEVEL, holm
 from fedauto_core.teaching.exercises import Book, Exercise, choice_is, number_is
 from fedauto_core.teaching.judges import function_is
@@ -55,7 +56,7 @@ def spread(comparisons: pd.DataFrame) -> float:
 
 def judge_seeds(answer: Any, comparisons: pd.DataFrame, margin: float) -> str | None:
     """The least n whose interval reaches `margin` does so, and n - 1 does not."""
-    if isinstance(answer, bool) or not isinstance(answer, int | np.integer) or answer < 2:
+    if not is_number(answer) or answer != int(answer) or answer < 2:
         return "This asks for a whole number of seeds, at least two."
     deviation = spread(comparisons)
     half_width = [
@@ -116,8 +117,8 @@ book = Book(
             right=holm,
             case=lambda rng: (rng.uniform(size=rng.integers(2, 9)) ** 3,),
             expects="a function of (p_values) that returns the adjusted ones in the same order",
-            hint="On some p-values it differs. Three things to check: the factor falls from m to 1 along the sorted "
-            "values, no adjusted value is below an earlier one, none is above one.",
+            hint="On some p-values it differs. Adjust three on paper, of which two are nearly the same and one is "
+            "close to one: at which of them does your function part from the rules of the statement?",
             wrong=[
                 lambda p: np.minimum(len(p) * p, 1),
                 lambda p: p,

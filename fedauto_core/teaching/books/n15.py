@@ -73,7 +73,6 @@ book = Book(
         **number_is(
             right=forgotten,
             hint="Its worth shrinks like a power. Is it worth less than one at your age, and more just before?",
-            tolerance=1e-9,
             also_wrong=lambda samples, decay: [
                 forgotten(samples, decay) - 1,
                 math.log(samples) / -math.log(decay),

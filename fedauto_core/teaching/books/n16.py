@@ -23,8 +23,8 @@ def leads(classes: int) -> str:
 
 
 def sampling_error(drawn: int) -> float:
-    """E |X / n - 1/2| for X ~ Bin(n, 1/2), n even, in closed form (de Moivre): binom(n, n/2) / 2^(n+1)."""
-    return math.comb(drawn, drawn // 2) / 2 ** (drawn + 1)
+    """E |X / n - 1/2| for X ~ Bin(n, 1/2) in closed form (de Moivre): binom(n - 1, floor(n / 2)) / 2^n."""
+    return math.comb(drawn - 1, drawn // 2) / 2**drawn
 
 
 book = Book(

@@ -14,10 +14,10 @@ TERMS = ("bias", "drift", "noise")
 SIMPLEX = 1e-9  # by how much the sum of a mixture may miss one
 
 
-def _closest(rounds: pd.DataFrame) -> float:
+def _closest(rounds: pd.DataFrame) -> int:
     """E of the round that comes closest to its bound."""
     tested = rounds[rounds["status"] != "not applicable"]
-    return float(tested.loc[tested["ratio"].idxmax(), "E"])
+    return int(tested.loc[tested["ratio"].idxmax(), "E"])
 
 
 def _fastest() -> str:

@@ -16,10 +16,10 @@ WHICH = ("both", "first", "improved", "neither")
 CLOSE = 1e-9
 
 
-def _arrived(ratios: pd.DataFrame) -> float:
+def _arrived(ratios: pd.DataFrame) -> int:
     """How many arrive in the set that brings FedAvg closest to its bound on the quadratics."""
     own = ratios[(ratios["instance"] == "quadratics") & (ratios["rule"] == "FedAvg")]
-    return float(own.loc[own["ratio"].idxmax(), "arrived"])
+    return int(own.loc[own["ratio"].idxmax(), "arrived"])
 
 
 def _law(answer: Any) -> str | None:

@@ -19,10 +19,10 @@ from fedauto_core.theory.problems.split import Point, Split
 MANY, STEPS = 100_000, 5  # local steps: for a limit, and of the instance with an absent client
 
 
-def _gains_most(gains: pd.DataFrame) -> float:
+def _gains_most(gains: pd.DataFrame) -> int:
     """E at which the terms shrink most in the median, at the first theorem's largest step size."""
     own = gains[gains["step"] == gains["step"].max()]
-    return float(own.groupby("E")["times smaller"].median().idxmax())
+    return int(own.groupby("E")["times smaller"].median().idxmax())
 
 
 def _absent(answer: Any) -> str | None:

@@ -20,8 +20,8 @@ FIELDS = ("curvature", "centre", "share", "beta")
 MASSES = (0.13, 0.37, 0.52, 0.81)  # of the missing class
 
 
-def _attained(ladder: pd.DataFrame) -> float:
-    return float((ladder["largest attained"] >= REACHED).sum())
+def _attained(ladder: pd.DataFrame) -> int:
+    return int((ladder["largest attained"] >= REACHED).sum())
 
 
 def _instance(answer: Any) -> str | None:
@@ -79,7 +79,7 @@ book = Book(
         5,
         **number_is(
             right=_attained,
-            hint="Count the rows of the ladder whose largest ratio is one, up to the third decimal.",
+            hint=f"Count the rows of the ladder whose largest ratio is at least {REACHED}.",
             also_wrong=lambda ladder: [float(len(ladder))],
         ),
         pitfalls="The column of the worst ratio on exact instances is counted instead of the largest one attained.",

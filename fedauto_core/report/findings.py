@@ -31,9 +31,9 @@ def _ours(ledger: Ledger, page: str) -> str:
         lines.append(
             (f"`{line['method']}`", line["mark"], f"`{line['decided by']}`", line["scenario"], mean, between(low, high))
         )
-    heads = ["method", "mark", "decided by", "scenario", "difference", "interval"]
     if not lines:
         return ""
+    heads = ["method", "mark", "decided by", "scenario", "difference", "interval"]
     return f"**Methods of our own against all rivals** (`{page}`), in points:\n\n{table(heads, lines)}"
 
 

@@ -47,8 +47,9 @@ STANDARD = ROOT / "reports" / "standard"
         (HEAD, "F4b", "fedar_like", "`fedar_like` -1.1"),
         (CNN, "F10", "scaffold", "`scaffold` by 8.0 points"),
         (CNN, "F10", "server_finetuning", "`server_finetuning` 0.0"),
-        (LORA, "mixed", "fedavg", "`fedavg` by 3.1 points"),
-        (LORA, "mixed", "feddyn", "`feddyn` -0.4"),
+        (LORA, "mixed", "fedavg", "`fedavg` by 2.6 points"),
+        (LORA, "mixed", "scaffold", "`scaffold` 0.8"),
+        (LORA, "mixed", "feddyn", "`feddyn` 9.3"),
         ("12_resource_optimisation", "radio, F8", "fedavg, scheduled", "`fedavg, scheduled` 1.0"),
     ],
 )

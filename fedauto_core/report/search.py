@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-LONGEST = 1500  # letters of a section that are searched
+LONGEST = 1000  # letters of a section that are searched
 
 
 class Found(NamedTuple):

@@ -147,10 +147,13 @@ def _limits(held: Sequence[Contest]) -> Iterator[str]:
     for one in main:
         behind = one.rows[one.rows["standing"].isin(BEHIND)]
         if len(behind):
-            name = behind["scenario"].mode()[0]
+            name, place = (
+                behind["scenario"].mode()[0],
+                "On that page" if one is _best_page(held) else f"On `{one.page}`",
+            )
             row = behind.loc[behind["scenario"] == name, "mean"].idxmin()
             yield (
-                f"On `{one.page}` it is behind in {one.count(standing=BEHIND)} of {one.count()} comparisons "
+                f"{place} it is behind in {one.count(standing=BEHIND)} of {one.count()} comparisons "
                 f"({one.count(settled=False)} unsettled, behind in {one.count(settled=False, standing=BEHIND)} of "
                 f"them), mostly in {fails(name)}: "
                 f"{one.count(scenario=name, standing=BEHIND)} of {one.count(scenario=name)}, "

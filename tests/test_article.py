@@ -241,7 +241,7 @@ def test_the_essay_concedes_what_is_lost(tmp_path):
     said = essay_on(tmp_path / "10_full_parameter", frame, verdict_on("C2", "¬Re", -2.26))
     assert "ahead of 0 of 3 rivals (1 unsettled)." in said
     assert "Its lead there is -4.0 (`b`, lost, uncorrected) to -0.5 points (`fedavg`), -0.5 over plain" in said
-    assert "On that page it is behind in 2 of 3 comparisons (1 unsettled, behind in 1 of them)" in said
+    assert "Overall it is behind in 2 of 3 comparisons (1 unsettled, behind in 1 of them)" in said
     assert "mostly in F8" in said and ": 2 of 3, -4.0 points to `b`." in said and "No rival" not in said
     assert essay.essay(ledger.Ledger(tmp_path), []) == "No verdict of this report speaks to the paper's claims."
 

@@ -147,10 +147,8 @@ def _limits(held: Sequence[Contest]) -> Iterator[str]:
     for one in main:
         behind = one.rows[one.rows["standing"].isin(BEHIND)]
         if len(behind):
-            name, place = (
-                behind["scenario"].mode()[0],
-                "On that page" if one is _best_page(held) else f"On `{one.page}`",
-            )
+            name = behind["scenario"].mode()[0]
+            place = "Overall" if one is _best_page(held) else f"On `{one.page}`"
             row = behind.loc[behind["scenario"] == name, "mean"].idxmin()
             yield (
                 f"{place} it is behind in {one.count(standing=BEHIND)} of {one.count()} comparisons "

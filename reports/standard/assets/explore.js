@@ -127,4 +127,4 @@ if (document.getElementById("skew")) {
   document.querySelector(".controls").addEventListener("submit", (event) => event.preventDefault());
   show();
 }
-// sealed 6d65f582fb28944261235d791bbd6e3412264e965b36b3ae36ebeee2a6e5f3b3
+// sealed c9b80e31fdb14d10b7ac020adb2c5d3887d8fbd4425729497b800f35a6526630

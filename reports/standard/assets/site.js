@@ -83,4 +83,4 @@
     reach();
   });
 }
-// sealed f07dd5e6ee3002add00db11c692474e1e6f7a1b14ed85eeae1fb8bf26bc75a6c
+// sealed 3890e59fcfc80bc2f49f228f5f38667ad630d41f33a13d19e2c0198f0c093fa8

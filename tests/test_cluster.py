@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from types import MappingProxyType
 
 import psutil
@@ -221,6 +222,7 @@ def test_a_worker_that_is_lost_is_named_and_its_notebook_runs_again(folder, dask
     process = start_batch(folder, dask)
     kernel = psutil.Process(int(await_text(folder / "pid")))
     lost = next(worker for worker in (first, second) if kernel.ppid() == worker.pid)
+    time.sleep(2 * batch.TICK_S)  # until the batch has looked who runs it
     (folder / "pid").unlink()
     lost.kill()
     await_text(folder / "pid")

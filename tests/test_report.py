@@ -117,7 +117,7 @@ def test_the_front_page_has_a_row_for_each_claim_that_opens_its_evidence(made):
     where = "in F2 (Bernoulli, coupled to the labels) on <code>01_ok</code>"
     said = f"FedAuto does best {where}: ahead of 1 of 2 rivals (1 unsettled)."
     lead = "Its lead there is -0.5 (<code>c</code>, lost, uncorrected) to +1.3 points (<code>a, b</code>)."
-    assert f'<p class="essay">{said} {lead} On <code>01_ok</code> it is behind in 1 of 2 comparisons' in page
+    assert f'<p class="essay">{said} {lead} Overall it is behind in 1 of 2 comparisons' in page
     assert '<a href="article/article.html">article</a>' in page
     assert from_elsewhere(page) == [] and len(page) < 300_000
     tops = {path.name for path in made.iterdir() if path.is_file()}

@@ -181,7 +181,9 @@ def test_a_killed_unit_of_an_experiment(trial, tmp_path, undisturbed_experiment)
     place = Place(tmp_path, ("02_hit",), EXPERIMENT)
     place.arm(UNIT_KILLED)
     status, said = place.run()
-    assert status == 1 and re.search(r"02_hit: cell 2, line .*\n  BrokenProcessPool: ", said), said
+    # The pool of Python 3.11 says the second where units are still being handed over.
+    broken = r"(BrokenProcessPool: |OSError: handle is closed)"
+    assert status == 1 and re.search(rf"02_hit: cell 2, line .*\n  {broken}", said), said
     place.disarm()
     place.completes(undisturbed_experiment)
 

@@ -127,4 +127,4 @@ if (document.getElementById("skew")) {
   document.querySelector(".controls").addEventListener("submit", (event) => event.preventDefault());
   show();
 }
-// sealed c9b80e31fdb14d10b7ac020adb2c5d3887d8fbd4425729497b800f35a6526630
+// sealed 59f986e256f7ccbc32e6024f19e1e4a137333877728a93c3b5eeeea7f35055f6

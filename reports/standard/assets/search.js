@@ -880,4 +880,4 @@ window.SEARCH = [
 ["reference.html#scenario-none", "none", "scenario", "no failure"],
 ["reference.html#scenario-transient", "transient", "scenario", "Bernoulli, coupled to the labels"]
 ];
-// sealed 475014dbe0c3e7d12336d2a8a2170f77ebee7d114429fd4473f927e8492f5291
+// sealed f7600d546feae0981bea12533aba7dd2de25fd2fc2dab7c4c14c2bfcc4106585

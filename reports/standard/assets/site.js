@@ -83,4 +83,4 @@
     reach();
   });
 }
-// sealed 3890e59fcfc80bc2f49f228f5f38667ad630d41f33a13d19e2c0198f0c093fa8
+// sealed c84beeade6adcfbbb650ebeeb9f1a5ea935fac788403dd0d6a46b85080e27dca

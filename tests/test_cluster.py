@@ -226,6 +226,7 @@ def test_a_worker_that_is_lost_is_named_and_its_notebook_runs_again(folder, dask
     (folder / "pid").unlink()
     lost.kill()
     await_text(folder / "pid")
+    time.sleep(2 * batch.TICK_S)  # and who runs it then
     (folder / "go").touch()
     out, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (0, "")

@@ -127,4 +127,4 @@ if (document.getElementById("skew")) {
   document.querySelector(".controls").addEventListener("submit", (event) => event.preventDefault());
   show();
 }
-// sealed 59f986e256f7ccbc32e6024f19e1e4a137333877728a93c3b5eeeea7f35055f6
+// sealed a3182997d1c5a520d6d59fcefaa7e32e53d7fb126a1bca86f22e2c8dcd3ee7c5

@@ -880,4 +880,4 @@ window.SEARCH = [
 ["reference.html#scenario-none", "none", "scenario", "no failure"],
 ["reference.html#scenario-transient", "transient", "scenario", "Bernoulli, coupled to the labels"]
 ];
-// sealed f7600d546feae0981bea12533aba7dd2de25fd2fc2dab7c4c14c2bfcc4106585
+// sealed bd5ef5dc0d8661f684af2d2dd2965edf1c3a3b8d6bfb2a9284aa157ab772af58

@@ -83,4 +83,4 @@
     reach();
   });
 }
-// sealed c84beeade6adcfbbb650ebeeb9f1a5ea935fac788403dd0d6a46b85080e27dca
+// sealed eaf46bd5e271cd2c363ebbef3f0ad63a356f1da823be1a7bf166193f1cbd3d08

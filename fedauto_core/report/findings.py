@@ -1,6 +1,6 @@
 """Results beyond the paper, as Markdown with cited numbers: a passage for every page that has something to say."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from .ledger import Ledger, between, chosen, table
 
@@ -18,6 +18,20 @@ def beyond(ledger: Ledger, shown: Collection[str]) -> str:
         missing += [] if pages else [f"`{notebook}`"]
     absent = [f"Not run: {', '.join(missing)}."] if missing else []
     return "\n\n".join([text for text in said if text] + absent)
+
+
+def _whole(
+    ledger: Ledger, page: str, file: str, columns: Sequence[str], text: str, named: Callable[[str], str] = str
+) -> str:
+    """`text`, and below it these columns of a whole file: names, as `named` writes them, then numbers."""
+    frame = ledger.frame(page, file, columns)
+    if frame is None:
+        return ""
+    first, *others = columns
+    lines = [
+        (named(frame.loc[row, first]), *(ledger.cell(page, file, row, what) for what in others)) for row in frame.index
+    ]
+    return f"{text}\n\n{table(columns, lines)}"
 
 
 def _ours(ledger: Ledger, page: str) -> str:
@@ -39,14 +53,8 @@ def _ours(ledger: Ledger, page: str) -> str:
 
 def _ablations(ledger: Ledger, page: str) -> str:
     place = page, "tally.csv"
-    frame = ledger.frame(*place, ["rival", *STANDINGS])
-    if frame is None:
-        return ""
-    lines = [
-        (f"`{frame.loc[row, 'rival']}`", *(ledger.cell(*place, row, what) for what in STANDINGS)) for row in frame.index
-    ]
     text = f"**Where FedAuto and its closest rivals win** (`{page}`), over settings of data, skew and work:"
-    return f"{text}\n\n{table(['rival', *STANDINGS], lines)}"
+    return _whole(ledger, *place, ["rival", *STANDINGS], text, lambda rival: f"`{rival}`")
 
 
 def _growth(ledger: Ledger, page: str) -> str:
@@ -65,18 +73,12 @@ def _growth(ledger: Ledger, page: str) -> str:
 
 def _composition(ledger: Ledger, page: str) -> str:
     place = page, "tally.csv"
-    frame = ledger.frame(*place, ["scenario", "helps", "harms"])
-    if frame is None:
-        return ""
-    lines = [
-        (frame.loc[row, "scenario"], *(ledger.cell(*place, row, what) for what in ("helps", "harms")))
-        for row in frame.index
-    ]
     text = (
         f"**FedAuto's aggregation under another method's local work** (`{page}`): how many methods it helps and harms, "
         "by the interval of the gain:"
     )
-    return f"{text}\n\n{table(['scenario', 'helps', 'harms'], lines)}{_largest_gain(ledger, page)}"
+    listed = _whole(ledger, *place, ["scenario", "helps", "harms"], text)
+    return listed and f"{listed}{_largest_gain(ledger, page)}"
 
 
 def _largest_gain(ledger: Ledger, page: str) -> str:
@@ -124,15 +126,8 @@ def _gain(ledger: Ledger, page: str) -> str:
 
 def _nets(ledger: Ledger, page: str) -> str:
     place = page, "applicable.csv"
-    columns = ["trained", "first", "improved"]
-    frame = ledger.frame(*place, columns)
-    if frame is None:
-        return ""
-    lines = [
-        (frame.loc[row, "trained"], *(ledger.cell(*place, row, what) for what in columns[1:])) for row in frame.index
-    ]
     text = f"**The theorems on real networks** (`{page}`): the share of rounds, in percent, whose step size they allow:"
-    return f"{text}\n\n{table(columns, lines)}"
+    return _whole(ledger, *place, ["trained", "first", "improved"], text)
 
 
 PASSAGES: Mapping[str, Callable[[Ledger, str], str]] = {

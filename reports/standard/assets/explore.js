@@ -127,4 +127,4 @@ if (document.getElementById("skew")) {
   document.querySelector(".controls").addEventListener("submit", (event) => event.preventDefault());
   show();
 }
-// sealed a3182997d1c5a520d6d59fcefaa7e32e53d7fb126a1bca86f22e2c8dcd3ee7c5
+// sealed f0c9776249e08ff7689ad59f260692bb57af208e619844abb64de9610dc0d1e7

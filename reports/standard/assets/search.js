@@ -880,4 +880,4 @@ window.SEARCH = [
 ["reference.html#scenario-none", "none", "scenario", "no failure"],
 ["reference.html#scenario-transient", "transient", "scenario", "Bernoulli, coupled to the labels"]
 ];
-// sealed bd5ef5dc0d8661f684af2d2dd2965edf1c3a3b8d6bfb2a9284aa157ab772af58
+// sealed a531140513e6ad41b5fbdf3d11ea91bb894c78e43988dec27cfea975ae0d1fbe

@@ -83,4 +83,4 @@
     reach();
   });
 }
-// sealed eaf46bd5e271cd2c363ebbef3f0ad63a356f1da823be1a7bf166193f1cbd3d08
+// sealed a8d1a240d5001daa8199c94a9f84a2fa5f01e626c417626e1eb1399d2c583eec

@@ -17,8 +17,10 @@ from fedauto_core.experiments import (
     chosen,
     comparison,
     contestants,
+    in_every_scenario,
     judged_among,
     rivals,
+    summarise,
     untouched,
 )
 from fedauto_core.methods import METHODS, make_method
@@ -141,3 +143,33 @@ def test_rules_that_are_one_rule_without_failures_end_level_there():
         np.testing.assert_allclose(own[label]["distance"], own["fedauto"]["distance"], rtol=1e-5)
         np.testing.assert_allclose(own[label]["loss"], own["fedauto"]["loss"], rtol=1e-5)
         assert (own[label]["accuracy"] == own["fedauto"]["accuracy"]).all()
+
+
+@pytest.mark.parametrize("tags", [{}, {"radio": "plain"}])
+def test_a_steep_slope_is_checked_by_a_run_planned_for_three_quarters_of_the_rounds(monkeypatch, tags):
+    """Only for those who have one; all else stays as it is, and who is untouched is asked once for all scenarios."""
+    schedule = replace(SCHEDULE, rounds=8, evaluate_every=1, decay=1.0)
+    plan, failures = replace(PLAN, schedule=schedule), (scenario("none", 8), scenario("mixed", 8))
+    tuned = plan.tune(scenario("mixed"), 2, 1, LRS)
+    cells = [replace(cell, tags=tuple(tags.items())) for cell in plan.cells(tuned, failures)]
+    summary = in_every_scenario(summarise(plan.run(cells).curves), untouched(plan.methods), ["none", "mixed"])
+    steep = (summary["label"] == "fedavg") & (summary["scenario"] == "mixed") | (summary["label"] == "server_only")
+    summary["late_gain"] = np.where(steep, 0.7, 0.5)
+    ran, real = [], comparison.run
+    monkeypatch.setattr(comparison, "run", lambda experiment: ran.append(experiment) or real(experiment))
+    found = plan.settle(summary, cells, most=0.5)
+    ((asked,)) = ran
+    assert {(cell.label, cell.scenario.name) for cell in asked.cells} == {("server_only", "none"), ("fedavg", "mixed")}
+    assert asked.schedule == replace(schedule, rounds=6, evaluate_every=6, test=(0, 60)) and asked.seeds == (0, 1)
+    ends = summarise(real(asked).curves).set_index(["label", "seed"])["points"]
+    for row in found.itertuples():
+        gain = row.points - ends[row.label, row.seed] if row.late_slope == 0.7 else 0.5
+        assert row.late_gain == pytest.approx(gain)
+    assert found.drop(columns=["late_gain", "late_slope"]).equals(summary.drop(columns="late_gain"))
+    assert found["late_slope"].tolist() == summary["late_gain"].tolist()
+
+
+def test_where_no_slope_is_steep_nothing_runs_again(asked):
+    cells = [replace(PLAN.cell("fedavg", scenario("mixed")), lr=0.1)]
+    summary = pd.DataFrame({"label": "fedavg", "scenario": "mixed", "seed": [0, 1], "late_gain": [np.nan, 0.3]})
+    assert PLAN.settle(summary, cells, most=0.5).equals(summary.assign(late_slope=summary["late_gain"])) and not asked

@@ -2,12 +2,15 @@
 rerun gives what an undisturbed run gives."""
 
 import errno
+import functools
 import json
 import os
 import re
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import nbformat
@@ -19,6 +22,7 @@ from papermill.clientwrap import PapermillNotebookClient
 from test_trials import trials
 from test_worker import order, write
 
+from fedauto_core.experiments import pool
 from fedauto_core.experiments.pool import map_units
 from fedauto_core.report import batch, guard, plan, progress, worker
 from fedauto_core.report.folder import file_hashes, place_page, read_manifest, write_json
@@ -116,6 +120,18 @@ def test_a_batch_whose_reader_is_gone_ends_with_its_kernels(two):
 def test_units_whose_process_is_killed_are_a_failure_and_the_next_get_new_ones():
     with pytest.raises(Exception, match="terminated abruptly"):
         map_units(os._exit, [3, 3], 2)
+    assert map_units(abs, [-1, -2], 2) == [1, 2]
+
+
+def test_a_pool_that_breaks_while_units_are_handed_over_is_the_same_failure(monkeypatch):
+    class Broken(ProcessPoolExecutor):
+        def submit(self, *words):
+            raise OSError("handle is closed")
+
+    monkeypatch.setattr(pool, "_pool", functools.cache(Broken))
+    with pytest.raises(BrokenProcessPool, match="ended abruptly while units were handed over"):
+        map_units(abs, [-1, -2], 2)
+    monkeypatch.undo()
     assert map_units(abs, [-1, -2], 2) == [1, 2]
 
 

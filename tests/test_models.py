@@ -10,7 +10,15 @@ import torch.nn.functional as F
 from fedauto_core.engine import local_updates, predict
 from fedauto_core.errors import InputError
 from fedauto_core.models import ARCHITECTURES, build_model
-from fedauto_core.models.layers import attention, conv2d, depthwise_conv2d, group_norm, layer_norm, max_pool
+from fedauto_core.models.layers import (
+    attention,
+    conv2d,
+    depthwise_conv2d,
+    group_norm,
+    layer_norm,
+    max_pool,
+    self_attention,
+)
 from fedauto_core.models.mobilenet import POOLED_SCALE, TRUNK_SCALE, MobileNetV2, stage_parameters
 
 
@@ -92,11 +100,21 @@ def test_layer_norm_and_pooling_equal_torch() -> None:
 def test_attention_equals_torch() -> None:
     q, k, v = (normal(2, 3, 5, 8, seed=s) for s in range(3))
     split = [z.view(2, 3, 5, 2, 4).transpose(2, 3) for z in (q, k, v)]
-    expected = F.scaled_dot_product_attention(*split).transpose(2, 3).reshape(2, 3, 5, 8)
-    assert torch.allclose(attention(q, k, v, heads=2), expected, atol=1e-12)
     mask = torch.arange(5) < torch.tensor([[5, 3, 1], [4, 2, 5]])[..., None]
     expected = F.scaled_dot_product_attention(*split, mask[:, :, None, None]).transpose(2, 3).reshape(2, 3, 5, 8)
     assert torch.allclose(attention(q, k, v, 2, mask), expected, atol=1e-12)
+
+
+def test_self_attention_equals_torch_in_value_and_gradient() -> None:
+    def expected(qkv: torch.Tensor) -> torch.Tensor:
+        split = (z.unflatten(-1, (2, 4)).transpose(2, 3) for z in qkv.chunk(3, dim=-1))
+        return F.scaled_dot_product_attention(*split).transpose(2, 3).flatten(-2)
+
+    qkv, weight = normal(2, 3, 5, 24).requires_grad_(), normal(2, 3, 5, 8, seed=1)
+    values = [function(qkv) for function in (lambda z: self_attention(z, heads=2), expected)]
+    slopes = [torch.autograd.grad((value * weight).sum(), qkv)[0] for value in values]
+    for ours, torchs in (values, slopes):
+        assert torch.allclose(ours, torchs, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

@@ -8,7 +8,6 @@ cached result does not say which of the two it came from.
 
 import functools
 import hashlib
-import importlib
 import logging
 import shutil
 import tempfile
@@ -142,8 +141,10 @@ def _compile(module: str, entry: str, arguments: tuple[Any, ...]) -> Callable[..
     others. A cache that cannot be written is done without; so is a damaged one, which is removed."""
     import numba  # takes a second, so only who needs it does
 
-    kernels = importlib.import_module(f"{__package__}.{module}")
-    function, types = getattr(kernels, entry), tuple(map(numba.typeof, arguments))
+    from . import dense_kernels, kernels  # they import it too; named here, they count in the keys of results
+
+    source = {"kernels": kernels, "dense_kernels": dense_kernels}[module]
+    function, types = getattr(source, entry), tuple(map(numba.typeof, arguments))
     hashes = [file_hash(Path(__file__).with_name(f"{name}.py")) for name in sorted({module, *SOURCES})]
     key = hashlib.sha256(repr([module, entry, types, *hashes]).encode()).hexdigest()
     folder, before = cache_folder() / "kernels" / key[:32], numba.config.CACHE_DIR

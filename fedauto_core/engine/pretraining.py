@@ -168,7 +168,8 @@ def checkpoint_key(description: Pretraining) -> str:
     environment = [torch.__version__, np.__version__, installed("numba")]
     published = description.source in PUBLISHED
     content = dict(_published(description).files.sha256) if published else dataset_sha256(description.source)
-    identity = [asdict(description), content, code_hash([__name__], wording=False), environment]
+    code = code_hash([__name__], without=["fedauto_core.store"], wording=False)  # what it keeps is checked by its hash
+    identity = [asdict(description), content, code, environment]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from fedauto_core.data.dataset import Dataset
 from fedauto_core.errors import require, require_number
 from fedauto_core.methods.base import Arrivals
 from fedauto_core.methods.guard import finite
@@ -111,7 +112,8 @@ def _problems(
         batches += [drawn[k, : task.steps[k]] for k in mine]
         numbers["lr"] += [lr] * len(mine)
         numbers["prox"] += [part.prox] * len(mine)
-    start = torch.cat([averaging.local_start(one, round) for one in starts if len(one)])
+    received = [averaging.local_start(one, round) for one in starts if len(one)]
+    start = torch.cat(received) if len(received) > 1 else received[0]
     terms = {name: start.new_tensor(values) for name, values in numbers.items()}
     if any(linear is not None for linear in linears):
         pairs = zip(linears, starts, strict=True)
@@ -121,6 +123,25 @@ def _problems(
     return LocalProblems(start, terms, batches), np.array(row_of)
 
 
+def _trained(model: Model, dataset: Dataset, local: LocalProblems, held: Collection[str]) -> Tensor:
+    """Deltas [M, P] of everyone's local work, one stack for each number of steps."""
+    stacks: dict[int, list[int]] = {}
+    for row, batches in enumerate(local.batches):
+        stacks.setdefault(len(batches), []).append(row)
+
+    def of(rows: slice | list[int], batches: Sequence[np.ndarray]) -> Tensor:
+        terms = {name: term[rows] for name, term in local.terms.items()}
+        data = dataset.x_train, dataset.y_train, np.stack(batches)
+        return local_updates(model, local.start[rows], *data, **terms, frozen=held)
+
+    if len(stacks) == 1:
+        return of(slice(None), local.batches)
+    deltas = torch.empty_like(local.start)
+    for rows in stacks.values():
+        deltas[rows] = of(rows, [local.batches[row] for row in rows])
+    return deltas
+
+
 def uploads(averaging: Averaging, round: int, block: Sequence[Task], draws: Draws) -> list[Arrivals]:
     """What the server gets for each task of the block, all trained together."""
     busy = [task for task in block if len(task.ids)]
@@ -128,17 +149,9 @@ def uploads(averaging: Averaging, round: int, block: Sequence[Task], draws: Draw
         return _arrivals(round, block, block[0].lane.w.new_empty((0, block[0].lane.w.numel())), np.zeros(0, bool))
     # 1. Broadcast: each participant gets its run's model, and what its method would have it minimise.
     local, row_of = _problems(averaging, round, busy, draws)
-    # 2. Local work: E steps, or as many as a deadline allows; one stack for each number of steps.
+    # 2. Local work: E steps, or as many as a deadline allows.
     dataset, held = busy[0].lane.run.federation.dataset, averaging.held(round)
-    deltas = torch.empty_like(local.start)
-    stacks: dict[int, list[int]] = {}
-    for row, batches in enumerate(local.batches):
-        stacks.setdefault(len(batches), []).append(row)
-    for together in stacks.values():
-        rows = together if len(stacks) > 1 else slice(None)
-        terms = {name: term[rows] for name, term in local.terms.items()}
-        data = dataset.x_train, dataset.y_train, np.stack([local.batches[row] for row in together])
-        deltas[rows] = local_updates(averaging.model, local.start[rows], *data, **terms, frozen=held)
+    deltas = _trained(averaging.model, dataset, local, held)
     # 3. Network: that they are heard is settled (`Lane.heard`); they send what the method averages.
     sent = averaging.as_upload(local.start, deltas)
     #    One that is not finite is lost as if the trace had said so.

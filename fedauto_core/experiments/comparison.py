@@ -21,7 +21,7 @@ from fedauto_core.network import Scenario
 
 from .running import run
 from .spec import SCRATCH, AdapterExperiment, Cell, Experiment, Result
-from .summary import in_every_scenario
+from .summary import in_every_scenario, summarise
 from .tuning import tune, tuned_cells
 from .unit import initial_model
 
@@ -99,12 +99,39 @@ class Comparison:
 
     def compare(self, tuned: pd.DataFrame, scenarios: Sequence[Scenario]) -> Result:
         """The results of every method, as `tuned`, in every scenario; the untouched ones are run once, in the first."""
+        result, names = self.run(self.cells(tuned, scenarios)), [scenario.name for scenario in scenarios]
+        once = untouched(self.methods)
+        curves, rounds = (in_every_scenario(frame, once, names) for frame in (result.curves, result.rounds))
+        return replace(result, curves=curves, rounds=rounds)
+
+    def cells(self, tuned: pd.DataFrame, scenarios: Sequence[Scenario]) -> tuple[Cell, ...]:
+        """Those of `compare`."""
         once = untouched(self.methods)
         everywhere = [label for label in self.methods if label not in once]
         cells = [self.cell(m, s) for s in scenarios for m in (self.methods if s == scenarios[0] else everywhere)]
-        result, names = self.run(tuned_cells(cells, tuned)), [scenario.name for scenario in scenarios]
-        curves, rounds = (in_every_scenario(frame, once, names) for frame in (result.curves, result.rounds))
-        return replace(result, curves=curves, rounds=rounds)
+        return tuned_cells(cells, tuned)
+
+    def settle(self, summary: pd.DataFrame, cells: Sequence[Cell], most: float) -> pd.DataFrame:
+        """`summary` with late_gain, for those of `cells` that gain more than `most` points by their slope, as by other
+        runs: the points of a run less those of one planned for three quarters of the rounds, same cell and seed.
+
+        The slope also holds what a falling step size gives back: a run that swings, because groups of clients come in
+        turns, rises while the swings die down, however long it is. The shorter run's step size falls as well.
+        Durations of failures stay those of the whole run. The slope is kept as late_slope.
+        """
+        side = ["label", "scenario", *(name for name, _ in cells[0].tags)]
+        slopes = summary.groupby(side)["late_gain"].mean()
+        moving = [c for c in cells if slopes[c.label, c.scenario.name, *(v for _, v in c.tags)] > most]
+        summary = summary.assign(late_slope=summary["late_gain"])
+        if not moving:
+            return summary
+        rounds = int(0.75 * self.schedule.rounds)
+        schedule = replace(self.schedule, rounds=rounds, evaluate_every=rounds, test=(0, self.test_samples))
+        shorter = summarise(run(self._experiment(moving, schedule, range(self.seeds))).curves)
+        shorter = in_every_scenario(shorter, untouched(self.methods), summary["scenario"].unique())
+        ends = summary[[*side, "seed"]].merge(shorter[[*side, "seed", "points"]], how="left")["points"]
+        gains = summary["points"] - ends.set_axis(summary.index)
+        return summary.assign(late_gain=gains.fillna(summary["late_gain"]))
 
     def central_accuracy(self, seed: int = 0) -> float:
         """Test accuracy in points, on the test images of the results, of one learner on the whole federation of `seed`,

@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from typing import TypeVar
 
@@ -42,12 +43,16 @@ def map_units(
     pool = workers or _pool(processes)
     task = functools.partial(_prepared, function) if workers else function
     try:
-        futures = [pool.submit(task, unit, *shared) for unit in units]
+        try:
+            futures = [pool.submit(task, unit, *shared) for unit in units]
+        except OSError as error:  # the pool closes its pipe as soon as it sees that a process is gone
+            raise BrokenProcessPool("a process ended abruptly while units were handed over") from error
         for done, future in enumerate(as_completed(futures), 1):
             future.result()  # the first that fails ends the others
             tell(done, len(units))
         return [future.result() for future in futures]
-    except BaseException:  # also Ctrl-C: whatever became of the processes, the next run gets new ones
+    except BaseException as error:  # also Ctrl-C: whatever became of the processes, the next run gets new ones
         _pool.cache_clear()
-        pool.shutdown(cancel_futures=True)
+        # A broken pool has ended its processes, and to wait for its thread may take for ever.
+        pool.shutdown(wait=not isinstance(error, BrokenProcessPool), cancel_futures=True)
         raise

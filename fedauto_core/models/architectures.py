@@ -16,7 +16,17 @@ from torch import Tensor
 
 from fedauto_core.models import minilm, mobilenet_stack
 
-from .layers import Weights, apply_dense, apply_layer_norm, attention, conv2d, dense, distinct, group_norm, max_pool
+from .layers import (
+    Weights,
+    apply_dense,
+    apply_layer_norm,
+    conv2d,
+    dense,
+    distinct,
+    group_norm,
+    max_pool,
+    self_attention,
+)
 from .mobilenet import LAST_CHANNELS, POOLED_SCALE
 
 CHANNELS_PER_GROUP = 4  # of every GroupNorm
@@ -167,8 +177,8 @@ def _vit(channels: int, side: int, n_classes: int) -> Architecture:
         return apply_dense(p, "embed", tokens.expand(len(x), -1, -1, -1)) + p["position"][:, None]
 
     def transform(name: str, p: Weights, x: Tensor) -> Tensor:
-        q, k, v = apply_dense(p, f"{name}.qkv", apply_layer_norm(p, f"{name}.norm1", x)).chunk(3, dim=-1)
-        x = x + apply_dense(p, f"{name}.out", attention(q, k, v, VIT_HEADS))
+        qkv = apply_dense(p, f"{name}.qkv", apply_layer_norm(p, f"{name}.norm1", x))
+        x = x + apply_dense(p, f"{name}.out", self_attention(qkv, VIT_HEADS))
         hidden = torch.relu(apply_dense(p, f"{name}.up", apply_layer_norm(p, f"{name}.norm2", x)))
         return x + apply_dense(p, f"{name}.down", hidden)
 

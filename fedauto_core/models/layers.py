@@ -44,7 +44,7 @@ def dense(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
     if x.ndim > 3:
         return dense(x.flatten(1, -2), weight, bias).unflatten(1, x.shape[1:-1])
     if isinstance(weight, LowRank):
-        out = torch.baddbmm(dense(x, weight.weight, bias), x @ weight.a, weight.b, alpha=weight.scale)
+        out = _LowRankDense.apply(x, weight.weight, weight.a, weight.b, weight.scale, bias)
         return out if weight.offset is None else torch.baddbmm(out, x, weight.offset)
     if len(weight) < len(x):
         source = distinct(x)
@@ -59,6 +59,33 @@ def dense(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
             return out.unflatten(0, weight.shape[::2]).mT
         return torch.baddbmm(bias[:, :, None], weight.mT, x.mT).mT
     return torch.baddbmm(bias[:, None], x, weight)
+
+
+class _LowRankDense(torch.autograd.Function):
+    """x W + scale (x A) B + bias with frozen W [1, n_in, n_out] and bias [1, n_out]: x, A and B get gradients.
+
+    Every product is added to the one before it where that lies; autograd would keep each apart and then copy it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, a: Tensor, b: Tensor, scale: float, bias: Tensor | None) -> Tensor:
+        narrow, out = x @ a, dense(x, weight, bias)
+        ctx.save_for_backward(x, weight, a, b, narrow)
+        ctx.scale = scale
+        if out.stride(0) == 0:  # all models share their inputs
+            out = out.contiguous()
+        return out.baddbmm_(narrow, b, alpha=scale)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, None, Tensor, Tensor, None, None]:
+        x, weight, a, b, narrow = ctx.saved_tensors
+        g_narrow = (g @ b.mT).mul_(ctx.scale)
+        grad_b = (narrow.mT @ g).mul_(ctx.scale)
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            grad_x = (g.flatten(0, 1) @ weight[0].T).unflatten(0, g.shape[:2]).baddbmm_(g_narrow, a.mT)
+        return grad_x, None, x.mT @ g_narrow, grad_b, None, None
 
 
 def apply_dense(p: Weights, name: str, x: Tensor) -> Tensor:
@@ -264,11 +291,44 @@ def max_pool(x: Tensor) -> Tensor:
     return pooled.unflatten(0, x.shape[:2])
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
+def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor) -> Tensor:
     """Multi-head attention (Vaswani et al. 2017): q, k, v [M, B, tokens, d] -> [M, B, tokens, d]; mask: bool
     [M, B, tokens], False where a key is left out, never for all of them."""
     q, k, v = (z.unflatten(-1, (heads, -1)).transpose(2, 3) for z in (q, k, v))
-    scores = q @ k.mT / q.shape[-1] ** 0.5
-    if mask is not None:
-        scores = scores.masked_fill(~mask[:, :, None, None], -torch.inf)
+    scores = (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(~mask[:, :, None, None], -torch.inf)
     return (torch.softmax(scores, dim=-1) @ v).transpose(2, 3).flatten(-2)
+
+
+def self_attention(qkv: Tensor, heads: int) -> Tensor:
+    """`attention` to all tokens, of queries, keys and values that lie side by side: qkv [M, B, tokens, 3 d] ->
+    [M, B, tokens, d]."""
+    return _SelfAttention.apply(qkv.flatten(0, 1), heads).unflatten(0, qkv.shape[:2])
+
+
+class _SelfAttention(torch.autograd.Function):
+    """qkv [n, tokens, 3 d] -> [n, tokens, d]: one copy to and one from the layout in which a head is a matrix."""
+
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, heads: int) -> Tensor:
+        n, tokens, _ = qkv.shape
+        split = qkv.unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4).contiguous()
+        q, k, v = split.view(3, n * heads, tokens, -1)
+        q.mul_(q.shape[-1] ** -0.5)
+        weights = torch.softmax(q @ k.mT, dim=-1)
+        ctx.save_for_backward(q, k, v, weights)
+        return (weights @ v).view(n, heads, tokens, -1).transpose(1, 2).flatten(2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
+        """With scores S = q k' and weights W = softmax(S): dS = W (dW - <dW, W>) for each query."""
+        q, k, v, weights = ctx.saved_tensors
+        n, tokens, _ = g.shape
+        g = g.unflatten(2, (-1, v.shape[-1])).transpose(1, 2).reshape(v.shape)
+        grads = g.new_empty(3, *v.shape)
+        torch.bmm(weights.mT, g, out=grads[2])
+        slopes = g @ v.mT
+        slopes.sub_((slopes * weights).sum(dim=-1, keepdim=True)).mul_(weights)
+        torch.bmm(slopes, k, out=grads[0]).mul_(q.shape[-1] ** -0.5)
+        torch.bmm(slopes.mT, q, out=grads[1])
+        return grads.view(3, n, -1, tokens, v.shape[-1]).permute(1, 3, 0, 2, 4).flatten(2), None

@@ -21,9 +21,11 @@ OPTIONAL_PACKAGES = ("pepit", "cvxpy", "clarabel", "transformers", "tokenizers",
 DATA: Mapping[str, str] = {
     "fedauto_core.experiments.tuning": "experiments/tuned/*.csv",
     "fedauto_core.network.recorded": "network/*.csv",
-    "fedauto_core.report.front": "report/symbols.csv",
     "fedauto_core.report.history": "report/first_verdicts.csv",
+    "fedauto_core.report.lexicon": "report/symbols.csv",
     "fedauto_core.report.paper": "report/paper_values.csv",
+    "fedauto_core.report.papers": "report/*.bib",
+    "fedauto_core.report.rules": "report/rules.csv",
     "fedauto_core.report.site": "report/templates/*",
 }
 """Module -> pattern of the files beside the code that it reads."""

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 import psutil
@@ -21,6 +22,10 @@ from fedauto_core.store.keys import PACKAGE
 
 trials = pytest.mark.parametrize("trial", range(int(os.environ.get("FEDAUTO_TRIALS", "1"))))
 needs_disks = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a disk")
+GROUPS = Path("/sys/fs/cgroup/memory")
+needs_groups = pytest.mark.skipif(
+    not os.access(GROUPS / "cgroup.procs", os.W_OK), reason="no control group of memory can be made here"
+)
 DONE = """
 import pandas as pd
 from fedauto_core.report import record
@@ -186,6 +191,31 @@ def test_a_killed_unit_of_an_experiment(trial, tmp_path, undisturbed_experiment)
     assert status == 1 and re.search(r"02_hit: cell 2, line .*\n  BrokenProcessPool: ", said), said
     place.disarm()
     place.completes(undisturbed_experiment)
+
+
+@needs_groups
+@trials
+@pytest.mark.parametrize("who", ["kernel", "unit"])
+def test_one_whom_the_system_kills_for_memory(who, trial, tmp_path, undisturbed_experiment):
+    """The system's own killer, let loose on a control group in which there is too little for the one process in it."""
+    group = GROUPS / f"fedauto-{os.getpid()}"
+    group.mkdir()
+    try:
+        (group / "memory.limit_in_bytes").write_text("1M")
+        place = Place(tmp_path, ("02_hit",), EXPERIMENT)
+        joins = f"pathlib.Path({str(group / 'cgroup.procs')!r}).write_text(str("
+        if who == "kernel":
+            place.arm(f"{joins}os.getpid()))\nx = b'x' * 100_000_000")
+        else:
+            place.arm(UNIT_KILLED.replace("found[0].kill()", f"{joins}found[0].pid))"))
+        status, said = place.run()
+        assert status == 1 and re.search("02_hit: .*\n  out of memory: the system has killed a process for it", said), (
+            said
+        )
+        place.disarm()
+        place.completes(undisturbed_experiment)
+    finally:
+        group.rmdir()
 
 
 @contextmanager

@@ -23,6 +23,7 @@ NETWORKS = {  # model, input shape, classes: odd sides, several channels, classe
     "cnn, odd side": ("cnn", (3, 19, 19), 9),
     "dense": ("mlp", (1, 28, 28), 10),
     "dense, 100 classes": ("mlp", (3, 5, 5), 100),
+    "head": ("softmax", (2, 7, 5), 10),
 }
 each_network = pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
 
@@ -63,7 +64,7 @@ def test_terms_of_the_objective_equal_the_torch_path(network):
         assert (ours - torchs).abs().max() < 1e-10
 
 
-@pytest.mark.parametrize("network", ["small, 28", "dense"])
+@pytest.mark.parametrize("network", ["small, 28", "dense", "head"])
 @pytest.mark.parametrize("lr", [0.02, 0.1])
 def test_ten_rounds_in_single_precision_stay_with_the_torch_path(network, lr):
     """Not of cnn: where its maxima are decided by the last bit, any two paths part."""
@@ -164,11 +165,13 @@ def test_bad_input_is_refused():
             predict(model, theta, images)
     with pytest.raises(InputError, match="targets of shape"):
         compiled.gradients(model, start, x, batches[:, 0], start[:, :2])
-    with pytest.raises(InputError, match=r"backend 'compiled' for model 'cnn_small'.*1 held.*cnn, cnn_small, mlp"):
+    with pytest.raises(
+        InputError, match=r"backend 'compiled' for model 'cnn_small'.*1 held.*cnn, cnn_small, mlp, softmax"
+    ):
         local_updates(model, start, x, y, batches, 0.1, frozen=("head.bias",), backend="compiled")
-    other = build_model("softmax", (1, 8, 8), 2)
-    with pytest.raises(InputError, match=r"model 'softmax'.*cnn, cnn_small"):
-        local_updates(other, start[:, : other.n_parameters], x, y, batches, 0.1, backend="compiled")
+    other = build_model("vit", (1, 8, 8), 2)
+    with pytest.raises(InputError, match=r"model 'vit'.*cnn, cnn_small, mlp, softmax"):
+        local_updates(other, other.init(np.random.default_rng(0))[None], x, y, batches[:1], 0.1, backend="compiled")
 
 
 def test_held_parameters_go_the_torch_path():
@@ -201,7 +204,7 @@ def test_the_core_imports_numba_at_the_first_use_only():
     code = (
         "import sys, torch\nfrom fedauto_core.engine import compiled, local, rounds\n"
         "from fedauto_core.models.model import build_model\n"
-        "model = build_model('softmax', (1, 8, 8), 2)\n"
+        "model = build_model('vit', (1, 8, 8), 2)\n"
         "local.predict(model, torch.zeros(1, model.n_parameters), torch.zeros(3, 1, 8, 8))\n"
         "print('numba' in sys.modules)"
     )

@@ -62,7 +62,7 @@ def test_ten_rounds_equal_those_of_one_model_after_another(
     assert gram.gram_pays(MODEL, minibatches(0))
     expected = trained(dtype, names, "loop")
     monkeypatch.setattr(local, "_dense_chain_sgd", lambda *_: pytest.fail("took the steps on the weights"))
-    difference = (trained(dtype, names, "auto") - expected).abs().max()
+    difference = (trained(dtype, names, "stacked") - expected).abs().max()
     assert difference <= tolerance * max(1.0, float(expected.abs().max()))
     assert (expected[0] - MODEL.init(np.random.default_rng(2)).to(dtype)).abs().max() > 0.05
 
@@ -96,17 +96,17 @@ def test_a_row_depends_on_its_company_by_rounding_only() -> None:
     x, y = data(torch.float64)
     start = torch.stack([MODEL.init(np.random.default_rng(j)) for j in range(21)]).double()
     batches, extra = minibatches(0), terms(torch.float64, "prox linear")
-    together = local_updates(MODEL, start, x, y, batches, 0.1, **extra)
+    together = local_updates(MODEL, start, x, y, batches, 0.1, **extra, backend="stacked")
     for rows in ([3], [20], [14, 2, 0], [*range(20, -1, -1)]):
         own = {name: term[rows] for name, term in extra.items()}
-        some = local_updates(MODEL, start[rows], x, y, batches[rows], 0.1, **own)
+        some = local_updates(MODEL, start[rows], x, y, batches[rows], 0.1, **own, backend="stacked")
         assert (some - together[rows]).abs().max() <= 1e-12
 
 
 def test_parts_that_bound_the_memory_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = trained(torch.float64, "prox linear reference", "auto")
+    expected = trained(torch.float64, "prox linear reference", "stacked")
     monkeypatch.setitem(gram.MOST_NUMBERS, "cpu", 1)
-    assert (trained(torch.float64, "prox linear reference", "auto") - expected).abs().max() <= 1e-12
+    assert (trained(torch.float64, "prox linear reference", "stacked") - expected).abs().max() <= 1e-12
 
 
 @pytest.mark.parametrize("bad", ["step size", "start"])
@@ -114,7 +114,7 @@ def test_a_model_that_diverges_is_not_finite_and_spoils_no_other(bad: str) -> No
     x, y = data(torch.float32)
     start = torch.stack([MODEL.init(np.random.default_rng(j)) for j in range(21)])
     lr, batches = torch.full((21,), 0.1), minibatches(0)
-    healthy = local_updates(MODEL, start, x, y, batches, lr)
+    healthy = local_updates(MODEL, start, x, y, batches, lr, backend="stacked")
     if bad == "start":
         start[7] = torch.nan
     else:
@@ -135,10 +135,13 @@ def test_they_are_left_out_where_they_cost_more_or_do_not_apply(monkeypatch: pyt
     start = MODEL.init(np.random.default_rng(0)).expand(21, -1)
     held = local_updates(MODEL, start, x, y, shared, 0.1, frozen=["head.bias"])
     assert (held[:, -CLASSES:] == 0).all() and (held[:, 0] != 0).all()
-    local_updates(MODEL, start[:CLIENTS], x, y, alone, 0.1)
+    local_updates(MODEL, start[:CLIENTS], x, y, alone, 0.1, backend="stacked")
 
 
 def test_nobody_moves_nowhere() -> None:
     x, y = data(torch.float32)
     start = MODEL.init(np.random.default_rng(0)).expand(0, -1)
-    assert local_updates(MODEL, start, x, y, minibatches(0, steps=2, batch=10)[:0], 0.1).shape == start.shape
+    assert (
+        local_updates(MODEL, start, x, y, minibatches(0, steps=2, batch=10)[:0], 0.1, backend="stacked").shape
+        == start.shape
+    )

@@ -1,5 +1,5 @@
 """Small networks on the CPU by loops that Numba compiles at the first use: the convolutional ones of `CHAINS` by those
-of `kernels`, dense layers with ReLUs between by those of `dense_kernels`.
+of `kernels`, dense layers with ReLUs between, or a single one, by those of `dense_kernels`.
 
 The compiled code is kept in the project's cache, by what it was compiled from. Where Numba is missing or fails, every
 function here answers None, says so once in the log, and `engine/local.py` computes the same with torch, to rounding: a
@@ -28,7 +28,7 @@ from fedauto_core.store.writing import locked
 from .chains import CHAINS, dense_layers, layout
 
 SOURCES = "chains", "kernels", "vectors"  # of all compiled code
-DENSE = ("mlp",)  # softmax regression has steps of its own (`gram`)
+DENSE = ("mlp", "softmax")
 
 
 def fits(model: Model, theta: Tensor, x: Tensor, held: Collection[str], backend: str) -> bool:

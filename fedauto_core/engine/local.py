@@ -25,7 +25,7 @@ from .gram import gram_pays, gram_updates, head_gradients
 
 Affine = dict[str, tuple[Tensor, Tensor]]  # parameter name -> (shrink, shift)
 BACKENDS = ("auto", "compiled", "stacked", "loop")
-CHUNK = {"cpu": 20, "cuda": 256}
+CHUNK = {"cpu": 10, "cuda": 256}
 LOOP_ON_CPU = ("resnet8", "mobilenet_v2")  # their large activations do not fit the caches ten at a time
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 

@@ -168,7 +168,9 @@ def checkpoint_key(description: Pretraining) -> str:
     environment = [torch.__version__, np.__version__, installed("numba")]
     published = description.source in PUBLISHED
     content = dict(_published(description).files.sha256) if published else dataset_sha256(description.source)
-    code = code_hash([__name__], without=["fedauto_core.store"], wording=False)  # what it keeps is checked by its hash
+    code = code_hash(
+        [__name__], without=["fedauto_core.store"], wording=False
+    )  # how files are kept does not change them
     identity = [asdict(description), content, code, environment]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 

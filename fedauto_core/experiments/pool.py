@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from errno import EPIPE
 from multiprocessing import get_context
 from typing import TypeVar
 
@@ -46,6 +47,8 @@ def map_units(
         try:
             futures = [pool.submit(task, unit, *shared) for unit in units]
         except OSError as error:  # the pool closes its pipe as soon as it sees that a process is gone
+            if workers or error.errno not in (None, EPIPE):
+                raise
             raise BrokenProcessPool("a process ended abruptly while units were handed over") from error
         for done, future in enumerate(as_completed(futures), 1):
             future.result()  # the first that fails ends the others
@@ -53,6 +56,6 @@ def map_units(
         return [future.result() for future in futures]
     except BaseException as error:  # also Ctrl-C: whatever became of the processes, the next run gets new ones
         _pool.cache_clear()
-        # A broken pool has ended its processes, and to wait for its thread may take for ever.
+        # A broken pool has ended its processes; its own thread may be stuck at the pipe, so it is not waited for.
         pool.shutdown(wait=not isinstance(error, BrokenProcessPool), cancel_futures=True)
         raise

@@ -28,7 +28,7 @@ TOPIC = "fedauto"
 """Of Dask's events, under which a worker that leaves says why."""
 SCHEDULER = "FEDAUTO_SCHEDULER"
 """Variable of a kernel: the address of the cluster that takes its experiment units."""
-COMPUTING = (ROOT, f"{ROOT}.methods", f"{ROOT}.engine.dense_kernels", f"{ROOT}.experiments.running")
+COMPUTING = (ROOT, f"{ROOT}.methods", f"{ROOT}.experiments.running")
 """What a unit may load: all that users import, every method, the compiled kernels, and how experiments run."""
 LARGE = 1_000_000
 """Bytes from which on an argument is sent once, not with every task."""

@@ -168,9 +168,8 @@ def checkpoint_key(description: Pretraining) -> str:
     environment = [torch.__version__, np.__version__, installed("numba")]
     published = description.source in PUBLISHED
     content = dict(_published(description).files.sha256) if published else dataset_sha256(description.source)
-    code = code_hash(
-        [__name__], without=["fedauto_core.store"], wording=False
-    )  # how files are kept does not change them
+    # Without the store: how files are kept does not change what is in them.
+    code = code_hash([__name__], without=["fedauto_core.store"], wording=False)
     identity = [asdict(description), content, code, environment]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 

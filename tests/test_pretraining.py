@@ -137,7 +137,7 @@ def test_checkpoint_key_changes_with_every_input(calls, monkeypatch) -> None:
     keys = [checkpoint_key(one) for one in (TOY, *changed)]
     for module, name, value in (
         (pretraining, "dataset_sha256", lambda name: "another hash"),
-        (pretraining, "code_hash", lambda roots, wording: "another hash"),
+        (pretraining, "code_hash", lambda roots, without, wording: "another hash"),
         (torch, "__version__", "0"),
         (np, "__version__", "0"),
     ):

@@ -111,27 +111,24 @@ class Comparison:
         cells = [self.cell(m, s) for s in scenarios for m in (self.methods if s == scenarios[0] else everywhere)]
         return tuned_cells(cells, tuned)
 
-    def settle(self, summary: pd.DataFrame, cells: Sequence[Cell], most: float) -> pd.DataFrame:
-        """`summary` with late_gain, for those of `cells` that gain more than `most` points by their slope, as by other
-        runs: the points of a run less those of one planned for three quarters of the rounds, same cell and seed.
+    def settle(self, summary: pd.DataFrame, cells: Sequence[Cell]) -> pd.DataFrame:
+        """`summary` with the late_gain of `cells` by other runs: the points of a run less those of one *planned* for
+        three quarters of the rounds, same cell and seed. An untouched method's holds in every scenario.
 
-        The slope also holds what a falling step size gives back: a run that swings, because groups of clients come in
-        turns, rises while the swings die down, however long it is. The shorter run's step size falls as well.
-        Durations of failures stay those of the whole run. The slope is kept as late_slope.
+        A slope cannot tell: a falling step size makes it steep, as what swings comes to rest, and then flat, however
+        much a longer run would add. The shorter run's step size falls as well; durations of failures stay those of the
+        whole run. The slope is kept as late_slope.
         """
-        side = ["label", "scenario", *(name for name, _ in cells[0].tags)]
-        slopes = summary.groupby(side)["late_gain"].mean()
-        moving = [c for c in cells if slopes[c.label, c.scenario.name, *(v for _, v in c.tags)] > most]
-        summary = summary.assign(late_slope=summary["late_gain"])
-        if not moving:
+        summary, rounds = summary.assign(late_slope=summary["late_gain"]), int(0.75 * self.schedule.rounds)
+        if not cells or not rounds:
             return summary
-        rounds = int(0.75 * self.schedule.rounds)
-        schedule = replace(self.schedule, rounds=rounds, evaluate_every=rounds, test=(0, self.test_samples))
-        shorter = summarise(run(self._experiment(moving, schedule, range(self.seeds))).curves)
-        shorter = in_every_scenario(shorter, untouched(self.methods), summary["scenario"].unique())
-        ends = summary[[*side, "seed"]].merge(shorter[[*side, "seed", "points"]], how="left")["points"]
-        gains = summary["points"] - ends.set_axis(summary.index)
-        return summary.assign(late_gain=gains.fillna(summary["late_gain"]))
+        planned = replace(self, schedule=replace(self.schedule, rounds=rounds, evaluate_every=rounds))
+        ends = summarise(planned.run(cells).curves)
+        ends = in_every_scenario(ends, untouched(self.methods), summary["scenario"].unique())
+        runs = ["label", "scenario", *(name for name, _ in cells[0].tags), "seed"]
+        ends = summary[runs].merge(ends[[*runs, "points"]], how="left", indicator=True).set_axis(summary.index)
+        gains = summary["points"] - ends["points"]
+        return summary.assign(late_gain=gains.where(ends["_merge"] == "both", summary["late_gain"]))
 
     def central_accuracy(self, seed: int = 0) -> float:
         """Test accuracy in points, on the test images of the results, of one learner on the whole federation of `seed`,

@@ -33,8 +33,8 @@ def summarise(curves: pd.DataFrame, target: float | None = None) -> pd.DataFrame
     DataFrame : points and worst_class (accuracy and recall of the worst class in percentage points, means over the last
         10 % of the rounds), loss, area (mean accuracy over the rounds between the first and the last evaluation,
         points), late_gain (what the run still gained over the last quarter of the rounds, by the slope of the
-        least-squares line through its evaluations there, points; NaN if there is a single one;
-        `Comparison.settle` asks again), diverged (round or 0),
+        least-squares line through its evaluations there, points; NaN if there is a single one; `Comparison.settle`
+        has a better answer), diverged (round or 0),
         distance (||w - w_0|| at the end; where diverged, of the last sound model),
         rounds_to_target (first evaluation with accuracy >= target; NaN if never)
     """

@@ -110,8 +110,8 @@ def settled_comparisons(
     """Whether each comparison is settled: neither the `ideal` network (if it was run) nor either side still gains more
     than `most` points over the last quarter of the rounds, mean over seeds.
 
-    summary: with the column late_gain of `experiments.summary`. A gain that is not known settles nothing. Returns the
-    columns scenario, rival, settled.
+    summary: with the column late_gain of `experiments.summary` or `Comparison.settle`. A gain that is not known settles
+    nothing. Returns the columns scenario, rival, settled.
     """
     gains = summary.groupby(["scenario", "label"])["late_gain"].agg(lambda gain: gain.mean(skipna=False))
     sides = [method] if ideal is None else [method, ideal]

@@ -11,10 +11,19 @@ from fedauto_core import InputError
 from fedauto_core.data import FederationSpec, build_federation, load_dataset
 from fedauto_core.engine import Averaging, Run, Schedule, simulate
 from fedauto_core.methods import make_method
-from fedauto_core.models import build_model
+from fedauto_core.models import LoRA, adapt, build_model, layers
 from fedauto_core.network import draw_trace, scenario
 from fedauto_core.seeding import stream
-from fedauto_core.theory import Head, certificate, estimate_after_the_fact, estimates, nets, recorded, round_bound
+from fedauto_core.theory import (
+    Head,
+    certificate,
+    curvature_by_differences,
+    estimate_after_the_fact,
+    estimates,
+    nets,
+    recorded,
+    round_bound,
+)
 
 DIGITS = load_dataset("digits")
 NETWORK = build_model("softmax", tuple(DIGITS.x_train.shape[1:]), DIGITS.n_classes)
@@ -122,9 +131,33 @@ def test_a_curvature_that_is_too_small_is_seen_and_a_network_is_never_certified(
         assert (told["status"] == "estimate") == (told["measured"] <= told["bound"])
         assert told["status"] in ("estimate", "not met")
     assert told["L met"] > 0
-    monkeypatch.setattr(nets, "largest_curvature", lambda *rest: 0.5 * told["L met"])
+    monkeypatch.setattr(nets, "network_curvature", lambda *rest: 0.5 * told["L met"])
     assert estimate_after_the_fact(network, FEDERATION, visit, 3, rng)["status"] == "not met"
     with pytest.raises(InputError, match="a round after which the model is where it was"):
         estimate_after_the_fact(network, FEDERATION, replace(visit, after=visit.w), 3, rng)
     with pytest.raises(InputError, match="places of the segment = 1"):
         estimate_after_the_fact(network, FEDERATION, visit, 3, rng, looks=1)
+
+
+@pytest.mark.parametrize("targets", [("layer3.qkv", "layer3.out"), ("layer*.qkv", "layer*.out"), ("layer1.up",)])
+def test_the_curvature_of_an_adapted_transformer_is_that_of_its_gradients(targets):
+    """Its layers have gradients by hand, through which second derivatives would lose terms."""
+    vit = build_model("vit", (1, 8, 8), 4)
+    adapted = adapt(vit, vit.init(np.random.default_rng(0)).double(), LoRA(2, 4.0, targets))
+    rng = np.random.default_rng(1)
+    w = adapted.model.init(rng).double()
+    w += 0.1 * torch.from_numpy(rng.standard_normal(w.shape))
+    x = adapted.trunk(torch.from_numpy(rng.standard_normal((6, 1, 8, 8))))
+    y = torch.from_numpy(rng.integers(0, 4, 6))
+
+    def loss(point):
+        return functional.cross_entropy(adapted.model.forward(adapted.model.unflatten(point[None]), x[None])[0], y)
+
+    def gradient(place):
+        point = torch.from_numpy(place).requires_grad_()
+        return torch.autograd.grad(loss(point), point)[0].numpy()
+
+    by_hand = layers._LowRankDense, layers._SelfAttention
+    found = nets.network_curvature(loss, w)
+    assert found == pytest.approx(curvature_by_differences(gradient, w.numpy()), rel=1e-3)
+    assert (layers._LowRankDense, layers._SelfAttention) == by_hand

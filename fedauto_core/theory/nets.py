@@ -4,9 +4,11 @@ A run is recorded by a method that does what it did and remembers each round. At
 from the mean gradient of each cell (participant, class): F_j, f_c, F and participant m are mixtures of cells.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -19,6 +21,7 @@ from fedauto_core.methods import fedauto
 from fedauto_core.methods.base import Arrivals, Context, Method, Server, State, chi2_divergence
 from fedauto_core.methods.fedauto import FedAuto
 from fedauto_core.methods.weights import fedauto_weights
+from fedauto_core.models import layers
 from fedauto_core.models.model import Model
 
 from .bound.first import FIRST
@@ -87,6 +90,34 @@ def _loss(model: Model, federation: Federation, images: np.ndarray) -> Callable[
     return lambda w: functional.cross_entropy(model.forward(model.unflatten(w[None]), x[None])[0], y)
 
 
+def _low_rank_dense(x: Tensor, weight: Tensor, a: Tensor, b: Tensor, scale: float, bias: Tensor | None) -> Tensor:
+    return layers.dense(x, weight, bias) + scale * (x @ a) @ b
+
+
+def _self_attention(qkv: Tensor, heads: int) -> Tensor:
+    parts = (part[None] for part in qkv.chunk(3, dim=-1))
+    return layers.attention(*parts, heads, torch.ones(1, *qkv.shape[:2], dtype=torch.bool))[0]
+
+
+@contextmanager
+def _differentiable_twice() -> Iterator[None]:
+    """Meanwhile the layers whose gradients `models.layers` has by hand are formulas: autograd cannot differentiate a
+    gradient by hand, and would leave its share out of second derivatives without a word."""
+    by_hand = layers._LowRankDense, layers._SelfAttention
+    formulas = (SimpleNamespace(apply=formula) for formula in (_low_rank_dense, _self_attention))
+    layers._LowRankDense, layers._SelfAttention = formulas
+    try:
+        yield
+    finally:
+        layers._LowRankDense, layers._SelfAttention = by_hand
+
+
+@_differentiable_twice()
+def network_curvature(loss: Callable[[Tensor], Tensor], w: Tensor) -> float:
+    """`largest_curvature` of a network's loss at w [P]."""
+    return largest_curvature(loss, w, CURVATURE_TOLERANCE)
+
+
 def _slope(model: Model, federation: Federation, w: Tensor, images: np.ndarray) -> tuple[float, np.ndarray]:
     """Mean loss of some images and its gradient [P]."""
     point = w.detach().requires_grad_()
@@ -129,7 +160,7 @@ def estimates(
     asked = [federation.shards[j] for j in visit.ids[rng.permutation(len(visit.ids))[:ASKED]]]
     few = [rng.choice(shard, min(PARTICIPANT_IMAGES, len(shard)), replace=False) for shard in asked]
     pooled_curvature, *own_curvature = (
-        largest_curvature(_loss(model, federation, chosen), visit.w, CURVATURE_TOLERANCE) for chosen in (everyone, *few)
+        network_curvature(_loss(model, federation, chosen), visit.w) for chosen in (everyone, *few)
     )
     drawn = [[gradient(rng.choice(shard, batch))[1] for _ in range(8)] for shard in asked]
     return {
@@ -187,7 +218,7 @@ def estimate_after_the_fact(
     everyone = np.concatenate(federation.shards)
     loss = _loss(model, federation, rng.choice(everyone, min(images, len(everyone)), replace=False))
     places = (visit.w + t * (visit.after - visit.w) for t in np.linspace(0, 1, looks).tolist())
-    largest = max(largest_curvature(loss, place, CURVATURE_TOLERANCE) for place in places)
+    largest = max(network_curvature(loss, place) for place in places)
     parts = {
         "progress": float(before - after),
         "error": float(np.sum((scale * gradient + move) ** 2)) / (2 * scale),

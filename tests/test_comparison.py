@@ -143,13 +143,13 @@ def test_rules_that_are_one_rule_without_failures_end_level_there():
         assert (own[label]["accuracy"] == own["fedauto"]["accuracy"]).all()
 
 
-@pytest.mark.parametrize("plan, tags", [(PLAN, {}), (PLAN, {"radio": "plain"}), (ADAPTED, {})])
-def test_what_a_run_still_gains_is_what_one_planned_for_three_quarters_of_the_rounds_lacks(monkeypatch, plan, tags):
+@pytest.mark.parametrize("plan", [PLAN, ADAPTED])
+def test_what_a_run_still_gains_is_what_one_planned_for_three_quarters_of_the_rounds_lacks(monkeypatch, plan):
     """Of the cells that are asked for; an untouched one's holds in every scenario, all else stays as it is."""
     schedule = replace(SCHEDULE, rounds=8, evaluate_every=1, decay=1.0)
     plan, failures = replace(plan, schedule=schedule), (scenario("none", 8), scenario("mixed", 8))
     tuned = plan.tune(scenario("mixed"), 2, 1, LRS)
-    cells = [replace(cell, tags=tuple(tags.items())) for cell in plan.cells(tuned, failures)]
+    cells = plan.cells(tuned, failures)
     summary = in_every_scenario(summarise(plan.run(cells).curves), untouched(plan.methods), ["none", "mixed"])
     asked = [c for c in cells if (c.label, c.scenario.name) in {("fedavg", "mixed"), ("server_only", "none")}]
     assert len(asked) == 2
@@ -168,6 +168,24 @@ def test_what_a_run_still_gains_is_what_one_planned_for_three_quarters_of_the_ro
     assert found["late_slope"].tolist() == summary["late_gain"].tolist()
 
 
-def test_where_nothing_is_judged_nothing_runs_again(asked):
+def test_runs_that_differ_in_what_is_said_of_them_are_told_apart():
+    failures = scenario("mixed", 8)
+    plan = replace(PLAN, schedule=replace(SCHEDULE, rounds=8, evaluate_every=1, decay=1.0))
+    cells = [
+        replace(plan.cell("fedavg", failures, radio=radio), lr=lr) for radio, lr in (("plain", 0.01), ("new", 0.3))
+    ]
+    summary = summarise(plan.run(cells).curves)
+    found = plan.settle(summary, cells)
+    for cell in cells:
+        alone = plan.settle(summary, [cell])
+        mine = found["radio"] == dict(cell.tags)["radio"]
+        assert found[mine].equals(alone[mine]) and not found[~mine].equals(alone[~mine])
+    assert found.groupby("radio")["late_gain"].mean().nunique() == 2
+
+
+@pytest.mark.parametrize("rounds, labels", [(8, []), (1, ["fedavg"])])
+def test_where_nothing_is_judged_or_no_shorter_run_exists_nothing_runs_again(asked, rounds, labels):
+    plan = replace(PLAN, schedule=replace(SCHEDULE, rounds=rounds))
     summary = pd.DataFrame({"label": "fedavg", "scenario": "mixed", "seed": [0, 1], "late_gain": [np.nan, 0.3]})
-    assert PLAN.settle(summary, []).equals(summary.assign(late_slope=summary["late_gain"])) and not asked
+    cells = [plan.cell(label, scenario("mixed")) for label in labels]
+    assert plan.settle(summary, cells).equals(summary.assign(late_slope=summary["late_gain"])) and not asked

@@ -12,7 +12,9 @@ from fedauto_core.report.contests import (
     by_family,
     deciding,
     families,
+    field,
     harmless_scenarios,
+    late_gains,
     leads,
     power,
     same_ideas,
@@ -248,6 +250,26 @@ def test_one_idea_counts_once():
     assert same_ideas(summary, ["near", "fedavg", "twin"], "points")["follows"].tolist() == ["near", "near"]
     assert len(same_ideas(summary, ["fedavg", "far"], "points")) == 0
     assert len(same_ideas(summary[:0], ["fedavg", "far"], "points")) == 0  # nothing with failures was run
+
+
+def test_the_field_is_what_can_decide_anything():
+    """Runs without failures make nobody another's twin: there all averages are one."""
+    flat, lossy, own = [80.0, 82.0], [70.0, 72.0], [75.0, 76.0]
+    values = {("F0", label): flat for label in ("fedavg", "twin", "other", "fedavg_ideal")}
+    values |= {("F1", "fedavg"): lossy, ("F1", "twin"): lossy, ("F1", "other"): own, ("F1", "fedavg_ideal"): flat}
+    harmless, same, ideas = field(frame(values), {"fedavg": "aggregation", "twin": "aggregation", "other": "optimiser"})
+    assert harmless == ["F0"] and same["rival"].tolist() == ["twin"]
+    assert ideas == {"fedavg": "aggregation", "other": "optimiser"}
+
+
+def test_late_gains_are_those_of_the_planned_runs_beside_the_slopes():
+    gains = {("F0", "fedauto"): [9.0, 9.0, 9.0], ("F1", "fedauto"): [0.1, 0.4, 0.7], ("F1", "a"): [1.0, 1.0, 1.0]}
+    runs = frame(gains | {("F1", "shown"): [5.0, 5.0, 5.0]}).rename(columns={"points": "late_gain"})
+    found = late_gains(runs.assign(late_slope=-runs["late_gain"]), ["fedauto", "a"], ["F0"])
+    assert found[["scenario", "label"]].to_numpy().tolist() == [["F1", "fedauto"], ["F1", "a"]]
+    assert found["by slope"].tolist() == pytest.approx([-0.4, -1.0])
+    assert found["by planned runs"].tolist() == pytest.approx([0.4, 1.0])
+    assert found["±"].tolist() == pytest.approx([t_interval([0.1, 0.4, 0.7], 0.95)[2] - 0.4, 0.0])
 
 
 def test_leads_are_paired_by_seed_and_round():

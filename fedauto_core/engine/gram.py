@@ -1,5 +1,5 @@
-"""The local steps of softmax regression on the Gram matrix of the samples drawn, and its gradients: on a GPU and where
-Numba is missing (`engine/compiled.py`), whose loops are as fast or faster up to some twenty models on one client.
+"""The local steps of softmax regression on the Gram matrix of the samples drawn, and its gradients, for a GPU and where
+Numba is missing: its loops (`engine/compiled.py`) are faster unless twenty models or more share a client's samples.
 
 Every gradient of such a model is X' r with X the minibatch, so all E steps stay in the span of the S = E B drawn
 samples: instead of the weights it is enough to follow the S logits. Participants with the same minibatches, such as one

@@ -2,7 +2,7 @@
 
 Participants may come from many simultaneous runs; row j never sees the other rows. Backends with the same numbers to
 rounding: "stacked" trains chunks of models together (batched matrix products), "loop" one model after another,
-"compiled" with loops by Numba (see `engine/compiled.py`; three models, on the CPU).
+"compiled" with loops by Numba (see `engine/compiled.py`; four models, on the CPU).
 """
 
 import ctypes

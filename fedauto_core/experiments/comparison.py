@@ -117,7 +117,8 @@ class Comparison:
 
         A slope cannot tell: a falling step size makes it steep, as what swings comes to rest, and then flat, however
         much a longer run would add. The shorter run's step size falls as well; durations of failures stay those of the
-        whole run. The slope is kept as late_slope.
+        whole run, and where they are drawn anew for a shorter run (mixed, transient) they last as long in the mean. The
+        slope is kept as late_slope.
         """
         summary, rounds = summary.assign(late_slope=summary["late_gain"]), int(0.75 * self.schedule.rounds)
         if not cells or not rounds:

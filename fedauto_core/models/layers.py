@@ -1,6 +1,7 @@
 """Layers over a stack of M models at once: activations [M, B, ...], parameters [M, *shape].
 
-Every layer also accepts M = 1, where it calls the plain torch layer: that is the backend "loop" of `engine/local.py`.
+Every layer also accepts M = 1, where convolutions and norms call the plain torch layer: that is the backend "loop" of
+`engine/local.py`. What has its gradient by hand cannot be differentiated twice (`theory/nets.py` has formulas instead).
 A frozen weight is kept once, [1, *shape]: layers apply it to the activations of all models as one large batch.
 Images travel as [M, B, H, W, channels]. Innermost in memory are the channels or, after a strided convolution, the
 batch: in both cases a convolution is a few batched matrix products.

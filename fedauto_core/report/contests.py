@@ -10,11 +10,12 @@ tests at 2.5 % each, stricter than the usual 5 %, which reads the 90 % interval.
 difference survives the correction, "won, uncorrected" or "lost, uncorrected" if only its own 95 % interval excludes
 zero, and "level" if that holds zero. "Ahead of every rival" is an intersection of claims, so each part may hold at its
 own level ([Re] for both kinds of "won", [=] for "equivalent"); "some rival is ahead" is a union, so a loss counts only
-if it survives ([¬Re] for "lost"). What was still moving when the runs ended is [~] at best.
+if it survives ([¬Re] for "lost"). What longer runs might still change is [~] at best.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -148,6 +149,32 @@ def same_ideas(summary: pd.DataFrame, rivals: Iterable[str], metric: str, near: 
             first.append(rival)
     frame = pd.DataFrame(rows, columns=["rival", "follows", "apart"])
     return frame.assign(identical=frame["apart"] == 0)
+
+
+class Field(NamedTuple):
+    """What can decide anything: the scenarios that are harmless, the rivals that do what another one does
+    (`same_ideas`), and the others with their contests."""
+
+    harmless: list[str]
+    same: pd.DataFrame
+    ideas: dict[str, str]
+
+
+def field(summary: pd.DataFrame, rivals: Mapping[str, str]) -> Field:
+    """The field of the `rivals` (label -> contest) in the runs `summary`, of accuracy in points."""
+    same = same_ideas(summary[~summary["scenario"].isin(("F0", "none"))], rivals, "points")
+    ideas = {rival: contest for rival, contest in rivals.items() if rival not in set(same["rival"])}
+    return Field(harmless_scenarios(summary, "points"), same, ideas)
+
+
+def late_gains(summary: pd.DataFrame, labels: Iterable[str], harmless: Iterable[str]) -> pd.DataFrame:
+    """What `labels` still gained over the last quarter of the rounds, in each scenario that is not harmless: mean by
+    the slope, mean by planned runs, and ±, the half-width of the latter's 95 % interval over seeds; points."""
+    runs = summary[summary["label"].isin(list(labels)) & ~summary["scenario"].isin(list(harmless))]
+    by_side = runs.groupby(["scenario", "label"], sort=False)
+    found = by_side[["late_slope", "late_gain"]].mean().set_axis(["by slope", "by planned runs"], axis=1)
+    found["±"] = by_side["late_gain"].agg(lambda gains: interval(gains.to_numpy()).high - gains.mean())
+    return found.reset_index()
 
 
 def leads(curves: pd.DataFrame, method: str, rivals: Iterable[str]) -> pd.DataFrame:

@@ -228,9 +228,9 @@ class Passages:
         return f"The server's part of a round takes {low} to {high} times as long as that of plain averaging."
 
     def unsettled(self) -> str:
-        """How many comparisons still moved."""
+        """How many comparisons longer runs might still change."""
         said = [f"{one.count(settled=False)} of {one.count()} on `{one.page}`" for one in self._contests]
-        return f"Comparisons that still moved when the runs ended: {', '.join(said)}." if said else "No comparisons."
+        return f"Comparisons that longer runs might still change: {', '.join(said)}." if said else "No comparisons."
 
     def hardest(self) -> str:
         """Which rival is hardest to beat, on each page, and of which family it is."""

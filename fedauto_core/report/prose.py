@@ -73,7 +73,7 @@ def reasons(comparisons: pd.DataFrame, method: str) -> str:
     lines = []
     for name, rows in families(comparisons):
         row = deciding(rows)
-        early = "" if row["settled"] else ", which still moved when the runs ended"
+        early = "" if row["settled"] else ", which longer runs might still change"
         where = f"decided in {row['scenario']} by {difference(row)}{early}"
         lines.append(f"* **{name}** [{row['mark']}]: {where}{reason(row, method)}.")
     return "\n".join(lines)

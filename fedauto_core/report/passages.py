@@ -8,7 +8,6 @@ from functools import cached_property
 import pandas as pd
 
 from .checklist import Check
-from .contests import SETTLED
 from .essay import AHEAD, BEHIND, Contest, contests, essay, fails, verdict_row
 from .evidence import WHAT, Row, Status, claim_marks, deciding
 from .findings import beyond
@@ -246,10 +245,6 @@ class Passages:
         if not found:
             return "the margin"
         return f"{found[0].cell(found[0].rows.index[0], 'margin', 'as it is')} points on either side of zero"
-
-    def settled(self) -> str:
-        """What a settled run may gain at most over a shorter one."""
-        return f"{SETTLED:g} points"
 
     def power(self) -> str:
         """How wide the intervals are."""

@@ -127,4 +127,4 @@ if (document.getElementById("skew")) {
   document.querySelector(".controls").addEventListener("submit", (event) => event.preventDefault());
   show();
 }
-// sealed f0c9776249e08ff7689ad59f260692bb57af208e619844abb64de9610dc0d1e7
+// sealed ddff7d7c4f7d17c45d4cb7c642cf40a9bdf8b059d0dd9ad5fb94dea2acb77f94

@@ -83,4 +83,4 @@
     reach();
   });
 }
-// sealed a8d1a240d5001daa8199c94a9f84a2fa5f01e626c417626e1eb1399d2c583eec
+// sealed 27df1e915b0ec30be25f61142b1ba1590123cb131696142faeda679cf92bdc6e

@@ -20,7 +20,7 @@ MAIN = "C2"  # the claim whose comparisons are told first
 REASONS = {
     "accuracy under F0": "how good a rule is without failures",
     "server samples": "how many of the server's samples a rule uses",
-    "mixture distance": "a rule's distance from the target label mixture",
+    "mixture distance": "a rule's distance from the target mixture",
 }
 """Column of reasons.csv of notebook 10 -> what it measures about each rule."""
 

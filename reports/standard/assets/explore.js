@@ -127,4 +127,4 @@ if (document.getElementById("skew")) {
   document.querySelector(".controls").addEventListener("submit", (event) => event.preventDefault());
   show();
 }
-// sealed ddff7d7c4f7d17c45d4cb7c642cf40a9bdf8b059d0dd9ad5fb94dea2acb77f94
+// sealed 0165033fd39e0b0dd935a7a7e3ed3b729cfa7aac85861e9e0388d8674fce49d0

@@ -884,4 +884,4 @@ window.SEARCH = [
 ["reference.html#scenario-none", "none", "scenario", "no failure"],
 ["reference.html#scenario-transient", "transient", "scenario", "Bernoulli, coupled to the labels"]
 ];
-// sealed b8458db9baae410f7f5b320ea82cd8ce589bdea834865bc74ac0700bf7f8c171
+// sealed c686263bb966937c318bbbb586d8af24e72bd467bd9ff36f768fa132417c409a

@@ -83,4 +83,4 @@
     reach();
   });
 }
-// sealed 27df1e915b0ec30be25f61142b1ba1590123cb131696142faeda679cf92bdc6e
+// sealed 786c5fa19df55e1ede185ab7679d5d803d21b74c97feb9d1db45b744a5bb6b44

@@ -151,7 +151,7 @@ def where_equal(typing, a, b, c):
     return a(a, a, a), _elementwise(emit)
 
 
-MANY_ROWS = 8 if dict(binding.get_host_cpu_features()).get("avx512f") else 4  # whose sums fit into the registers
+MANY_ROWS = 8 if dict(binding.get_host_cpu_features()).get("avx512f") else 6  # whose sums fit into the registers
 
 
 def _product_tile(n_rows: int, blocks: int) -> Callable[..., None]:

@@ -104,11 +104,13 @@ class Comparison:
         curves, rounds = (in_every_scenario(frame, once, names) for frame in (result.curves, result.rounds))
         return replace(result, curves=curves, rounds=rounds)
 
-    def cells(self, tuned: pd.DataFrame, scenarios: Sequence[Scenario]) -> tuple[Cell, ...]:
-        """Those of `compare`."""
-        once = untouched(self.methods)
-        everywhere = [label for label in self.methods if label not in once]
-        cells = [self.cell(m, s) for s in scenarios for m in (self.methods if s == scenarios[0] else everywhere)]
+    def cells(
+        self, tuned: pd.DataFrame, scenarios: Sequence[Scenario], labels: Iterable[str] | None = None
+    ) -> tuple[Cell, ...]:
+        """Those of `compare`, or only those with these labels."""
+        asked = [label for label in self.methods if labels is None or label in {*labels}]
+        everywhere = [label for label in asked if label not in untouched(self.methods)]
+        cells = [self.cell(m, s) for s in scenarios for m in (asked if s == scenarios[0] else everywhere)]
         return tuned_cells(cells, tuned)
 
     def settle(self, summary: pd.DataFrame, cells: Sequence[Cell]) -> pd.DataFrame:

@@ -315,22 +315,23 @@ class _SelfAttention(torch.autograd.Function):
         n, tokens, _ = qkv.shape
         split = qkv.unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4).contiguous()
         q, k, v = split.view(3, n * heads, tokens, -1)
-        q = q * q.shape[-1] ** -0.5  # not in place: where nothing had to be copied, it is the input
-        weights = torch.softmax(q @ k.mT, dim=-1)
+        scores = q.new_empty(len(q), tokens, tokens).baddbmm_(q, k.mT, beta=0, alpha=q.shape[-1] ** -0.5)
+        weights = torch.softmax(scores, dim=-1)
         ctx.save_for_backward(q, k, v, weights)
         return (weights @ v).view(n, heads, tokens, -1).transpose(1, 2).flatten(2)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
-        """With scores S = q k' and weights W = softmax(S): dS = W (dW - <dW, W>) for each query."""
+        """With scores S = s q k' and weights W = softmax(S): dS = W (dW - <dW, W>) for each query."""
         q, k, v, weights = ctx.saved_tensors
         n, tokens, _ = g.shape
+        scale = q.shape[-1] ** -0.5
         g = g.unflatten(2, (-1, v.shape[-1])).transpose(1, 2).reshape(v.shape)
         grads = g.new_empty(3, *v.shape)
         torch.bmm(weights.mT, g, out=grads[2])
         slopes = g @ v.mT
         slopes.sub_((slopes * weights).sum(dim=-1, keepdim=True)).mul_(weights)
-        torch.bmm(slopes, k, out=grads[0]).mul_(q.shape[-1] ** -0.5)
-        torch.bmm(slopes.mT, q, out=grads[1])
+        grads[0].baddbmm_(slopes, k, beta=0, alpha=scale)
+        grads[1].baddbmm_(slopes.mT, q, beta=0, alpha=scale)
         return grads.view(3, n, -1, tokens, v.shape[-1]).permute(1, 3, 0, 2, 4).flatten(2), None

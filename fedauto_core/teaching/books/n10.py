@@ -37,9 +37,10 @@ def closest(comparisons: pd.DataFrame) -> str:
 
 
 def reach(comparisons: pd.DataFrame) -> float:
-    """The least margin that holds all intervals of the first scenario: the finite end that is farthest from zero."""
+    """The least margin that holds all intervals of the first scenario: the finite end that is farthest from zero, or
+    infinity where there is none."""
     ends = comparisons.loc[comparisons["scenario"] == comparisons["scenario"].iloc[0], ["low", "high"]].to_numpy()
-    return float(np.abs(ends[np.isfinite(ends)]).max())
+    return float(max(np.abs(ends[np.isfinite(ends)]), default=math.inf))
 
 
 def narrowing(runs: pd.DataFrame) -> float:

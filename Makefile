@@ -24,8 +24,9 @@ tune: $(STAMP)
 	FEDAUTO_STORE_TUNING=1 .venv/bin/python -m fedauto_core report --profile $(PROFILE) --only '10_*' --only '11_*' \
 		--only '12_*' --only '13_*' --only '15_*' --out reports/scratch/tuning $(ARGS)
 
+# Two processes of a thread each, whatever the machine: several tests start two processes of their own.
 test: $(STAMP)
-	.venv/bin/pytest $(ARGS)
+	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(STAMP)
 	.venv/bin/ruff check .

@@ -41,7 +41,7 @@ STANDARD = ROOT / "reports" / "standard"
     [
         (HEAD, "F10", "fedavg", "`fedavg` by 5.1 points"),
         (HEAD, "F10", "mifa", "`mifa` 6.6"),
-        (HEAD, "F10", "fedavgm", "4.0 (`fedavgm`)"),
+        (HEAD, "F10", "fedavgm", "4.1 (`fedavgm`)"),
         (HEAD, "F10", "server_finetuning", "`server_finetuning` -0.1"),
         (HEAD, "F8", "fedstale", "`fedstale` -1.0"),
         (HEAD, "F4b", "fedar_like", "`fedar_like` -1.1"),

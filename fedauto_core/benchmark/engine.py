@@ -38,8 +38,8 @@ REPETITIONS = {
     Case("head, 1,280 features, 8 methods", "softmax", 160, features=1280, methods=8): 5,
     Case("head, 256 features, 8 methods", "softmax", 160, features=256, methods=8): 5,
     Case("head, 256 features, 1 method", "softmax", 160, features=256): 15,
-    Case("vit, LoRA on attention of all layers", "vit", 160, LoRA(4, 8.0, ("layer*.qkv", "layer*.out"))): 3,
-    Case("vit, LoRA on attention of the last", "vit", 160, LoRA(4, 8.0, ("layer3.qkv", "layer3.out"))): 3,
+    Case("vit, LoRA on attention of all layers", "vit", 160, LoRA(4, 8.0, ("layer*.qkv", "layer*.out"))): 7,
+    Case("vit, LoRA on attention of the last", "vit", 160, LoRA(4, 8.0, ("layer3.qkv", "layer3.out"))): 7,
 }
 
 

@@ -127,4 +127,4 @@ if (document.getElementById("skew")) {
   document.querySelector(".controls").addEventListener("submit", (event) => event.preventDefault());
   show();
 }
-// sealed 0165033fd39e0b0dd935a7a7e3ed3b729cfa7aac85861e9e0388d8674fce49d0
+// sealed bd0a77da61665d1f4982d4fa93e22fd375311e3681133b0729eadaef7d6f9762

@@ -83,4 +83,4 @@
     reach();
   });
 }
-// sealed 786c5fa19df55e1ede185ab7679d5d803d21b74c97feb9d1db45b744a5bb6b44
+// sealed 264b1b7e6dfaf0eb53fb9ed889115a9641899fb53dcbee8d7a5d405f9fc1fbb8

@@ -127,4 +127,4 @@ if (document.getElementById("skew")) {
   document.querySelector(".controls").addEventListener("submit", (event) => event.preventDefault());
   show();
 }
-// sealed bd0a77da61665d1f4982d4fa93e22fd375311e3681133b0729eadaef7d6f9762
+// sealed 66644ae316676d132e826524de96809a16ab2a5c8ce78307943fe752b475707a

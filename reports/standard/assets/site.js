@@ -83,4 +83,4 @@
     reach();
   });
 }
-// sealed 264b1b7e6dfaf0eb53fb9ed889115a9641899fb53dcbee8d7a5d405f9fc1fbb8
+// sealed 90a9ea2a7bfe72f9f27fae523415ecc80e55bd1b071a5ac499344d3b86355d00

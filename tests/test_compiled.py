@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from fedauto_core.engine import compiled, local_updates, predict
 from fedauto_core.engine.chains import CHAINS, layout
 from fedauto_core.errors import InputError
-from fedauto_core.models import build_model
+from fedauto_core.models import LoRA, adapt, build_model
 
 NETWORKS = {  # model, input shape, classes: odd sides, several channels, classes around a multiple of eight
     "small, 28": ("cnn_small", (1, 28, 28), 10),
@@ -24,18 +24,27 @@ NETWORKS = {  # model, input shape, classes: odd sides, several channels, classe
     "dense": ("mlp", (1, 28, 28), 10),
     "dense, 100 classes": ("mlp", (3, 5, 5), 100),
     "head": ("softmax", (2, 6, 6), 10),
+    "lora, last block": ("vit", (1, 28, 28), 10, LoRA(4, 8.0, ("layer3.qkv", "layer3.out")), False),
+    "lora, everywhere": ("vit", (3, 12, 12), 9, LoRA(9, 3.0, ("layer*",)), True),
+    "lora, from an MLP on": ("vit", (1, 8, 8), 2, LoRA(2, 4.0, ("layer1.up", "layer3.down")), True),
+    "lora, from the end of one on": ("vit", (1, 8, 8), 100, LoRA(2, 4.0, ("layer2.down",)), False),
+    "lora, from an attention's end on": ("vit", (1, 8, 8), 10, LoRA(8, 4.0, ("layer0.out", "layer2.qkv")), False),
 }
 each_network = pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
 
 
 def task(network, models=3, steps=3, batch=5, dtype=torch.float64, samples=40):
     """model, start [M, P], x, y, batches; the starts differ and no parameter is at a special value."""
-    name, shape, classes = network
+    name, shape, classes, *lora = network
     rng = np.random.default_rng(0)
-    model = build_model(name, shape, classes)
+    model, trunk = build_model(name, shape, classes), lambda x: x
+    if lora:
+        frozen = model.init(rng).to(dtype)
+        frozen += 0.05 * torch.from_numpy(rng.standard_normal(len(frozen))).to(dtype)
+        model, trunk, *_ = adapt(model, frozen, lora[0], offsets=lora[1])
     start = torch.stack([model.init(rng) for _ in range(models)]).to(dtype)
     start += 0.05 * torch.from_numpy(rng.standard_normal(start.shape)).to(dtype)
-    x = torch.from_numpy(rng.standard_normal((samples, *shape))).to(dtype)
+    x = trunk(torch.from_numpy(rng.standard_normal((samples, *shape))).to(dtype))
     y = torch.from_numpy(rng.integers(0, classes, samples))
     return model, start, x, y, torch.from_numpy(rng.integers(0, samples, (models, steps, batch)))
 
@@ -64,7 +73,7 @@ def test_terms_of_the_objective_equal_the_torch_path(network):
         assert (ours - torchs).abs().max() < 1e-10
 
 
-@pytest.mark.parametrize("network", ["small, 28", "dense", "head"])
+@pytest.mark.parametrize("network", ["small, 28", "dense", "head", "lora, last block", "lora, everywhere"])
 @pytest.mark.parametrize("lr", [0.02, 0.1])
 def test_ten_rounds_in_single_precision_stay_with_the_torch_path(network, lr):
     """Not of cnn: where its maxima are decided by the last bit, any two paths part."""
@@ -84,7 +93,8 @@ def test_predictions_equal_the_torch_path(network):
     model, theta, x, *_ = task(network)
     expected = model.forward(model.unflatten(theta), x.expand(3, *x.shape))
     assert (predict(model, theta, x) - expected).abs().max() < 1e-10
-    single = predict(model, theta.float(), x.float())
+    model, theta, x, *_ = task(network, dtype=torch.float32)
+    single = predict(model, theta, x)
     assert single.dtype == torch.float32 and (single - expected).abs().max() < 1e-4
 
 
@@ -141,7 +151,7 @@ def test_what_is_not_finite_is_found_in_the_result(network, number):
         assert torch.equal(ours[1:].isfinite(), torchs[1:].isfinite()) and ours[1:].isfinite().all()
         assert predict(model, broken, x)[0].isfinite().logical_not().any()
     pixels = x.clone()
-    pixels[7, 0, 4, 4] = number
+    pixels[(7, 0, 4, 4)[: x.ndim]] = number
     logits = predict(model, start, pixels)
     assert not logits[:, 7].isfinite().all() and logits[:, :7].isfinite().all() and logits[:, 8:].isfinite().all()
 

@@ -112,13 +112,18 @@ class Layout(NamedTuple):
     size: int
 
     def arguments(self, dtype: DTypeLike) -> tuple:
-        """The last four arguments of a kernel; the scratch array is new, of zeros, at the start of a line."""
-        item = np.dtype(dtype).itemsize
-        work = np.zeros(self.size + LINE // item, dtype)
-        return self.layers, self.head, self.table, work[(-work.ctypes.data % LINE) // item :][: self.size]
+        """The last four arguments of a kernel."""
+        return self.layers, self.head, self.table, scratch(self.size, dtype)
 
 
-class _Builder:
+def scratch(size: int, dtype: DTypeLike) -> NDArray:
+    """Zeros [size] from the start of a line of the caches."""
+    item = np.dtype(dtype).itemsize
+    work = np.zeros(size + LINE // item, dtype)
+    return work[(-work.ctypes.data % LINE) // item :][:size]
+
+
+class Builder:
     """Hands out the parts of both flat arrays."""
 
     def __init__(self) -> None:
@@ -150,7 +155,7 @@ def layout(model: Model) -> Layout:
     sizes = {name: prod(shape) for name, shape in model.shapes.items()}
     sizes |= {"head.weight": features * padded, "head.bias": padded}
 
-    new = _Builder()
+    new = Builder()
     offsets, numbers = new.offsets, new.numbers
     gradient = {name: numbers(size) for name, size in sizes.items()}
     sums = (0, new.size)

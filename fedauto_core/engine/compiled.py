@@ -1,5 +1,6 @@
 """Small networks on the CPU by loops that Numba compiles at the first use: the convolutional ones of `CHAINS` by those
-of `kernels`, dense layers with ReLUs between, or a single one, by those of `dense_kernels`.
+of `kernels`, dense layers with ReLUs between, or a single one, by those of `dense_kernels`, the vision transformer with
+LoRA by those of `transformer_kernels`.
 
 The compiled code is kept in the project's cache, by what it was compiled from. Where Numba is missing or fails, every
 function here answers None, says so once in the log, and `engine/local.py` computes the same with torch, to rounding: a
@@ -16,18 +17,21 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fedauto_core.errors import InputError, require
+from fedauto_core.models.adapters import behind
 from fedauto_core.models.model import Model
 from fedauto_core.store.files import cache_folder
 from fedauto_core.store.keys import file_hash
 from fedauto_core.store.writing import locked
 
+from . import transformer
 from .chains import CHAINS, dense_layers, layout
 
-SOURCES = "chains", "kernels", "vectors"  # of all compiled code
+SOURCES = "chains", "kernels", "transformer", "vectors"  # of all compiled code
 DENSE = ("mlp", "softmax")
 
 
@@ -37,8 +41,7 @@ def fits(model: Model, theta: Tensor, x: Tensor, held: Collection[str], backend:
     Raises InputError where "compiled" asks for what no kernel does.
     """
     fitting = (
-        (model.name in CHAINS or model.name in DENSE)
-        and not held
+        (transformer.fits(model, theta) or (model.name in (*CHAINS, *DENSE) and not held))
         and theta.device.type == x.device.type == "cpu"
         and theta.dtype == x.dtype
         and theta.dtype in (torch.float32, torch.float64)
@@ -46,24 +49,35 @@ def fits(model: Model, theta: Tensor, x: Tensor, held: Collection[str], backend:
     require(
         fitting or backend != "compiled",
         f"backend 'compiled' for model {model.name!r} in {theta.dtype} on {theta.device.type}, {len(held)} held",
-        allowed=f"{', '.join([*CHAINS, *DENSE])} in float32 or float64 on the CPU, all parameters trained",
+        allowed=f"{', '.join([*CHAINS, *DENSE])} in float32 or float64 on the CPU, all parameters trained, or vit-lora",
         remedy="choose the backend 'auto'",
     )
     return fitting and backend in ("auto", "compiled")
 
 
 def updates(
-    model: Model, start: Tensor, x: Tensor, y: Tensor, batches: Tensor, lr: Tensor, shrink: Tensor, shift: Tensor | None
+    model: Model,
+    start: Tensor,
+    x: Tensor,
+    y: Tensor,
+    batches: Tensor,
+    lr: Tensor,
+    shrink: Tensor,
+    shift: Tensor | None,
+    held: Collection[str],
 ) -> Tensor | None:
     """Deltas [M, P] of E steps w <- shrink_j w + shift_j - lr_j grad F_j(w), as `local.local_updates`.
 
-    lr, shrink: [M]; shift: [M, P] or None for zeros; the rest as there. None where Numba cannot serve.
+    lr, shrink: [M]; shift: [M, P] or None for zeros; held: parameters left as they are; the rest as there. None where
+    Numba cannot serve.
     """
     _require_below("batches", batches, len(x))
     labels = y[batches]
     _require_below("labels", labels, model.n_classes)
     theta = start.clone(memory_format=torch.contiguous_format)
-    done = _call("train", model, theta, x, batches, labels, lr, shrink, theta[:0] if shift is None else shift)
+    terms = lr, shrink, theta[:0] if shift is None else shift
+    spans = (transformer.trained_spans(model, held),) if transformer.fits(model, theta) else ()
+    done = _call("train", model, theta, x, batches, labels, *terms, *spans)
     return theta if done else None
 
 
@@ -106,16 +120,16 @@ _entries: dict[tuple[str, ...], Callable[..., None] | None] = {}  # module, name
 
 
 def _call(entry: str, model: Model, theta: Tensor, x: Tensor, *tensors: Tensor) -> bool:
-    """Run an entry of `kernels` on theta [M, P], images and more; False where Numba cannot."""
+    """Run an entry of a module of kernels on theta [M, P], images and more; False where Numba cannot."""
+    given = model.input_shape if behind(model) is None else transformer.input_shape(model)
     require(
-        theta.shape[1:] == (model.n_parameters,) and x.shape[1:] == model.input_shape,
+        theta.shape[1:] == (model.n_parameters,) and x.shape[1:] == given,
         f"theta of shape {tuple(theta.shape)} and images of shape {tuple(x.shape)} for model {model.name!r}",
-        allowed=f"[M, {model.n_parameters}] and [n, {', '.join(map(str, model.input_shape))}]",
+        allowed=f"[M, {model.n_parameters}] and [n, {', '.join(map(str, given))}]",
         remedy="pass one flat parameter vector per model, and images of the model's size",
     )
     arrays = [tensor.detach().contiguous().numpy() for tensor in (theta, x, *tensors)]
-    module = "dense_kernels" if model.name in DENSE else "kernels"
-    places = (dense_layers(model),) if model.name in DENSE else layout(model).arguments(arrays[0].dtype)
+    module, places = _places(model, arrays[0].dtype)
     arguments = *arrays, *places
     key = module, entry, arrays[0].dtype.name
     if key not in _entries:
@@ -130,6 +144,15 @@ def _call(entry: str, model: Model, theta: Tensor, x: Tensor, *tensors: Tensor) 
     return True
 
 
+def _places(model: Model, dtype: np.dtype) -> tuple[str, tuple[Any, ...]]:
+    """The module of kernels for a model, and the last arguments of all that is in it."""
+    if behind(model) is not None:
+        return "transformer_kernels", transformer.arguments(model)
+    if model.name in DENSE:
+        return "dense_kernels", (dense_layers(model),)
+    return "kernels", layout(model).arguments(dtype)
+
+
 @functools.cache
 def _report(reason: str) -> None:
     """Once per reason."""
@@ -141,9 +164,11 @@ def _compile(module: str, entry: str, arguments: tuple[Any, ...]) -> Callable[..
     others. A cache that cannot be written is done without; so is a damaged one, which is removed."""
     import numba  # takes a second, so only who needs it does
 
-    from . import dense_kernels, kernels  # they import it too; named here, they count in the keys of results
+    # They import it too; named here, they count in the keys of results.
+    from . import dense_kernels, kernels, transformer_kernels
 
-    source = {"kernels": kernels, "dense_kernels": dense_kernels}[module]
+    sources = {"kernels": kernels, "dense_kernels": dense_kernels, "transformer_kernels": transformer_kernels}
+    source = sources[module]
     function, types = getattr(source, entry), tuple(map(numba.typeof, arguments))
     hashes = [file_hash(Path(__file__).with_name(f"{name}.py")) for name in sorted({module, *SOURCES})]
     key = hashlib.sha256(repr([module, entry, types, *hashes]).encode()).hexdigest()

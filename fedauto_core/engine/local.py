@@ -2,7 +2,7 @@
 
 Participants may come from many simultaneous runs; row j never sees the other rows. Backends with the same numbers to
 rounding: "stacked" trains chunks of models together (batched matrix products), "loop" one model after another,
-"compiled" with loops by Numba (see `engine/compiled.py`; four models, on the CPU).
+"compiled" with loops by Numba (see `engine/compiled.py`; four models and the ViT with LoRA, on the CPU).
 """
 
 import ctypes
@@ -74,7 +74,7 @@ def local_updates(
     if compiled.fits(model, start, x, held, backend):
         plain = linear is None and not bool(prox.any())
         shift = None if plain else _shift(lr[:, None], prox[:, None], reference, linear)
-        deltas = compiled.updates(model, start, x, y, batches, lr, 1 - lr * prox, shift)
+        deltas = compiled.updates(model, start, x, y, batches, lr, 1 - lr * prox, shift, held)
         if deltas is not None:
             return deltas
     by_hand = model.dense_chain and size > 1 and not held

@@ -237,6 +237,18 @@ def sum_of_fours(typing, a):
 
 
 @intrinsic
+def sum_of_eights(typing, a):
+    """In every lane the sum over all lanes."""
+
+    def emit(builder: ir.IRBuilder, a: Any) -> Any:
+        for lanes in ([1, 0, 3, 2, 5, 4, 7, 6], [2, 3, 0, 1, 6, 7, 4, 5], [4, 5, 6, 7, 0, 1, 2, 3]):
+            a = builder.fadd(a, _shuffled(builder, a, lanes))
+        return a
+
+    return a(a), _elementwise(emit)
+
+
+@intrinsic
 def not_inlined(typing):
     """Written into a function: LLVM makes no copies of it in those that call it, which halves the time to compile."""
 

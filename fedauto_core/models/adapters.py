@@ -92,6 +92,32 @@ class Adapted(NamedTuple):
     n_frozen: int
 
 
+@dataclass(frozen=True, eq=False)
+class Behind:
+    """All that an adapted model does, the frozen weights name -> [1, *shape] included: the `steps` of the model that is
+    adapted, behind the first `n_frozen`, as a single one."""
+
+    frozen: Mapping[str, Tensor]
+    layers: tuple[str, ...]
+    scale: float
+    steps: tuple[Step, ...]
+    n_frozen: int
+
+    def __call__(self, p: Weights, x: Tensor) -> Tensor:
+        adapted = {f"{layer}.weight": self._low_rank(p, layer) for layer in self.layers}
+        return run_steps(self.steps[self.n_frozen :], {**self.frozen, **adapted, **head_of(p)}, x)
+
+    def _low_rank(self, p: Weights, layer: str) -> LowRank:
+        weight, a, b = self.frozen[f"{layer}.weight"], p[f"{layer}.A"], p[f"{layer}.B"]
+        return LowRank(weight, a, b, self.scale, p.get(f"{layer}.offset"))
+
+
+def behind(model: Model) -> Behind | None:
+    """What `adapt` has made of a model; None for one that is not adapted."""
+    first = model.steps[0].apply
+    return first if isinstance(first, Behind) else None
+
+
 def adapt(model: Model, theta: Tensor, lora: LoRA, *, offsets: bool = False) -> Adapted:
     """`lora` over the frozen weights theta [P] of `model`, which are kept once whatever the number of models trained.
 
@@ -108,19 +134,12 @@ def adapt(model: Model, theta: Tensor, lora: LoRA, *, offsets: bool = False) -> 
     offset = {f"{layer}.offset": Parameter(matrix, 0.0) for layer, matrix in layers.items()} if offsets else {}
     parameters = factors | head_of(model.parameters) | offset
 
-    def low_rank(p: Weights, layer: str) -> LowRank:
-        weight, a, b = frozen[f"{layer}.weight"], p[f"{layer}.A"], p[f"{layer}.B"]
-        return LowRank(weight, a, b, lora.scale, p.get(f"{layer}.offset"))
-
-    def forward(p: Weights, x: Tensor) -> Tensor:
-        merged = frozen | {f"{layer}.weight": low_rank(p, layer) for layer in layers} | head_of(p)
-        return run_steps(model.steps[n_frozen:], merged, x)
-
     @torch.no_grad()
     def trunk(x: Tensor) -> Tensor:
         return run_steps(model.steps[:n_frozen], frozen, x[None])[0]
 
-    name, steps = f"{model.name}-lora", (Step(("",), forward),)
+    name, network_behind = f"{model.name}-lora", Behind(frozen, tuple(layers), lora.scale, model.steps, n_frozen)
+    steps = (Step(("",), network_behind),)
     network = Model(name, model.input_shape, model.n_classes, parameters, steps, frozen=frozenset(offset))
     return Adapted(network, trunk, layers, n_frozen)
 

@@ -1,0 +1,486 @@
+"""A small vision transformer with LoRA as loops that Numba compiles: `engine/compiled.py` decides when they are used.
+
+What is frozen is shared. Of an adapted layer W + scale A B (+ offset) is formed once per step and model, so that it
+costs one product, as a frozen layer does. A few samples at a time run forward and backward, so that their activations
+stay in the second cache. Every product is `kernels.multiply`.
+
+`train`, `gradients` and `logits` are compiled where they are needed; their last five arguments are
+`transformer.arguments`: net, layers, table, frozen [Q], work.
+"""
+
+import numpy as np
+
+from .chains import LANES
+from .kernels import EPSILON, inner, multiply, part, softmax_residual
+from .transformer import SAMPLES, Dense
+from .vectors import add, fill, fma, load, mul, not_inlined, store, sum_of_eights, where_positive
+
+QKV, OUT, UP, DOWN = range(4)  # in `transformer.DENSE`
+
+
+@inner
+def layer_of(layers, i):
+    z = layers[i]
+    return Dense(z[0], z[1], z[2], z[3], z[4], z[5], z[6], z[7], z[8], z[9], z[10])
+
+
+@inner
+def transpose(source, n_rows, n_columns, to):
+    """to [n_columns, n_rows] <- source [n_rows, n_columns]."""
+    not_inlined()
+    for i in range(n_rows):
+        for j in range(n_columns):
+            to[j * n_rows + i] = source[i * n_columns + j]
+
+
+@inner
+def strides(n, net, table):
+    """Offsets of rows of n numbers, a multiple of the width."""
+    return part(table, net.widths, n // net.width - 1)
+
+
+@inner
+def begin_work(net, layers, frozen, work):
+    """Frozen weights and their transposes into `work`."""
+    weights, transposed = part(work, net.weights), part(work, net.transposed)
+    weights[:] = frozen
+    for i in range(len(layers)):
+        layer = layer_of(layers, i)
+        transpose(frozen[layer.weight :], layer.n_in, layer.n_out, transposed[layer.weight :])
+
+
+@inner
+def low_rank(layer, net, work):
+    """A [n_in, padded rank], its gradient, and scale B' [n_out, padded rank]."""
+    low, size = part(work, net.low)[layer.low :], layer.n_in * net.rank
+    return low[:size], low[size : 2 * size], low[2 * size : 2 * size + layer.n_out * net.rank]
+
+
+@inner
+def merge_layer(theta, layer, net, table, frozen, work):
+    """An adapted layer's weight as theta [P] has it, and its padded factors."""
+    not_inlined()
+    n_in, n_out, r, scale = layer.n_in, layer.n_out, layer.rank, theta.dtype.type(net.lora_scale)
+    (a, _, turned), b = low_rank(layer, net, work), theta[layer.factor_b :][: r * n_out]
+    w = part(work, net.weights)[layer.weight :][: n_in * n_out]
+    w[:] = frozen[layer.weight :][: n_in * n_out]
+    if layer.offset >= 0:
+        offset = theta[layer.offset :]
+        for k in range(n_in * n_out):
+            w[k] += offset[k]
+    for c in range(r):
+        for k in range(n_out):
+            turned[k * net.rank + c] = scale * b[c * n_out + k]
+        for k in range(n_in):
+            a[k * net.rank + c] = scale * theta[layer.factor_a + k * r + c]
+    factors = a, part(table, net.ranks)[:n_in], part(table, net.ones)[:r], b, n_out
+    multiply(*factors, w, strides(n_out, net, table)[:n_in], part(table, net.lanes)[: n_out // LANES], True)
+    for c in range(r):
+        for k in range(n_in):
+            a[k * net.rank + c] = theta[layer.factor_a + k * r + c]
+    transpose(w, n_in, n_out, part(work, net.transposed)[layer.weight :])
+
+
+@inner
+def merge(theta, net, layers, table, frozen, work):
+    """Adapted layers and the head as theta [P] has them."""
+    not_inlined()
+    for i in range(4 * net.first, len(layers)):
+        layer = layer_of(layers, i)
+        if layer.rank:
+            merge_layer(theta, layer, net, table, frozen, work)
+    weight, head, classes = theta[net.head_weight :], part(work, net.head), net.classes
+    for k in range(net.width):
+        head[k * net.padded :][:classes] = weight[k * classes :][:classes]
+    transpose(weight, net.width, classes, part(work, net.head_transposed))
+    part(work, net.bias)[:classes] = theta[net.head_bias :][:classes]
+
+
+@inner
+def dense(x, layer, to, rows, accumulate, net, table, work):
+    """to [rows, n_out] = x [rows, n_in] W + bias, or += that."""
+    not_inlined()
+    weights, n_in, n_out = part(work, net.weights), layer.n_in, layer.n_out
+    for row in range(rows):
+        for at in range(0, n_out, LANES):
+            start = load(weights, layer.bias + at)
+            if accumulate:
+                start = add(load(to, row * n_out + at), start)
+            store(to, row * n_out + at, start)
+    sources = x, strides(n_in, net, table)[:rows], part(table, net.ones)[:n_in]
+    places = to, strides(n_out, net, table)[:rows], part(table, net.lanes)[: n_out // LANES]
+    multiply(*sources, weights[layer.weight :], n_out, *places, True)
+
+
+@inner
+def norm(x, scale, shift, width, normed, deviations, to):
+    """LayerNorm of every row of x [rows, width]; `normed`: before scale and shift."""
+    not_inlined()
+    kind = x.dtype.type
+    share, zero = kind(1 / width), fill(kind(0))
+    for begin in range(0, len(x), width):
+        total = zero
+        for at in range(begin, begin + width, LANES):
+            total = add(total, load(x, at))
+        minus_mean = mul(sum_of_eights(total), fill(-share))
+        total = zero
+        for at in range(begin, begin + width, LANES):
+            centred = add(load(x, at), minus_mean)
+            total = fma(centred, centred, total)
+        store(normed, begin, mul(sum_of_eights(total), fill(share)))
+        inverse = kind(1 / np.sqrt(normed[begin] + kind(EPSILON)))
+        deviations[begin // width] = inverse
+        for at in range(begin, begin + width, LANES):
+            found = mul(add(load(x, at), minus_mean), fill(inverse))
+            store(normed, at, found)
+            store(to, at, fma(found, load(scale, at - begin), load(shift, at - begin)))
+
+
+@inner
+def norm_backward(slope, scale, width, normed, deviations, to):
+    """to [rows, width] += the gradient with respect to the norm's input, from `slope`, that with respect to its output:
+    with x the normalised input, d its inverse deviation, a the scale, <.> a row's mean, d (a g - <a g> - x <a g x>)."""
+    not_inlined()
+    kind = slope.dtype.type
+    minus_share, zero = fill(kind(-1 / width)), fill(kind(0))
+    for begin in range(0, len(to), width):
+        plain = along = zero
+        for at in range(begin, begin + width, LANES):
+            g = mul(load(slope, at), load(scale, at - begin))
+            plain, along = add(plain, g), fma(g, load(normed, at), along)
+        constant, steep = mul(sum_of_eights(plain), minus_share), mul(sum_of_eights(along), minus_share)
+        inverse = fill(deviations[begin // width])
+        for at in range(begin, begin + width, LANES):
+            g = fma(load(slope, at), load(scale, at - begin), fma(steep, load(normed, at), constant))
+            store(to, at, fma(g, inverse, load(to, at)))
+
+
+@inner
+def softmax(x, size, scale):
+    """Every row of x [size, size] becomes the softmax of scale x."""
+    not_inlined()
+    for row in range(size):
+        scores = x[row * size :][:size]
+        largest = scores[0]
+        for j in range(size):
+            largest = max(largest, scores[j])
+        total = x.dtype.type(0)
+        for j in range(size):
+            scores[j] = np.exp(scale * (scores[j] - largest))
+            total += scores[j]
+        inverse = x.dtype.type(1 / total)
+        for j in range(size):
+            scores[j] *= inverse
+
+
+@inner
+def softmax_backward(slopes, weights, size, scale):
+    """slopes [size, size], the gradient with respect to a softmax's rows W, becomes that with respect to the scores
+    before their scale: scale W (g - <g, W>)."""
+    not_inlined()
+    kind = slopes.dtype.type
+    for begin in range(0, size * size, size):
+        along = fill(kind(0))
+        for at in range(begin, begin + size, LANES):
+            along = fma(load(slopes, at), load(weights, at), along)
+        minus = mul(sum_of_eights(along), fill(kind(-1)))
+        for at in range(begin, begin + size, LANES):
+            store(slopes, at, mul(mul(load(weights, at), add(load(slopes, at), minus)), fill(kind(scale))))
+
+
+@inner
+def turn_head(head, n_rows, depth, stride, to):
+    """to [depth, n_rows] <- the first `depth` of every `stride` numbers."""
+    not_inlined()
+    for j in range(n_rows):
+        for k in range(depth):
+            to[k * n_rows + j] = head[j * stride + k]
+
+
+@inner
+def attention(qkv, attended, mixed, samples, net, table, work):
+    """mixed [rows, width] from qkv [rows, 3 width], all heads of each sample by themselves."""
+    not_inlined()
+    width, tokens, depth = net.width, net.tokens, net.width // net.heads
+    wide, narrow = part(table, net.widths, 2)[:tokens], part(table, net.widths, 0)[:tokens]
+    across, ones, lanes = part(table, net.by_token), part(table, net.ones), part(table, net.lanes)
+    turned, scale = part(work, net.turned), qkv.dtype.type(1 / np.sqrt(depth))
+    for s in range(samples):
+        for h in range(net.heads):
+            query = qkv[s * tokens * 3 * width + h * depth :]
+            weights = attended[(s * net.heads + h) * tokens**2 :][: tokens**2]
+            turn_head(query[width:], tokens, depth, 3 * width, turned)
+            multiply(query, wide, ones[:depth], turned, tokens, weights, across, lanes[: tokens // LANES], False)
+            softmax(weights, tokens, scale)
+            values, to = query[2 * width :], mixed[s * tokens * width + h * depth :]
+            multiply(weights, across, ones[:tokens], values, 3 * width, to, narrow, lanes[: depth // LANES], False)
+
+
+@inner
+def attention_backward(qkv, attended, slope, to, samples, net, table, work):
+    """to [rows, 3 width]: the gradient with respect to qkv, from `slope` [rows, width], that with respect to what the
+    attention gives."""
+    not_inlined()
+    width, tokens, depth = net.width, net.tokens, net.width // net.heads
+    wide, narrow = part(table, net.widths, 2)[:tokens], part(table, net.widths, 0)[:tokens]
+    across, ones, lanes = part(table, net.by_token), part(table, net.ones), part(table, net.lanes)
+    each, blocks = ones[:tokens], lanes[: depth // LANES]
+    turned, slopes, scale = part(work, net.turned), part(work, net.slopes), 1 / np.sqrt(depth)
+    for s in range(samples):
+        for h in range(net.heads):
+            begin = s * tokens * 3 * width + h * depth
+            query, g = qkv[begin:], slope[s * tokens * width + h * depth :]
+            weights = attended[(s * net.heads + h) * tokens**2 :][: tokens**2]
+            multiply(weights, each, across, g, width, to[begin + 2 * width :], wide, blocks, False)
+            turn_head(query[2 * width :], tokens, depth, 3 * width, turned)
+            multiply(g, narrow, ones[:depth], turned, tokens, slopes, across, lanes[: tokens // LANES], False)
+            softmax_backward(slopes, weights, tokens, scale)
+            multiply(slopes, across, each, query[width:], 3 * width, to[begin:], wide, blocks, False)
+            multiply(slopes, each, across, query, 3 * width, to[begin + width :], wide, blocks, False)
+
+
+@inner
+def normed_input(x, layer, n, net, work):
+    """What a layer that has a norm before it reads, the n-th norm."""
+    scale, shift = part(work, net.weights)[layer.scale :], part(work, net.weights)[layer.shift :]
+    to = part(work, net.inputs, n)
+    norm(x, scale, shift, net.width, part(work, net.normed, n), part(work, net.deviations, n), to)
+    return to
+
+
+@inner
+def block_forward(i, samples, net, layers, table, work):
+    """A block, in the place of its input."""
+    not_inlined()
+    rows = samples * net.tokens
+    stream, qkv, mixed = part(work, net.stream)[: rows * net.width], part(work, net.qkv, i), part(work, net.mixed, i)
+    layer = layer_of(layers, 4 * i + QKV)
+    dense(normed_input(stream, layer, 2 * i, net, work), layer, qkv, rows, False, net, table, work)
+    attention(qkv, part(work, net.attended, i), mixed, samples, net, table, work)
+    dense(mixed, layer_of(layers, 4 * i + OUT), stream, rows, True, net, table, work)
+    layer, hidden = layer_of(layers, 4 * i + UP), part(work, net.hidden, i)
+    dense(normed_input(stream, layer, 2 * i + 1, net, work), layer, hidden, rows, False, net, table, work)
+    for at in range(0, rows * layer.n_out, LANES):
+        y = load(hidden, at)
+        store(hidden, at, where_positive(y, y))
+    dense(hidden, layer_of(layers, 4 * i + DOWN), stream, rows, True, net, table, work)
+
+
+@inner
+def pool_tokens(x, samples, tokens, width, pooled):
+    """pooled [samples, width]: means over the tokens of x [samples, tokens, width]."""
+    share, size = fill(x.dtype.type(1 / tokens)), tokens * width
+    for s in range(samples):
+        for lane in range(0, width, LANES):
+            total = mul(load(x, s * size + lane), share)
+            for at in range(s * size + width + lane, (s + 1) * size, width):
+                total = fma(load(x, at), share, total)
+            store(pooled, s * width + lane, total)
+
+
+@inner
+def forward(x, samples, net, layers, table, work):
+    """Logits [samples, padded classes] of at most SAMPLES of x [n, tokens, width]."""
+    not_inlined()
+    size, width, count, weights = net.tokens * net.width, net.width, len(samples), part(work, net.weights)
+    stream, n = part(work, net.stream)[: count * size], 2 * net.blocks
+    for s in range(count):
+        stream[s * size :][:size] = x[samples[s]].reshape(-1)
+    for i in range(net.first, net.blocks):
+        block_forward(i, count, net, layers, table, work)
+    last, pooled, scores = part(work, net.inputs, n), part(work, net.pooled), part(work, net.scores)
+    kept = part(work, net.normed, n), part(work, net.deviations, n)
+    norm(stream, weights[net.scale :], weights[net.shift :], width, *kept, last)
+    pool_tokens(last, count, net.tokens, width, pooled)
+    for s in range(count):
+        scores[s * net.padded :][: net.padded] = part(work, net.bias)
+    sources = pooled, part(table, net.widths)[:count], part(table, net.ones)[:width]
+    to = scores, part(table, net.by_class)[:count], part(table, net.lanes)[: net.padded // LANES]
+    multiply(*sources, part(work, net.head), net.padded, *to, True)
+
+
+@inner
+def add_factors(x, slope, layer, rows, net, table, work, gradient):
+    """Adds the gradients of an adapted layer's factors: that of A to its padded sums, those of B (but for the scale)
+    and of the offset to `gradient` [P]; x [rows, n_in]: its input, slope [rows, n_out]: that of its output."""
+    not_inlined()
+    n_in, n_out, rank = layer.n_in, layer.n_out, net.rank
+    a, sums, turned = low_rank(layer, net, work)
+    wide_in, wide_out, ranks = strides(n_in, net, table), strides(n_out, net, table), part(table, net.ranks)
+    ones, lanes = part(table, net.ones), part(table, net.lanes)
+    narrow, low = lanes[: rank // LANES], lanes[: n_out // LANES]
+    of_input, of_slope = part(work, net.narrow, 0), part(work, net.narrow, 1)
+    multiply(x, wide_in[:rows], ones[:n_in], a, rank, of_input, ranks[:rows], narrow, False)
+    multiply(slope, wide_out[:rows], ones[:n_out], turned, rank, of_slope, ranks[:rows], narrow, False)
+    multiply(x, ones[:n_in], wide_in[:rows], of_slope, rank, sums, ranks[:n_in], narrow, True)
+    to = gradient[layer.factor_b :], wide_out[: layer.rank], low
+    multiply(of_input, ones[: layer.rank], ranks[:rows], slope, n_out, *to, True)
+    if layer.offset >= 0:
+        multiply(x, ones[:n_in], wide_in[:rows], slope, n_out, gradient[layer.offset :], wide_out[:n_in], low, True)
+
+
+@inner
+def layer_backward(x, slope, layer, to, rows, net, table, work, gradient):
+    """Gradients of an adapted layer, and into `to` [rows, n_in] that with respect to its input x."""
+    not_inlined()
+    if layer.rank:
+        add_factors(x, slope, layer, rows, net, table, work, gradient)
+    n_in, n_out = layer.n_in, layer.n_out
+    sources = slope, strides(n_out, net, table)[:rows], part(table, net.ones)[:n_out]
+    places = to, strides(n_in, net, table)[:rows], part(table, net.lanes)[: n_in // LANES]
+    multiply(*sources, part(work, net.transposed)[layer.weight :], n_in, *places, False)
+
+
+@inner
+def norm_of_stream(slope, scale, n, net, work, stream):
+    """Adds to the stream's gradient what comes through the n-th norm."""
+    weights = part(work, net.weights)
+    norm_backward(slope, weights[scale:], net.width, part(work, net.normed, n), part(work, net.deviations, n), stream)
+
+
+@inner
+def block_backward(i, samples, lowest, net, layers, table, work, gradient):
+    """Gradients of a block's adapted layers, down to its dense layer number `lowest` (-1: and that of its input, in the
+    place of that of its output)."""
+    not_inlined()
+    rows, hidden = samples * net.tokens, part(work, net.hidden, i)
+    stream, wide, below = part(work, net.stream)[: rows * net.width], part(work, net.wide), part(work, net.below)
+    layer = layer_of(layers, 4 * i + DOWN)
+    layer_backward(hidden, stream, layer, wide, rows, net, table, work, gradient)
+    if lowest == DOWN:
+        return
+    for at in range(0, rows * layer.n_in, LANES):
+        store(wide, at, where_positive(load(hidden, at), load(wide, at)))
+    layer = layer_of(layers, 4 * i + UP)
+    layer_backward(part(work, net.inputs, 2 * i + 1), wide, layer, below, rows, net, table, work, gradient)
+    if lowest == UP:
+        return
+    norm_of_stream(below, layer.scale, 2 * i + 1, net, work, stream)
+    layer = layer_of(layers, 4 * i + OUT)
+    layer_backward(part(work, net.mixed, i), stream, layer, below, rows, net, table, work, gradient)
+    if lowest == OUT:
+        return
+    kept = part(work, net.qkv, i), part(work, net.attended, i)
+    attention_backward(*kept, below, wide, samples, net, table, work)
+    layer = layer_of(layers, 4 * i + QKV)
+    if lowest == QKV:
+        add_factors(part(work, net.inputs, 2 * i), wide, layer, rows, net, table, work, gradient)
+        return
+    layer_backward(part(work, net.inputs, 2 * i), wide, layer, below, rows, net, table, work, gradient)
+    norm_of_stream(below, layer.scale, 2 * i, net, work, stream)
+
+
+@inner
+def head_backward(count, net, table, work, gradient):
+    """Adds the gradient of the head to its padded sums and that of its bias to `gradient` [P]; that of the pooled
+    tokens goes into their place."""
+    not_inlined()
+    pooled, scores, width = part(work, net.pooled), part(work, net.scores), net.width
+    by_class, by_width, ones = part(table, net.by_class), part(table, net.widths), part(table, net.ones)
+    lanes = part(table, net.lanes)
+    to = part(work, net.head_sums), by_class[:width], lanes[: net.padded // LANES]
+    multiply(pooled, ones[:width], by_width[:count], scores, net.padded, *to, True)
+    for s in range(count):
+        for c in range(net.classes):
+            gradient[net.head_bias + c] += scores[s * net.padded + c]
+    sources = scores, by_class[:count], ones[: net.classes], part(work, net.head_transposed), width
+    multiply(*sources, pooled, by_width[:count], lanes[: width // LANES], False)
+
+
+@inner
+def backward(count, net, layers, table, work, gradient):
+    """Adds the gradients of the last `forward` to `gradient` [P] and to padded sums, given that with respect to the
+    logits in their place."""
+    not_inlined()
+    width, size, below, pooled = net.width, net.tokens * net.width, part(work, net.below), part(work, net.pooled)
+    head_backward(count, net, table, work, gradient)
+    share = fill(work.dtype.type(1 / net.tokens))
+    for s in range(count):
+        for lane in range(0, width, LANES):
+            slope = mul(load(pooled, s * width + lane), share)
+            for at in range(s * size + lane, (s + 1) * size, width):
+                store(below, at, slope)
+    stream = part(work, net.stream)[: count * size]
+    stream[:] = 0
+    norm_of_stream(below, net.scale, 2 * net.blocks, net, work, stream)
+    for back in range(net.blocks - net.first):
+        i = net.blocks - 1 - back
+        block_backward(i, count, net.lowest if i == net.first else -1, net, layers, table, work, gradient)
+
+
+@inner
+def unpad(net, layers, work, gradient):
+    """Padded sums, which are then zero again, and the scale of B's into `gradient` [P]."""
+    not_inlined()
+    scale, head_sums = gradient.dtype.type(net.lora_scale), part(work, net.head_sums)
+    for i in range(4 * net.first, len(layers)):
+        layer = layer_of(layers, i)
+        if layer.rank:
+            _, sums, _ = low_rank(layer, net, work)
+            for k in range(layer.n_in):
+                for c in range(layer.rank):
+                    gradient[layer.factor_a + k * layer.rank + c] = sums[k * net.rank + c]
+            sums[:] = 0
+            for k in range(layer.rank * layer.n_out):
+                gradient[layer.factor_b + k] *= scale
+    for k in range(net.width):
+        for c in range(net.classes):
+            gradient[net.head_weight + k * net.classes + c] = head_sums[k * net.padded + c]
+    head_sums[:] = 0
+
+
+@inner
+def loss_gradient(theta, x, samples, targets, net, layers, table, frozen, work, gradient):
+    """Gradient [P] at theta [P] of the mean cross-entropy over x[samples] with targets [B, C], into `gradient`."""
+    not_inlined()
+    merge(theta, net, layers, table, frozen, work)
+    gradient[:] = 0
+    for begin in range(0, len(samples), SAMPLES):
+        block = samples[begin : begin + SAMPLES]
+        forward(x, block, net, layers, table, work)
+        for s in range(len(block)):
+            scores = part(work, net.scores)[s * net.padded :][: net.padded]
+            softmax_residual(scores, targets[begin + s], len(samples))
+        backward(len(block), net, layers, table, work, gradient)
+    unpad(net, layers, work, gradient)
+
+
+def train(theta, x, batches, labels, lr, shrink, shift, spans, net, layers, table, frozen, work):
+    """What E steps w <- shrink w + shift - lr gradient add to each row of theta [M, P], in its place, within the
+    `spans` [n, 2]; shift [M, P] or [0, P]."""
+    begin_work(net, layers, frozen, work)
+    gradient = np.empty(theta.shape[1], theta.dtype)
+    targets = np.zeros((batches.shape[2], net.classes), theta.dtype)
+    for m in range(len(theta)):
+        w, start = theta[m], theta[m].copy()
+        for e in range(batches.shape[1]):
+            targets[:] = 0
+            for b in range(len(targets)):
+                targets[b, labels[m, e, b]] = 1
+            loss_gradient(w, x, batches[m, e], targets, net, layers, table, frozen, work, gradient)
+            for i in range(len(spans)):
+                for k in range(spans[i, 0], spans[i, 1]):
+                    if len(shift):
+                        w[k] = shrink[m] * w[k] + shift[m, k]
+                    w[k] -= lr[m] * gradient[k]
+        w -= start
+
+
+def gradients(theta, x, rows, targets, out, net, layers, table, frozen, work):
+    """Gradients [M, P] at theta [M, P] of the mean cross-entropy over x[rows[m]] with targets [M, B, C]."""
+    begin_work(net, layers, frozen, work)
+    for m in range(len(theta)):
+        loss_gradient(theta[m], x, rows[m], targets[m], net, layers, table, frozen, work, out[m])
+
+
+def logits(theta, x, out, net, layers, table, frozen, work):
+    """Logits [R, n, C] of the models theta [R, P] on x [n, tokens, width]."""
+    begin_work(net, layers, frozen, work)
+    samples = np.arange(len(x))
+    for m in range(len(theta)):
+        merge(theta[m], net, layers, table, frozen, work)
+        for begin in range(0, len(x), SAMPLES):
+            block = samples[begin : begin + SAMPLES]
+            forward(x, block, net, layers, table, work)
+            for s in range(len(block)):
+                out[m, begin + s] = part(work, net.scores)[s * net.padded :][: net.classes]

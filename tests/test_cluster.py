@@ -10,6 +10,7 @@ import sys
 import time
 from types import MappingProxyType
 
+import caches
 import psutil
 import pytest
 from notebook_factory import write_notebook, write_profile
@@ -57,7 +58,7 @@ class Client:
 @pytest.fixture
 def connect(tmp_path, monkeypatch):
     monkeypatch.setattr(distributed, "Client", Client)
-    monkeypatch.setenv("FEDAUTO_DATA", str(tmp_path / "cache"))
+    monkeypatch.setenv("FEDAUTO_DATA", str(caches.own_cache(tmp_path / "cache")))
     progress.token_file(tmp_path).parent.mkdir()
     progress.token_file(tmp_path).write_text("mine", encoding="utf-8")
 
@@ -167,7 +168,7 @@ SOURCES = {"01_a": "import os, pathlib, time\n", "02_b": "import time\ntime.slee
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """Three notebooks, of which the first one waits for a file `go` beside it."""
-    monkeypatch.setenv("FEDAUTO_DATA", str(tmp_path / "cache"))
+    monkeypatch.setenv("FEDAUTO_DATA", str(caches.own_cache(tmp_path / "cache")))
     pid, go = str(tmp_path / "pid"), str(tmp_path / "go")
     waits = f"pathlib.Path({pid!r}).write_text(str(os.getpid()))\nwhile not os.path.exists({go!r}): time.sleep(.1)"
     for name, source in (SOURCES | {"01_a": SOURCES["01_a"] + waits}).items():

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import caches
 import numpy as np
 import pandas as pd
 import pytest
@@ -38,7 +39,7 @@ LRS = [0.1, 0.2]
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("FEDAUTO_DATA", str(tmp_path))
+    monkeypatch.setenv("FEDAUTO_DATA", str(caches.own_cache(tmp_path)))
     for name in ("FEDAUTO_FRESH", "FEDAUTO_STORE_TUNING"):
         monkeypatch.delenv(name, raising=False)
 

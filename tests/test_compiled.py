@@ -27,7 +27,7 @@ NETWORKS = {  # model, input shape, classes: odd sides, several channels, classe
     "lora, last block": ("vit", (1, 28, 28), 10, LoRA(4, 8.0, ("layer3.qkv", "layer3.out")), False),
     "lora, everywhere": ("vit", (3, 12, 12), 9, LoRA(9, 3.0, ("layer*",)), True),
     "lora, from an MLP on": ("vit", (1, 8, 8), 2, LoRA(2, 4.0, ("layer1.up", "layer3.down")), True),
-    "lora, from the end of one on": ("vit", (1, 8, 8), 100, LoRA(2, 4.0, ("layer2.down",)), False),
+    "lora, from the end of one on": ("vit", (1, 8, 8), 200, LoRA(2, 4.0, ("layer2.down",)), False),
     "lora, from an attention's end on": ("vit", (1, 8, 8), 10, LoRA(8, 4.0, ("layer0.out", "layer2.qkv")), False),
 }
 each_network = pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
@@ -50,7 +50,7 @@ def task(network, models=3, steps=3, batch=5, dtype=torch.float64, samples=40):
 
 
 @each_network
-@pytest.mark.parametrize("steps, batch", [(4, 5), (1, 1), (2, 33)])  # 33: two full blocks of samples and a bit
+@pytest.mark.parametrize("steps, batch", [(4, 5), (1, 1), (2, 33)])  # 33: some full blocks of samples and a bit
 def test_steps_equal_the_torch_path_in_double(network, steps, batch):
     model, start, x, y, batches = task(network, steps=steps, batch=batch)
     lr = torch.tensor([0.02, 0.05, 0.1], dtype=torch.float64)
@@ -191,6 +191,36 @@ def test_held_parameters_go_the_torch_path():
         for backend in ("auto", "stacked")
     )
     assert torch.equal(held, torchs) and not model.unflatten(held)["head.bias"].any()
+
+
+def test_the_kernels_of_lora_hold_what_is_held():
+    model, start, x, y, batches = task(NETWORKS["lora, everywhere"])
+    rng, held = np.random.default_rng(1), ("layer0.qkv.A", "layer2.down.B", "head.bias")
+    terms = {"linear": 0.1 * torch.from_numpy(rng.standard_normal(start.shape)), "prox": 0.3, "frozen": held}
+    ours, torchs = (
+        local_updates(model, start, x, y, batches, 0.05, **terms, backend=backend)
+        for backend in ("compiled", "stacked")
+    )
+    assert (ours - torchs).abs().max() < 1e-10
+    for name, part in model.unflatten(ours).items():
+        assert part.any() == (name not in {*held, *model.frozen}), name
+
+
+def test_what_the_kernels_of_lora_do_not_know_goes_the_torch_path():
+    rng, x = np.random.default_rng(0), torch.zeros(4, 1, 8, 8)
+    vit, mlp = (build_model(name, (1, 8, 8), 10) for name in ("vit", "mlp"))
+    for base, target, dtype in (
+        (vit, "embed", torch.float32),
+        (vit, "layer3.qkv", torch.float64),
+        (mlp, "hidden", None),
+    ):
+        model, trunk, *_ = adapt(base, base.init(rng), LoRA(2, 4.0, (target,)))
+        theta, inputs = model.init(rng)[None].to(dtype or torch.float32), trunk(x).to(dtype or torch.float32)
+        assert not compiled.fits(model, theta, inputs, model.frozen, "auto")
+        with pytest.raises(
+            InputError, match=r"backend 'compiled' for model '.*-lora'.*vit-lora behind a frozen embedding"
+        ):
+            compiled.fits(model, theta, inputs, model.frozen, "compiled")
 
 
 def test_without_numba_torch_computes_the_same_and_one_line_says_so(monkeypatch, caplog):

@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import caches
 import numpy as np
 import pandas as pd
 import pytest
@@ -66,7 +67,7 @@ PLAN = Experiment(
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("FEDAUTO_DATA", str(tmp_path))
+    monkeypatch.setenv("FEDAUTO_DATA", str(caches.own_cache(tmp_path)))
     monkeypatch.delenv("FEDAUTO_FRESH", raising=False)
     return tmp_path
 

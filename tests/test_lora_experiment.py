@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import caches
 import numpy as np
 import pandas as pd
 import pytest
@@ -33,7 +34,7 @@ PLAN = AdapterExperiment(
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("FEDAUTO_DATA", str(tmp_path))
+    monkeypatch.setenv("FEDAUTO_DATA", str(caches.own_cache(tmp_path)))
     monkeypatch.delenv("FEDAUTO_FRESH", raising=False)
     monkeypatch.setattr(unit, "_BEHIND_TRUNK", {})
     theta = build_model("vit", (1, 8, 8), 10).init(np.random.default_rng(1))  # in place of a minute of pre-training

@@ -1,10 +1,11 @@
-"""The real smoke profile, from the command line to the pages, with nothing cached: twice run, twice the same bytes."""
+"""The real smoke profile, from the command line to the pages, with no result kept: twice run, twice the same bytes."""
 
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import caches
 import nbformat
 import pytest
 import yaml
@@ -20,9 +21,10 @@ REPEATED = ("02_problem", "03_fedauto_by_hand", "11_lora-mlp")
 
 
 def run_smoke(folder, *options):
-    """The report command in a process of its own, with a cache of its own: what is compared was computed twice."""
+    """The report command in a process of its own, with a cache of its own: what is compared was computed twice, by code
+    that was compiled once."""
     command = [sys.executable, "-m", "fedauto_core", "report", "--profile", "smoke", "--out", str(folder / "report")]
-    environment = os.environ | {"FEDAUTO_DATA": str(folder / "data")}
+    environment = os.environ | {"FEDAUTO_DATA": str(caches.own_cache(folder / "data"))}
     return subprocess.run([*command, *options], cwd=ROOT, env=environment, capture_output=True, text=True)
 
 

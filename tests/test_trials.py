@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import caches
 import psutil
 import pytest
 from notebook_factory import write_notebook, write_profile
@@ -85,8 +86,9 @@ class Place:
         after = f", after: 01_done, parallel: {str(bool(sources)).lower()}"
         lines = (f"{name}: {{minutes: {minutes[name]}{after if name in names else ''}}}\n" for name in self.names)
         write_profile(folder / "notebooks", "".join(lines))
-        for name in ("t", "cache", "faults"):
+        for name in ("t", "faults"):
             (folder / name).mkdir()
+        caches.own_cache(folder / "cache")
 
     def arm(self, code, name="02_hit"):
         (self.folder / "faults" / name).write_text(code)

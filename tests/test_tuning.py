@@ -3,6 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import caches
 import numpy as np
 import pandas as pd
 import pytest
@@ -28,7 +29,7 @@ PLAN = Experiment(
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("FEDAUTO_DATA", str(tmp_path / "cache"))
+    monkeypatch.setenv("FEDAUTO_DATA", str(caches.own_cache(tmp_path / "cache")))
     for name in ("FEDAUTO_FRESH", "FEDAUTO_STORE_TUNING"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path / "tuned"

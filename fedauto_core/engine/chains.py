@@ -5,6 +5,7 @@ the start of its array.
 """
 
 import functools
+from collections.abc import Mapping
 from itertools import accumulate
 from math import prod
 from typing import NamedTuple
@@ -17,6 +18,16 @@ from fedauto_core.models.model import Model
 LANES = 8  # numbers of a vector
 SAMPLES = 16  # S, that run forward and backward together: their activations fit the second cache
 LINE = 64  # bytes of a line of the caches
+
+
+def starts(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    """Where each begins that has one of these shapes, if they lie one behind the other."""
+    return dict(zip(shapes, accumulate(map(prod, shapes.values()), initial=0), strict=False))
+
+
+def whole_lanes(count: int) -> int:
+    """The next multiple of LANES."""
+    return -(-count // LANES) * LANES
 
 
 class Chain(NamedTuple):
@@ -149,9 +160,9 @@ class Builder:
 def layout(model: Model) -> Layout:
     """For a model of `CHAINS`."""
     k, stride, margin, pooled = CHAINS[model.name]
-    at = dict(zip(model.shapes, accumulate(map(prod, model.shapes.values()), initial=0), strict=False))
+    at = starts(model.shapes)
     features, classes = model.shapes["head.weight"]
-    padded = -(-classes // LANES) * LANES
+    padded = whole_lanes(classes)
     sizes = {name: prod(shape) for name, shape in model.shapes.items()}
     sizes |= {"head.weight": features * padded, "head.bias": padded}
 
@@ -249,13 +260,13 @@ class Dense(NamedTuple):
 @functools.lru_cache(maxsize=8)
 def dense_layers(model: Model) -> tuple[Dense, ...]:
     """Those of a model's `dense_chain`; hidden layers have to fill whole blocks of lanes."""
-    starts = dict(zip(model.shapes, accumulate(map(prod, model.shapes.values()), initial=0), strict=False))
+    at = starts(model.shapes)
     found: list[Dense] = []
     size = before = 0
     for name in model.dense_chain:
         n_in, n_out = model.shapes[f"{name}.weight"]
-        width = -(-n_out // LANES) * LANES
+        width = whole_lanes(n_out)
         parts = size, size + n_in * width
-        found.append(Dense(n_in, n_out, width, starts[f"{name}.weight"], starts[f"{name}.bias"], *parts, before))
+        found.append(Dense(n_in, n_out, width, at[f"{name}.weight"], at[f"{name}.bias"], *parts, before))
         size, before = -(-(parts[1] + width) // LINE) * LINE, before + width
     return tuple(found)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from fedauto_core.errors import InputError, require
-from fedauto_core.models.adapters import behind
+from fedauto_core.models.adapters import adapted_forward
 from fedauto_core.models.model import Model
 from fedauto_core.store.files import cache_folder
 from fedauto_core.store.keys import file_hash
@@ -31,7 +31,11 @@ from fedauto_core.store.writing import locked
 from . import transformer
 from .chains import CHAINS, dense_layers, layout
 
-SOURCES = "chains", "kernels", "transformer", "vectors"  # of all compiled code
+SOURCES = {
+    "kernels": ("chains", "kernels", "vectors"),
+    "dense_kernels": ("chains", "dense_kernels", "kernels", "vectors"),
+    "transformer_kernels": ("chains", "kernels", "transformer", "transformer_kernels", "vectors"),
+}  # of the compiled code of each module
 DENSE = ("mlp", "softmax")
 
 
@@ -49,7 +53,8 @@ def fits(model: Model, theta: Tensor, x: Tensor, held: Collection[str], backend:
     require(
         fitting or backend != "compiled",
         f"backend 'compiled' for model {model.name!r} in {theta.dtype} on {theta.device.type}, {len(held)} held",
-        allowed=f"{', '.join([*CHAINS, *DENSE])} in float32 or float64 on the CPU, all parameters trained, or vit-lora",
+        allowed=f"{', '.join([*CHAINS, *DENSE])} in float32 or float64 on the CPU, all parameters trained, or vit-lora "
+        "behind a frozen embedding, in the type of its frozen weights",
         remedy="choose the backend 'auto'",
     )
     return fitting and backend in ("auto", "compiled")
@@ -121,7 +126,7 @@ _entries: dict[tuple[str, ...], Callable[..., None] | None] = {}  # module, name
 
 def _call(entry: str, model: Model, theta: Tensor, x: Tensor, *tensors: Tensor) -> bool:
     """Run an entry of a module of kernels on theta [M, P], images and more; False where Numba cannot."""
-    given = model.input_shape if behind(model) is None else transformer.input_shape(model)
+    given = model.input_shape if adapted_forward(model) is None else transformer.input_shape(model)
     require(
         theta.shape[1:] == (model.n_parameters,) and x.shape[1:] == given,
         f"theta of shape {tuple(theta.shape)} and images of shape {tuple(x.shape)} for model {model.name!r}",
@@ -146,7 +151,7 @@ def _call(entry: str, model: Model, theta: Tensor, x: Tensor, *tensors: Tensor) 
 
 def _places(model: Model, dtype: np.dtype) -> tuple[str, tuple[Any, ...]]:
     """The module of kernels for a model, and the last arguments of all that is in it."""
-    if behind(model) is not None:
+    if adapted_forward(model) is not None:
         return "transformer_kernels", transformer.arguments(model)
     if model.name in DENSE:
         return "dense_kernels", (dense_layers(model),)
@@ -170,7 +175,7 @@ def _compile(module: str, entry: str, arguments: tuple[Any, ...]) -> Callable[..
     sources = {"kernels": kernels, "dense_kernels": dense_kernels, "transformer_kernels": transformer_kernels}
     source = sources[module]
     function, types = getattr(source, entry), tuple(map(numba.typeof, arguments))
-    hashes = [file_hash(Path(__file__).with_name(f"{name}.py")) for name in sorted({module, *SOURCES})]
+    hashes = [file_hash(Path(__file__).with_name(f"{name}.py")) for name in SOURCES[module]]
     key = hashlib.sha256(repr([module, entry, types, *hashes]).encode()).hexdigest()
     folder, before = cache_folder() / "kernels" / key[:32], numba.config.CACHE_DIR
     with suppress(InputError, OSError), locked(folder.with_suffix(".lock")):

@@ -5,7 +5,6 @@ of its array.
 """
 
 from collections.abc import Collection
-from itertools import accumulate
 from math import prod
 from typing import NamedTuple
 
@@ -14,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedauto_core.models.adapters import behind
+from fedauto_core.models.adapters import adapted_forward
 from fedauto_core.models.architectures import VIT_HEADS, VIT_LAYERS
 from fedauto_core.models.model import Model
 
-from .chains import LANES, Builder, Span, scratch
+from .chains import LANES, Builder, Span, scratch, starts, whole_lanes
 
 ABSENT = -1
 DENSE = "qkv", "out", "up", "down"  # of a block, in the order in which it is passed
@@ -26,7 +25,7 @@ NORM_BEFORE = {"qkv": "norm1", "up": "norm2"}
 SAMPLES = 5  # that run together: what a block keeps of them fits the second cache
 
 
-class Dense(NamedTuple):
+class BlockLayer(NamedTuple):
     """A dense layer x W + bias: parts of the frozen weights [Q] and, where it is adapted, of theta [P]."""
 
     n_in: int
@@ -36,10 +35,10 @@ class Dense(NamedTuple):
     scale: int  # of the norm before it, or ABSENT
     shift: int
     rank: int  # 0: not adapted
-    factor_a: int  # [n_in, rank] in theta
-    factor_b: int  # [rank, n_out]
-    offset: int  # [n_in, n_out], or ABSENT
-    low: int  # start of its padded numbers: A [n_in, padded rank], its gradient, scale B' [n_out, padded rank]
+    a_at: int  # [n_in, rank] in theta
+    b_at: int  # [rank, n_out]
+    offset_at: int  # [n_in, n_out], or ABSENT
+    padded_at: int  # its padded factors: A [n_in, padded rank], A's gradient, scale B' [n_out, padded rank]
 
 
 class Net(NamedTuple):
@@ -86,15 +85,15 @@ class Net(NamedTuple):
     scores: Span  # [samples * padded classes]
     weights: Span  # [Q], the frozen ones, those of adapted layers as they are now
     transposed: Span  # [Q], every layer's transposed
-    low: Span  # see `Dense`
+    factors: Span  # of all adapted layers, padded: see `BlockLayer`
     head: Span  # [width * padded classes]
     head_transposed: Span  # [classes * width]
     bias: Span  # [padded classes]
     head_sums: Span  # [width * padded classes]
 
 
-class Layout(NamedTuple):
-    """layers [blocks * 4, fields of `Dense`]; table: all offsets; size: how many numbers the scratch array has."""
+class TransformerLayout(NamedTuple):
+    """layers [blocks * 4, fields of `BlockLayer`]; table: all offsets; size: how many numbers the scratch array has."""
 
     net: Net
     layers: NDArray[np.int64]
@@ -103,33 +102,27 @@ class Layout(NamedTuple):
 
 
 def fits(model: Model, theta: Tensor) -> bool:
-    """Whether it is a ViT with LoRA whose embedding is frozen, in theta's type."""
-    base = behind(model)
-    fitting = base is not None and model.name == "vit-lora" and base.n_frozen > 0
-    return fitting and base.frozen["position"].dtype == theta.dtype
+    """Whether it is a ViT with LoRA whose embedding is frozen, in theta's type, and whose rows are whole vectors."""
+    base = adapted_forward(model)
+    if base is None or model.name != "vit-lora" or base.n_frozen == 0 or base.frozen["position"].dtype != theta.dtype:
+        return False
+    tokens, width = input_shape(model)
+    return tokens % LANES == 0 and width % (VIT_HEADS * LANES) == 0
 
 
 def input_shape(model: Model) -> tuple[int, ...]:
     """(tokens, width) of what the frozen steps give."""
-    return tuple(behind(model).frozen["position"].shape[1:])
-
-
-def _starts(shapes: dict[str, tuple[int, ...]]) -> dict[str, int]:
-    return dict(zip(shapes, accumulate(map(prod, shapes.values()), initial=0), strict=False))
+    return tuple(adapted_forward(model).frozen["position"].shape[1:])
 
 
 def _frozen_shapes(model: Model) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(weight.shape[1:]) for name, weight in behind(model).frozen.items()}
+    return {name: tuple(weight.shape[1:]) for name, weight in adapted_forward(model).frozen.items()}
 
 
-def _padded(count: int) -> int:
-    return -(-count // LANES) * LANES
-
-
-def _dense_layers(model: Model) -> list[Dense]:
-    shapes, at, low = model.shapes, _starts(model.shapes), 0
+def _dense_layers(model: Model) -> list[BlockLayer]:
+    shapes, at, padded_at = model.shapes, starts(model.shapes), 0
     frozen, found = _frozen_shapes(model), []
-    place = _starts(frozen)
+    place = starts(frozen)
     for block in (f"layer{i}" for i in range(VIT_LAYERS)):
         for part in DENSE:
             name, norm = f"{block}.{part}", f"{block}.{NORM_BEFORE.get(part)}"
@@ -138,24 +131,24 @@ def _dense_layers(model: Model) -> list[Dense]:
             trained = (at.get(f"{name}.{what}", ABSENT) for what in ("A", "B", "offset"))
             n_in, n_out = frozen[f"{name}.weight"]
             own = place[f"{name}.weight"], place[f"{name}.bias"]
-            found.append(Dense(n_in, n_out, *own, *before, rank, *trained, low))
-            low += (2 * n_in + n_out) * _padded(rank)
+            found.append(BlockLayer(n_in, n_out, *own, *before, rank, *trained, padded_at))
+            padded_at += (2 * n_in + n_out) * whole_lanes(rank)
     return found
 
 
-def layout(model: Model) -> Layout:
-    """For a model that `fits`."""
-    layers, at = _dense_layers(model), _starts(model.shapes)
+def layout(model: Model) -> TransformerLayout:
+    """For a model that `fits`. Not kept: adapted models are equal whatever their adapted layers."""
+    layers, at = _dense_layers(model), starts(model.shapes)
     frozen = _frozen_shapes(model)
-    place, size = _starts(frozen), sum(map(prod, frozen.values()))
-    first = behind(model).n_frozen - 1  # behind the embedding
-    lowest = next((i for i, layer in enumerate(layers[len(DENSE) * first :]) if layer.rank), len(DENSE))
+    place, size = starts(frozen), sum(map(prod, frozen.values()))
+    first = adapted_forward(model).n_frozen - 1  # behind the embedding
+    lowest = next(i for i, layer in enumerate(layers[len(DENSE) * first :]) if layer.rank)
     tokens, width = input_shape(model)
-    rank, padded = max(_padded(layer.rank) for layer in layers), _padded(model.n_classes)
+    rank, padded = max(whole_lanes(layer.rank) for layer in layers), whole_lanes(model.n_classes)
     rows, norms = SAMPLES * tokens, 2 * VIT_LAYERS + 1
-    low = sum((2 * layer.n_in + layer.n_out) * _padded(layer.rank) for layer in layers)
+    size_of_factors = sum((2 * layer.n_in + layer.n_out) * whole_lanes(layer.rank) for layer in layers)
 
-    new, count = Builder(), max(rows, 3 * width)
+    new, count = Builder(), max(rows, 3 * width, padded)
     widths, *_ = (new.offsets((count, n * width)) for n in (1, 2, 3))  # one behind the other
     net = Net(
         blocks=VIT_LAYERS,
@@ -167,13 +160,13 @@ def layout(model: Model) -> Layout:
         classes=model.n_classes,
         padded=padded,
         rank=rank,
-        lora_scale=float(behind(model).scale),
+        lora_scale=float(adapted_forward(model).scale),
         scale=place["norm.scale"],
         shift=place["norm.shift"],
         head_weight=at["head.weight"],
         head_bias=at["head.bias"],
         ones=new.offsets((count, 1)),
-        lanes=new.offsets((3 * width // LANES, LANES)),
+        lanes=new.offsets((max(3 * width, padded) // LANES, LANES)),
         ranks=new.offsets((count, rank)),
         by_token=new.offsets((tokens, tokens)),
         by_class=new.offsets((width, padded)),
@@ -195,24 +188,24 @@ def layout(model: Model) -> Layout:
         scores=new.numbers(SAMPLES * padded),
         weights=new.numbers(size),
         transposed=new.numbers(size),
-        low=new.numbers(low),
+        factors=new.numbers(size_of_factors),
         head=new.numbers(width * padded),
         head_transposed=new.numbers(width * model.n_classes),
         bias=new.numbers(padded),
         head_sums=new.numbers(width * padded),
     )
-    return Layout(net, np.array(layers, dtype=np.int64), np.concatenate(new.tables), new.size)
+    return TransformerLayout(net, np.array(layers, dtype=np.int64), np.concatenate(new.tables), new.size)
 
 
 def arguments(model: Model) -> tuple:
     """The last five arguments of a kernel: net, layers, table, the frozen weights [Q], scratch."""
     net, layers, table, size = layout(model)
-    frozen = torch.cat([weight.flatten() for weight in behind(model).frozen.values()]).numpy()
+    frozen = torch.cat([weight.flatten() for weight in adapted_forward(model).frozen.values()]).detach().numpy()
     return net, layers, table, frozen, scratch(size, frozen.dtype)
 
 
 def trained_spans(model: Model, held: Collection[str]) -> Tensor:
     """Start and end in theta of every parameter that is not `held`, [n, 2]."""
-    at = _starts(model.shapes)
+    at = starts(model.shapes)
     spans = [(at[name], at[name] + prod(shape)) for name, shape in model.shapes.items() if name not in held]
     return torch.tensor(spans, dtype=torch.int64).reshape(-1, 2)

@@ -1,8 +1,8 @@
 """A small vision transformer with LoRA as loops that Numba compiles: `engine/compiled.py` decides when they are used.
 
-What is frozen is shared. Of an adapted layer W + scale A B (+ offset) is formed once per step and model, so that it
-costs one product, as a frozen layer does. A few samples at a time run forward and backward, so that their activations
-stay in the second cache. Every product is `kernels.multiply`.
+What is frozen is shared. Of an adapted layer W + scale A B (+ offset) is formed once per step and model, so that on
+both ways it costs one product, as a frozen layer does; the factors' gradients take four narrow ones. A few samples at a
+time run forward and backward, so that their activations stay in the second cache. Every product is `kernels.multiply`.
 
 `train`, `gradients` and `logits` are compiled where they are needed; their last five arguments are
 `transformer.arguments`: net, layers, table, frozen [Q], work.
@@ -12,7 +12,7 @@ import numpy as np
 
 from .chains import LANES
 from .kernels import EPSILON, inner, multiply, part, softmax_residual
-from .transformer import SAMPLES, Dense
+from .transformer import SAMPLES, BlockLayer
 from .vectors import add, fill, fma, load, mul, not_inlined, store, sum_of_eights, where_positive
 
 QKV, OUT, UP, DOWN = range(4)  # in `transformer.DENSE`
@@ -21,7 +21,7 @@ QKV, OUT, UP, DOWN = range(4)  # in `transformer.DENSE`
 @inner
 def layer_of(layers, i):
     z = layers[i]
-    return Dense(z[0], z[1], z[2], z[3], z[4], z[5], z[6], z[7], z[8], z[9], z[10])
+    return BlockLayer(z[0], z[1], z[2], z[3], z[4], z[5], z[6], z[7], z[8], z[9], z[10])
 
 
 @inner
@@ -52,8 +52,8 @@ def begin_work(net, layers, frozen, work):
 @inner
 def low_rank(layer, net, work):
     """A [n_in, padded rank], its gradient, and scale B' [n_out, padded rank]."""
-    low, size = part(work, net.low)[layer.low :], layer.n_in * net.rank
-    return low[:size], low[size : 2 * size], low[2 * size : 2 * size + layer.n_out * net.rank]
+    padded, size = part(work, net.factors)[layer.padded_at :], layer.n_in * net.rank
+    return padded[:size], padded[size : 2 * size], padded[2 * size : 2 * size + layer.n_out * net.rank]
 
 
 @inner
@@ -61,23 +61,23 @@ def merge_layer(theta, layer, net, table, frozen, work):
     """An adapted layer's weight as theta [P] has it, and its padded factors."""
     not_inlined()
     n_in, n_out, r, scale = layer.n_in, layer.n_out, layer.rank, theta.dtype.type(net.lora_scale)
-    (a, _, turned), b = low_rank(layer, net, work), theta[layer.factor_b :][: r * n_out]
+    (a, _, scaled_b), b = low_rank(layer, net, work), theta[layer.b_at :][: r * n_out]
     w = part(work, net.weights)[layer.weight :][: n_in * n_out]
     w[:] = frozen[layer.weight :][: n_in * n_out]
-    if layer.offset >= 0:
-        offset = theta[layer.offset :]
+    if layer.offset_at >= 0:
+        offset = theta[layer.offset_at :]
         for k in range(n_in * n_out):
             w[k] += offset[k]
     for c in range(r):
         for k in range(n_out):
-            turned[k * net.rank + c] = scale * b[c * n_out + k]
+            scaled_b[k * net.rank + c] = scale * b[c * n_out + k]
         for k in range(n_in):
-            a[k * net.rank + c] = scale * theta[layer.factor_a + k * r + c]
+            a[k * net.rank + c] = scale * theta[layer.a_at + k * r + c]
     factors = a, part(table, net.ranks)[:n_in], part(table, net.ones)[:r], b, n_out
     multiply(*factors, w, strides(n_out, net, table)[:n_in], part(table, net.lanes)[: n_out // LANES], True)
     for c in range(r):
         for k in range(n_in):
-            a[k * net.rank + c] = theta[layer.factor_a + k * r + c]
+            a[k * net.rank + c] = theta[layer.a_at + k * r + c]
     transpose(w, n_in, n_out, part(work, net.transposed)[layer.weight :])
 
 
@@ -300,35 +300,39 @@ def forward(x, samples, net, layers, table, work):
 
 
 @inner
-def add_factors(x, slope, layer, rows, net, table, work, gradient):
+def add_factors(x, slope, layer, rows, offsets, net, table, work, gradient):
     """Adds the gradients of an adapted layer's factors: that of A to its padded sums, those of B (but for the scale)
-    and of the offset to `gradient` [P]; x [rows, n_in]: its input, slope [rows, n_out]: that of its output."""
+    and, if `offsets`, of the offset to `gradient` [P]; x [rows, n_in]: its input, slope [rows, n_out]: that of its
+    output."""
     not_inlined()
     n_in, n_out, rank = layer.n_in, layer.n_out, net.rank
-    a, sums, turned = low_rank(layer, net, work)
-    wide_in, wide_out, ranks = strides(n_in, net, table), strides(n_out, net, table), part(table, net.ranks)
+    a, sums, scaled_b = low_rank(layer, net, work)
+    rows_in, rows_out, rows_low = strides(n_in, net, table), strides(n_out, net, table), part(table, net.ranks)
     ones, lanes = part(table, net.ones), part(table, net.lanes)
-    narrow, low = lanes[: rank // LANES], lanes[: n_out // LANES]
-    of_input, of_slope = part(work, net.narrow, 0), part(work, net.narrow, 1)
-    multiply(x, wide_in[:rows], ones[:n_in], a, rank, of_input, ranks[:rows], narrow, False)
-    multiply(slope, wide_out[:rows], ones[:n_out], turned, rank, of_slope, ranks[:rows], narrow, False)
-    multiply(x, ones[:n_in], wide_in[:rows], of_slope, rank, sums, ranks[:n_in], narrow, True)
-    to = gradient[layer.factor_b :], wide_out[: layer.rank], low
-    multiply(of_input, ones[: layer.rank], ranks[:rows], slope, n_out, *to, True)
-    if layer.offset >= 0:
-        multiply(x, ones[:n_in], wide_in[:rows], slope, n_out, gradient[layer.offset :], wide_out[:n_in], low, True)
+    lanes_low, lanes_out = lanes[: rank // LANES], lanes[: n_out // LANES]
+    low_x, low_slope = part(work, net.narrow, 0), part(work, net.narrow, 1)
+    multiply(x, rows_in[:rows], ones[:n_in], a, rank, low_x, rows_low[:rows], lanes_low, False)
+    multiply(slope, rows_out[:rows], ones[:n_out], scaled_b, rank, low_slope, rows_low[:rows], lanes_low, False)
+    multiply(x, ones[:n_in], rows_in[:rows], low_slope, rank, sums, rows_low[:n_in], lanes_low, True)
+    to = gradient[layer.b_at :], rows_out[: layer.rank], lanes_out
+    multiply(low_x, ones[: layer.rank], rows_low[:rows], slope, n_out, *to, True)
+    if offsets and layer.offset_at >= 0:
+        to = gradient[layer.offset_at :], rows_out[:n_in], lanes_out
+        multiply(x, ones[:n_in], rows_in[:rows], slope, n_out, *to, True)
 
 
 @inner
-def layer_backward(x, slope, layer, to, rows, net, table, work, gradient):
-    """Gradients of an adapted layer, and into `to` [rows, n_in] that with respect to its input x."""
+def layer_backward(x, slope, layer, to, is_last, rows, offsets, net, table, work, gradient):
+    """Gradients of a layer, if it is adapted, and, unless it `is_last` on the way back, that with respect to its input
+    x into `to` [rows, n_in]."""
     not_inlined()
     if layer.rank:
-        add_factors(x, slope, layer, rows, net, table, work, gradient)
-    n_in, n_out = layer.n_in, layer.n_out
-    sources = slope, strides(n_out, net, table)[:rows], part(table, net.ones)[:n_out]
-    places = to, strides(n_in, net, table)[:rows], part(table, net.lanes)[: n_in // LANES]
-    multiply(*sources, part(work, net.transposed)[layer.weight :], n_in, *places, False)
+        add_factors(x, slope, layer, rows, offsets, net, table, work, gradient)
+    if not is_last:
+        n_in, n_out = layer.n_in, layer.n_out
+        sources = slope, strides(n_out, net, table)[:rows], part(table, net.ones)[:n_out]
+        places = to, strides(n_in, net, table)[:rows], part(table, net.lanes)[: n_in // LANES]
+        multiply(*sources, part(work, net.transposed)[layer.weight :], n_in, *places, False)
 
 
 @inner
@@ -339,34 +343,33 @@ def norm_of_stream(slope, scale, n, net, work, stream):
 
 
 @inner
-def block_backward(i, samples, lowest, net, layers, table, work, gradient):
+def block_backward(i, samples, lowest, offsets, net, layers, table, work, gradient):
     """Gradients of a block's adapted layers, down to its dense layer number `lowest` (-1: and that of its input, in the
     place of that of its output)."""
     not_inlined()
     rows, hidden = samples * net.tokens, part(work, net.hidden, i)
     stream, wide, below = part(work, net.stream)[: rows * net.width], part(work, net.wide), part(work, net.below)
     layer = layer_of(layers, 4 * i + DOWN)
-    layer_backward(hidden, stream, layer, wide, rows, net, table, work, gradient)
+    layer_backward(hidden, stream, layer, wide, lowest == DOWN, rows, offsets, net, table, work, gradient)
     if lowest == DOWN:
         return
     for at in range(0, rows * layer.n_in, LANES):
         store(wide, at, where_positive(load(hidden, at), load(wide, at)))
-    layer = layer_of(layers, 4 * i + UP)
-    layer_backward(part(work, net.inputs, 2 * i + 1), wide, layer, below, rows, net, table, work, gradient)
+    layer, x = layer_of(layers, 4 * i + UP), part(work, net.inputs, 2 * i + 1)
+    layer_backward(x, wide, layer, below, lowest == UP, rows, offsets, net, table, work, gradient)
     if lowest == UP:
         return
     norm_of_stream(below, layer.scale, 2 * i + 1, net, work, stream)
-    layer = layer_of(layers, 4 * i + OUT)
-    layer_backward(part(work, net.mixed, i), stream, layer, below, rows, net, table, work, gradient)
+    layer, x = layer_of(layers, 4 * i + OUT), part(work, net.mixed, i)
+    layer_backward(x, stream, layer, below, lowest == OUT, rows, offsets, net, table, work, gradient)
     if lowest == OUT:
         return
     kept = part(work, net.qkv, i), part(work, net.attended, i)
     attention_backward(*kept, below, wide, samples, net, table, work)
-    layer = layer_of(layers, 4 * i + QKV)
+    layer, x = layer_of(layers, 4 * i + QKV), part(work, net.inputs, 2 * i)
+    layer_backward(x, wide, layer, below, lowest == QKV, rows, offsets, net, table, work, gradient)
     if lowest == QKV:
-        add_factors(part(work, net.inputs, 2 * i), wide, layer, rows, net, table, work, gradient)
         return
-    layer_backward(part(work, net.inputs, 2 * i), wide, layer, below, rows, net, table, work, gradient)
     norm_of_stream(below, layer.scale, 2 * i, net, work, stream)
 
 
@@ -388,7 +391,7 @@ def head_backward(count, net, table, work, gradient):
 
 
 @inner
-def backward(count, net, layers, table, work, gradient):
+def backward(count, offsets, net, layers, table, work, gradient):
     """Adds the gradients of the last `forward` to `gradient` [P] and to padded sums, given that with respect to the
     logits in their place."""
     not_inlined()
@@ -405,7 +408,8 @@ def backward(count, net, layers, table, work, gradient):
     norm_of_stream(below, net.scale, 2 * net.blocks, net, work, stream)
     for back in range(net.blocks - net.first):
         i = net.blocks - 1 - back
-        block_backward(i, count, net.lowest if i == net.first else -1, net, layers, table, work, gradient)
+        lowest = net.lowest if i == net.first else -1
+        block_backward(i, count, lowest, offsets, net, layers, table, work, gradient)
 
 
 @inner
@@ -419,10 +423,10 @@ def unpad(net, layers, work, gradient):
             _, sums, _ = low_rank(layer, net, work)
             for k in range(layer.n_in):
                 for c in range(layer.rank):
-                    gradient[layer.factor_a + k * layer.rank + c] = sums[k * net.rank + c]
+                    gradient[layer.a_at + k * layer.rank + c] = sums[k * net.rank + c]
             sums[:] = 0
             for k in range(layer.rank * layer.n_out):
-                gradient[layer.factor_b + k] *= scale
+                gradient[layer.b_at + k] *= scale
     for k in range(net.width):
         for c in range(net.classes):
             gradient[net.head_weight + k * net.classes + c] = head_sums[k * net.padded + c]
@@ -430,8 +434,9 @@ def unpad(net, layers, work, gradient):
 
 
 @inner
-def loss_gradient(theta, x, samples, targets, net, layers, table, frozen, work, gradient):
-    """Gradient [P] at theta [P] of the mean cross-entropy over x[samples] with targets [B, C], into `gradient`."""
+def loss_gradient(theta, x, samples, targets, offsets, net, layers, table, frozen, work, gradient):
+    """Gradient [P] at theta [P] of the mean cross-entropy over x[samples] with targets [B, C], into `gradient`; that of
+    offsets is zero unless `offsets`."""
     not_inlined()
     merge(theta, net, layers, table, frozen, work)
     gradient[:] = 0
@@ -441,7 +446,7 @@ def loss_gradient(theta, x, samples, targets, net, layers, table, frozen, work, 
         for s in range(len(block)):
             scores = part(work, net.scores)[s * net.padded :][: net.padded]
             softmax_residual(scores, targets[begin + s], len(samples))
-        backward(len(block), net, layers, table, work, gradient)
+        backward(len(block), offsets, net, layers, table, work, gradient)
     unpad(net, layers, work, gradient)
 
 
@@ -457,7 +462,7 @@ def train(theta, x, batches, labels, lr, shrink, shift, spans, net, layers, tabl
             targets[:] = 0
             for b in range(len(targets)):
                 targets[b, labels[m, e, b]] = 1
-            loss_gradient(w, x, batches[m, e], targets, net, layers, table, frozen, work, gradient)
+            loss_gradient(w, x, batches[m, e], targets, False, net, layers, table, frozen, work, gradient)
             for i in range(len(spans)):
                 for k in range(spans[i, 0], spans[i, 1]):
                     if len(shift):
@@ -470,7 +475,7 @@ def gradients(theta, x, rows, targets, out, net, layers, table, frozen, work):
     """Gradients [M, P] at theta [M, P] of the mean cross-entropy over x[rows[m]] with targets [M, B, C]."""
     begin_work(net, layers, frozen, work)
     for m in range(len(theta)):
-        loss_gradient(theta[m], x, rows[m], targets[m], net, layers, table, frozen, work, out[m])
+        loss_gradient(theta[m], x, rows[m], targets[m], True, net, layers, table, frozen, work, out[m])
 
 
 def logits(theta, x, out, net, layers, table, frozen, work):

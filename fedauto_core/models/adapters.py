@@ -93,7 +93,7 @@ class Adapted(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Behind:
+class AdaptedForward:
     """All that an adapted model does, the frozen weights name -> [1, *shape] included: the `steps` of the model that is
     adapted, behind the first `n_frozen`, as a single one."""
 
@@ -112,10 +112,10 @@ class Behind:
         return LowRank(weight, a, b, self.scale, p.get(f"{layer}.offset"))
 
 
-def behind(model: Model) -> Behind | None:
+def adapted_forward(model: Model) -> AdaptedForward | None:
     """What `adapt` has made of a model; None for one that is not adapted."""
     first = model.steps[0].apply
-    return first if isinstance(first, Behind) else None
+    return first if isinstance(first, AdaptedForward) else None
 
 
 def adapt(model: Model, theta: Tensor, lora: LoRA, *, offsets: bool = False) -> Adapted:
@@ -138,8 +138,8 @@ def adapt(model: Model, theta: Tensor, lora: LoRA, *, offsets: bool = False) -> 
     def trunk(x: Tensor) -> Tensor:
         return run_steps(model.steps[:n_frozen], frozen, x[None])[0]
 
-    name, network_behind = f"{model.name}-lora", Behind(frozen, tuple(layers), lora.scale, model.steps, n_frozen)
-    steps = (Step(("",), network_behind),)
+    name = f"{model.name}-lora"
+    steps = (Step(("",), AdaptedForward(frozen, tuple(layers), lora.scale, model.steps, n_frozen)),)
     network = Model(name, model.input_shape, model.n_classes, parameters, steps, frozen=frozenset(offset))
     return Adapted(network, trunk, layers, n_frozen)
 

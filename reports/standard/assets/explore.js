@@ -127,4 +127,4 @@ if (document.getElementById("skew")) {
   document.querySelector(".controls").addEventListener("submit", (event) => event.preventDefault());
   show();
 }
-// sealed 66644ae316676d132e826524de96809a16ab2a5c8ce78307943fe752b475707a
+// sealed 11ca18a05f0e8f8702fba1a412feb6cd62a76b5c284285d77d846de4458a5f38

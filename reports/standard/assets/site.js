@@ -83,4 +83,4 @@
     reach();
   });
 }
-// sealed 90a9ea2a7bfe72f9f27fae523415ecc80e55bd1b071a5ac499344d3b86355d00
+// sealed ed39d80db004bdb1b00c4d2d7aa3e7d80bf95c517ceb26074e6c6beea9da0809

@@ -212,10 +212,10 @@ def test_what_the_kernels_of_lora_do_not_know_goes_the_torch_path():
     for base, target, dtype in (
         (vit, "embed", torch.float32),
         (vit, "layer3.qkv", torch.float64),
-        (mlp, "hidden", None),
+        (mlp, "hidden", torch.float32),
     ):
         model, trunk, *_ = adapt(base, base.init(rng), LoRA(2, 4.0, (target,)))
-        theta, inputs = model.init(rng)[None].to(dtype or torch.float32), trunk(x).to(dtype or torch.float32)
+        theta, inputs = model.init(rng)[None].to(dtype), trunk(x).to(dtype)
         assert not compiled.fits(model, theta, inputs, model.frozen, "auto")
         with pytest.raises(
             InputError, match=r"backend 'compiled' for model '.*-lora'.*vit-lora behind a frozen embedding"

@@ -293,6 +293,7 @@ def test_a_damaged_file_of_a_page(trial, tmp_path, undisturbed):
 @trials
 def test_a_damaged_cache(trial, tmp_path, undisturbed_experiment):
     place = Place(tmp_path, ("02_hit",), EXPERIMENT)
+    (tmp_path / "cache" / "kernels").unlink()  # compiled code of its own, to be damaged as well
     assert calm(place) == undisturbed_experiment
     for path in [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]:
         cut(path)

@@ -405,7 +405,7 @@ def _umask():
     return mask
 
 
-def test_two_processes_may_finish_the_same_result(own_cache, monkeypatch):
+def test_two_processes_may_finish_the_same_result(tmp_path, monkeypatch):
     """The one whose rename comes second finds the place taken, by the same content."""
     frames = {"curves": pd.DataFrame({"a": [1]})}
     real = Path.rename
@@ -413,13 +413,13 @@ def test_two_processes_may_finish_the_same_result(own_cache, monkeypatch):
     def late(self, target):
         if Path(target).name == "entry" and not Path(target).exists():
             monkeypatch.setattr(Path, "rename", real)
-            write_frames(own_cache / "entry", frames)
+            write_frames(tmp_path / "entry", frames)
         return real(self, target)
 
     monkeypatch.setattr(Path, "rename", late)
-    write_frames(own_cache / "entry", frames)
-    assert read_frames(own_cache / "entry", ["curves"])[0]["a"].tolist() == [1]
-    assert [path.name for path in own_cache.iterdir()] == ["entry"]
+    write_frames(tmp_path / "entry", frames)
+    assert read_frames(tmp_path / "entry", ["curves"])[0]["a"].tolist() == [1]
+    assert [path.name for path in tmp_path.iterdir()] == ["entry"]
 
 
 def test_what_stood_there_comes_back_when_its_successor_cannot(own_cache, monkeypatch):

@@ -407,19 +407,20 @@ def _umask():
 
 def test_two_processes_may_finish_the_same_result(tmp_path, monkeypatch):
     """The one whose rename comes second finds the place taken, by the same content."""
+    folder = tmp_path / "results"
     frames = {"curves": pd.DataFrame({"a": [1]})}
     real = Path.rename
 
     def late(self, target):
         if Path(target).name == "entry" and not Path(target).exists():
             monkeypatch.setattr(Path, "rename", real)
-            write_frames(tmp_path / "entry", frames)
+            write_frames(folder / "entry", frames)
         return real(self, target)
 
     monkeypatch.setattr(Path, "rename", late)
-    write_frames(tmp_path / "entry", frames)
-    assert read_frames(tmp_path / "entry", ["curves"])[0]["a"].tolist() == [1]
-    assert [path.name for path in tmp_path.iterdir()] == ["entry"]
+    write_frames(folder / "entry", frames)
+    assert read_frames(folder / "entry", ["curves"])[0]["a"].tolist() == [1]
+    assert [path.name for path in folder.iterdir()] == ["entry"]
 
 
 def test_what_stood_there_comes_back_when_its_successor_cannot(own_cache, monkeypatch):

@@ -26,7 +26,7 @@ tune: $(STAMP)
 
 # Two processes of a thread each, whatever the machine: several tests start two processes of their own.
 test: $(STAMP)
-	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(STAMP)
 	.venv/bin/ruff check .

@@ -159,7 +159,7 @@ def plan(tmp_path):
 
 
 def test_an_environment_that_is_there_keeps_its_python(plan):
-    assert plan().stdout == "OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --dist loadfile \n"
+    assert plan().stdout == "OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder \n"
 
 
 def test_another_python_makes_a_new_environment(plan, tmp_path):

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 from scipy.ndimage import affine_transform
-from sklearn.datasets import load_digits as sklearn_digits
 
 from fedauto_core.seeding import stream
 
@@ -22,7 +21,9 @@ COPIES, MAX_SHIFT, MAX_ROTATION = 10, 1.0, 20.0  # augmented copies per image; p
 
 def _digits_split() -> tuple[Images, Images]:
     """Target task (1,000 train, 400 test, balanced) and pre-training source (the remaining 397), disjoint."""
-    bunch = sklearn_digits()
+    from sklearn.datasets import load_digits  # takes a second and a half, so only who needs it does
+
+    bunch = load_digits()
     pixels = (bunch.images * 15).astype(np.uint8)[:, None]  # the 17 grey levels 0..16 as 0..240: exact
     rng = stream(DIGITS_SEED, "partition", 1)
     ends = np.cumsum((TRAIN_PER_CLASS, TEST_PER_CLASS, SOURCE_TEST_PER_CLASS))

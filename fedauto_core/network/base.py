@@ -144,6 +144,13 @@ def durations(name: str, value: Rate, setting: Setting) -> np.ndarray:
     return values
 
 
+def autoregressive(noise: np.ndarray, memory: float) -> np.ndarray:
+    """x_r = memory x_{r-1} + noise_r over the rounds, x_{-1} = 0."""
+    from scipy.signal import lfilter  # takes a second, so only who needs it does
+
+    return lfilter([1.0], [1.0, -memory], noise)
+
+
 def by_label(setting: Setting, groups: int) -> np.ndarray:
     """Group 0..groups - 1 of each client, int64 [N]: sorted by the most frequent class, cut into equal parts."""
     n_clients = setting.shape[1]

@@ -3,12 +3,11 @@
 from dataclasses import replace
 
 import numpy as np
-from scipy.signal import lfilter
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from fedauto_core.errors import is_number, require, require_number
 
-from .base import Rate, Scenario, Setting, by_label, drawn, probabilities, process
+from .base import Rate, Scenario, Setting, autoregressive, by_label, drawn, probabilities, process
 from .markov import connection
 from .traces import Cause, Trace, make_trace
 
@@ -52,9 +51,9 @@ def _copula(setting: Setting, *, probability: Rate, rho: float, memory: float = 
     )
     noise = setting.rng.normal(size=setting.rounds)
     noise[1:] *= np.sqrt(1 - memory**2)  # the first is drawn from the stationary law
-    shock = lfilter([1.0], [1.0, -memory], noise)[:, None]
+    shock = autoregressive(noise, memory)[:, None]
     shared, own = np.sqrt(rho) * shock, np.sqrt(1 - rho) * setting.rng.normal(size=setting.shape)
-    arrived = shared + own <= norm.ppf(q)
+    arrived = shared + own <= ndtri(q)
     cause = np.where(shared > np.maximum(own, 0), Cause.SHARED, Cause.TRANSIENT)
     return make_trace(arrived, cause, np.broadcast_to(q, setting.shape).copy(), q)
 

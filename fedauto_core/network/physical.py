@@ -3,11 +3,10 @@
 from typing import NamedTuple
 
 import numpy as np
-from scipy.signal import lfilter
 
 from fedauto_core.errors import require, require_number
 
-from .base import Setting, process
+from .base import Setting, autoregressive, process
 from .radio import STANDARDS, Placement, Wired, allocate, log_threshold, place
 from .traces import Cause, Trace, make_trace
 
@@ -82,7 +81,7 @@ def _shadowing(setting: Setting, places: Placement, moved_m: float) -> np.ndarra
     memory = np.exp(-moved_m / places.decorrelation_m)
     noise = setting.rng.normal(size=setting.shape) * np.sqrt(1 - memory**2)
     noise[0] = places.shadow
-    return np.column_stack([lfilter([1.0], [1.0, -a], noise[:, k]) for k, a in enumerate(memory)])
+    return np.column_stack([autoregressive(noise[:, k], a) for k, a in enumerate(memory)])
 
 
 def _bandwidths(places: Placement, shadow: np.ndarray, rate_bps: float, allocation: str) -> np.ndarray:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import special, stats
+from scipy import special
 
 from fedauto_core.errors import require_known, require_number
 
@@ -36,7 +36,7 @@ class Fading:
             x = np.exp(log_x)
         if self.kind == "rician":
             k = self.shape
-            return stats.ncx2.cdf(np.minimum(2 * (k + 1) * x, np.finfo(float).max), df=2, nc=2 * k)
+            return special.chndtr(np.minimum(2 * (k + 1) * x, np.finfo(float).max), 2, 2 * k)
         return special.gammainc(self.shape, self.shape * x) if self.kind == "nakagami" else -np.expm1(-x)
 
     def efficiency(self, snr: Numbers) -> Numbers:
@@ -50,7 +50,7 @@ class Fading:
             return special.hyperu(1, 1, 1 / snr) / np.log(2)
         share = (np.arange(2000) + 0.5) / 2000
         if self.kind == "rician":
-            power = stats.ncx2.ppf(share, df=2, nc=2 * self.shape) / (2 * (self.shape + 1))
+            power = special.chndtrix(share, 2, 2 * self.shape) / (2 * (self.shape + 1))
         else:
             power = special.gammaincinv(self.shape, share) / self.shape
         grid = np.linspace(np.log(snr.min()), np.log(snr.max()), 1000)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import elementwise
-from scipy.stats import norm
+from scipy.special import ndtr
 
 from fedauto_core.errors import require, require_known, require_number
 
@@ -216,7 +216,7 @@ def ergodic_outage(
     share_hz = link.bandwidth_hz / sharing
     snr_db = -10 * np.log10(link.kappa(np.asarray(distance_m, dtype=np.float64)) * share_hz)
     needed_db = ergodic_snr_db(np.asarray(payload_bits) / np.asarray(upload_s) / share_hz)
-    return norm.cdf((needed_db - snr_db) / link.nlos.shadowing_db)
+    return ndtr((needed_db - snr_db) / link.nlos.shadowing_db)
 
 
 def ergodic_snr_db(efficiency: Numbers) -> Numbers:

@@ -9,7 +9,6 @@ from typing import ClassVar
 
 import numpy as np
 from scipy.special import logsumexp, softmax
-from sklearn.datasets import load_digits
 
 from fedauto_core.data.datasets import load_dataset
 from fedauto_core.errors import require, require_known, require_number
@@ -127,6 +126,8 @@ def image_features(seed: int, split: Split, dataset: str = "digits") -> np.ndarr
     """
     require_known("image data set", dataset, IMAGES)
     if dataset == "digits":
+        from sklearn.datasets import load_digits  # takes a second and a half, so only who needs it does
+
         pixels, labels = load_digits(return_X_y=True)
         pixels = pixels / 16.0
     else:

@@ -18,6 +18,7 @@ from fedauto_core.models.model import Model
 LANES = 8  # numbers of a vector
 SAMPLES = 16  # S, that run forward and backward together: their activations fit the second cache
 LINE = 64  # bytes of a line of the caches
+EPSILON = 1e-5  # of the norms, as in torch
 
 
 def starts(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:

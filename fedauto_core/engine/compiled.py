@@ -32,9 +32,9 @@ from . import transformer
 from .chains import CHAINS, dense_layers, layout
 
 SOURCES = {
-    "kernels": ("chains", "kernels", "vectors"),
-    "dense_kernels": ("chains", "dense_kernels", "kernels", "vectors"),
-    "transformer_kernels": ("chains", "kernels", "transformer", "transformer_kernels", "vectors"),
+    "kernels": ("chains", "kernels", "products", "vectors"),
+    "dense_kernels": ("chains", "dense_kernels", "products", "vectors"),
+    "transformer_kernels": ("attention_kernels", "chains", "products", "transformer", "transformer_kernels", "vectors"),
 }  # of the compiled code of each module
 DENSE = ("mlp", "softmax")
 
@@ -79,11 +79,11 @@ def updates(
     _require_below("batches", batches, len(x))
     labels = y[batches]
     _require_below("labels", labels, model.n_classes)
-    theta = start.clone(memory_format=torch.contiguous_format)
-    terms = lr, shrink, theta[:0] if shift is None else shift
-    spans = (transformer.trained_spans(model, held),) if transformer.fits(model, theta) else ()
-    done = _call("train", model, theta, x, batches, labels, *terms, *spans)
-    return theta if done else None
+    out = torch.empty_like(start, memory_format=torch.contiguous_format)
+    first = start[:1] if start.stride(0) == 0 else start  # of all, where they start from one model
+    terms = lr, shrink, out[:0] if shift is None else shift
+    spans = (transformer.trained_spans(model, held),) if transformer.fits(model, start) else ()
+    return out if _call("train", model, first, x, out, batches, labels, *terms, *spans) else None
 
 
 def gradients(model: Model, theta: Tensor, x: Tensor, rows: Tensor, targets: Tensor) -> Tensor | None:

@@ -2,7 +2,7 @@
 
 One model after another takes all its steps, so that its weights stay in the second cache: they are copied once to the
 start of a line of the caches, with the classifier's columns padded to whole blocks of lanes. A weight is updated by the
-very product that forms its gradient, which is never stored. Every product is `kernels.multiply`.
+very product that forms its gradient, which is never stored. Every product is `products.multiply`.
 
 `train`, `gradients` and `logits` are compiled where they are needed, with `layers` as their last argument.
 """
@@ -10,7 +10,7 @@ very product that forms its gradient, which is never stored. Every product is `k
 import numpy as np
 
 from .chains import LANES, LINE
-from .kernels import inner, multiply, softmax_residual
+from .products import inner, multiply, one_hot, softmax_residual
 from .vectors import load, not_inlined, store, where_positive
 
 SAMPLES = 64  # whose logits are computed together
@@ -50,19 +50,15 @@ def padded(theta, layers, w):
 
 
 @inner
-def add_unpadded(w, layers, theta, factor):
-    """theta <- w + factor theta, the inverse of `padded` where the factor is 0."""
+def unpadded(w, layers, theta):
+    """w into theta [P], the inverse of `padded`."""
     not_inlined()
     for layer in layers:
         whole = layer.width == layer.n_out
         rows, length = (1, layer.n_in * layer.n_out) if whole else (layer.n_in, layer.n_out)
         for i in range(rows):
-            part, to = w[layer.weight + i * layer.width :][:length], theta[layer.weight_at + i * length :][:length]
-            for k in range(length):
-                to[k] = part[k] + factor * to[k]
-        part, to = w[layer.bias :][: layer.n_out], theta[layer.bias_at :][: layer.n_out]
-        for k in range(layer.n_out):
-            to[k] = part[k] + factor * to[k]
+            theta[layer.weight_at + i * length :][:length] = w[layer.weight + i * layer.width :][:length]
+        theta[layer.bias_at :][: layer.n_out] = w[layer.bias :][: layer.n_out]
 
 
 @inner
@@ -143,40 +139,39 @@ def add_gradient(pixels, offsets, targets, layers, w, outputs, slopes, factor, s
         multiply(sources, multiples(layer.n_in, 1), columns, slope, layer.width, *to, True)
 
 
-def train(theta, x, batches, labels, lr, shrink, shift, layers):
-    """What E steps w <- shrink w + shift - lr gradient add to each row of theta [M, P], in its place; shift [M, P] or
-    [0, P]."""
+def train(start, x, out, batches, labels, lr, shrink, shift, layers):
+    """Into out [M, P] what E steps w <- shrink w + shift - lr gradient add to start [M, P], or [1, P] for all; shift
+    [M, P] or [0, P]."""
     pixels, last = x.reshape(-1), layers[len(layers) - 1]
     size = batches.shape[2]
-    outputs = zeros(size * (last.before + last.width), theta)
-    slopes = zeros(len(outputs), theta)
-    targets, none = np.zeros((size, last.n_out), theta.dtype), lr[:0]
-    w = copies(layers, theta)
-    for m in range(len(theta)):
-        padded(theta[m], layers, w)
+    outputs = zeros(size * (last.before + last.width), start)
+    slopes = zeros(len(outputs), start)
+    targets, none = np.zeros((size, last.n_out), start.dtype), lr[:0]
+    w = copies(layers, start)
+    for m in range(len(out)):
+        theta, own = start[m % len(start)], shift[m] if len(shift) else none
+        padded(theta, layers, w)
         for e in range(batches.shape[1]):
-            targets[:] = 0
-            for b in range(size):
-                targets[b, labels[m, e, b]] = 1
+            one_hot(labels[m, e], targets)
             offsets = batches[m, e].astype(np.uint64) * np.uint64(layers[0].n_in)
-            own = shift[m] if len(shift) else none
             add_gradient(pixels, offsets, targets, layers, w, outputs, slopes, -lr[m], shrink[m], own, w)
-        add_unpadded(w, layers, theta[m], theta.dtype.type(-1))
+        unpadded(w, layers, out[m])
+        out[m] -= theta
 
 
 def gradients(theta, x, rows, targets, out, layers):
     """Gradients [M, P] at theta [M, P] of the mean cross-entropy over x[rows[m]] with targets [M, B, C]."""
     pixels, last = x.reshape(-1), layers[len(layers) - 1]
-    zero, one = theta.dtype.type(0), theta.dtype.type(1)
+    one = theta.dtype.type(1)
     outputs = zeros(rows.shape[1] * (last.before + last.width), theta)
     slopes = zeros(len(outputs), theta)
     w, sums = copies(layers, theta), copies(layers, theta)
     for m in range(len(theta)):
         padded(theta[m], layers, w)
-        sums[:], out[m] = 0, 0
+        sums[:] = 0
         offsets = rows[m].astype(np.uint64) * np.uint64(layers[0].n_in)
         add_gradient(pixels, offsets, targets[m], layers, w, outputs, slopes, one, one, theta[m, :0], sums)
-        add_unpadded(sums, layers, out[m], zero)
+        unpadded(sums, layers, out[m])
 
 
 def logits(theta, x, out, layers):

@@ -2,8 +2,8 @@
 
 Both are two times (convolution, maximum over 2x2 or not, GroupNorm with 4 channels a group, ReLU), then a linear
 classifier; which of the two is told by the offsets of `chains.Layout`. A few samples at a time run forward and
-backward, so that their activations stay in the caches. Every product is `multiply`, whose left factor is addressed by
-offsets: the patches of a convolution are read where they lie.
+backward, so that their activations stay in the caches. Every product is `products.multiply`, whose left factor is
+addressed by offsets: the patches of a convolution are read where they lie.
 
 One thread, no reordering of sums: the numbers do not depend on what else is computed, and a NaN is found in the result.
 `train`, `gradients` and `logits` are compiled where they are needed; all of theirs follow `chains.Layout` in their last
@@ -11,19 +11,14 @@ four arguments.
 """
 
 import numpy as np
-from numba import njit
 
-from .chains import LANES
+from .chains import EPSILON, LANES
+from .products import inner, multiply, one_hot, part, softmax_residual
 from .vectors import (
-    MANY_ROWS,
     add,
-    eight_by_one,
     fill,
     fma,
-    four_by_one,
-    four_by_two,
     load,
-    many_by_two,
     mul,
     not_inlined,
     store,
@@ -32,43 +27,6 @@ from .vectors import (
     where_larger,
     where_positive,
 )
-
-EPSILON = 1e-5  # of the norms, as in torch
-inner = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)  # not called from Python
-
-
-@inner
-def part(flat, span, s=0):
-    """The part of sample s."""
-    return flat[span[0] + s * span[1] : span[0] + (s + 1) * span[1]]
-
-
-@inner
-def multiply(a, rows, columns, b, width, c, to_rows, to_columns, accumulate):
-    """c[to_rows[m] + to_columns[n] + lane] (+)= sum over k of a[rows[m] + columns[k]] * b[k, LANES n + lane].
-
-    All are flat; b is [K, width]. Tiles are as many rows by two blocks of lanes as there are registers for their sums,
-    and 8 rows by one for an odd block; the last rows come by fours. No place may occur twice among the rows and blocks
-    of a tile, which computes its last row again where it sticks out; between tiles it may.
-    """
-    not_inlined()
-    paired = len(to_columns) // 2 * 2
-    for n in range(0, paired, 2):
-        m, at, left, right = 0, np.uint64(LANES * n), to_columns[n], to_columns[n + 1]
-        while len(rows) - m > 4:
-            many_by_two(a, rows, m, columns, b, at, width, c, to_rows, left, right, accumulate)
-            m += MANY_ROWS
-        while m < len(rows):
-            four_by_two(a, rows, m, columns, b, at, width, c, to_rows, left, right, accumulate)
-            m += 4
-    if paired < len(to_columns):
-        m, at, block = 0, np.uint64(LANES * paired), to_columns[paired]
-        while len(rows) - m > 4:
-            eight_by_one(a, rows, m, columns, b, at, width, c, to_rows, block, block, accumulate)
-            m += 8
-        while m < len(rows):
-            four_by_one(a, rows, m, columns, b, at, width, c, to_rows, block, block, accumulate)
-            m += 4
 
 
 @inner
@@ -342,41 +300,23 @@ def loss_gradient(theta, x, samples, targets, layers, head, table, work, gradien
     pack_gradient(layers, head, work, gradient)
 
 
-@inner
-def softmax_residual(scores, target, size):
-    """Gradient with respect to logits of their cross-entropy with `target`, divided by `size`, in their place."""
-    not_inlined()
-    largest = scores[0]
-    for c in range(len(target)):
-        largest = max(largest, scores[c])
-    total = mass = scores.dtype.type(0)
-    for c in range(len(target)):
-        scores[c] = np.exp(scores[c] - largest)
-        total += scores[c]
-        mass += target[c]
-    for c in range(len(target)):
-        scores[c] = (scores[c] * (mass / total) - target[c]) / size
-    scores[len(target) :] = 0
-
-
-def train(theta, x, batches, labels, lr, shrink, shift, layers, head, table, work):
-    """What E steps w <- shrink w + shift - lr gradient add to each row of theta [M, P], in its place; shift [M, P] or
-    [0, P]."""
-    gradient = np.empty(theta.shape[1], theta.dtype)
-    targets = np.zeros((batches.shape[2], head.classes), theta.dtype)
-    for m in range(len(theta)):
-        w, start = theta[m], theta[m].copy()
+def train(start, x, out, batches, labels, lr, shrink, shift, layers, head, table, work):
+    """Into out [M, P] what E steps w <- shrink w + shift - lr gradient add to start [M, P], or [1, P] for all; shift
+    [M, P] or [0, P]."""
+    gradient = np.empty(out.shape[1], out.dtype)
+    targets = np.zeros((batches.shape[2], head.classes), out.dtype)
+    for m in range(len(out)):
+        w, own = out[m], start[m % len(start)]
+        w[:] = own
         for e in range(batches.shape[1]):
-            targets[:] = 0
-            for b in range(len(targets)):
-                targets[b, labels[m, e, b]] = 1
+            one_hot(labels[m, e], targets)
             loss_gradient(w, x, batches[m, e], targets, layers, head, table, work, gradient)
             if len(shift):
                 for i in range(len(w)):
                     w[i] = shrink[m] * w[i] + shift[m, i]
             for i in range(len(w)):
                 w[i] -= lr[m] * gradient[i]
-        w -= start
+        w -= own
 
 
 def gradients(theta, x, rows, targets, out, layers, head, table, work):

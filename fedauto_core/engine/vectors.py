@@ -156,7 +156,7 @@ MANY_ROWS = 8 if dict(binding.get_host_cpu_features()).get("avx512f") else 6  # 
 
 def _product_tile(n_rows: int, blocks: int) -> Callable[..., None]:
     """An intrinsic that computes a tile of a product, `n_rows` rows by `blocks` (1 or 2) blocks of lanes, as
-    `kernels.multiply`: from row m on, which is repeated where there are too few (hence no place of c may occur twice in
+    `products.multiply`: from row m on, repeated where there are too few (hence no place of c may occur twice in
     the rows of a tile), and from column `at` of b; left and right: where the blocks are in a row of c."""
     lanes, bits = blocks * LANES, ir.IntType(32)
 

@@ -43,7 +43,7 @@ class BlockLayer(NamedTuple):
 
 class Net(NamedTuple):
     """A chain of pre-norm blocks, h + out(attention(qkv(norm h))) and then h + down(relu(up(norm h))), a norm, the mean
-    over tokens, and a linear classifier. A span that several share is each one's (`kernels.part`)."""
+    over tokens, and a linear classifier. A span that several share is each one's (`products.part`)."""
 
     blocks: int
     first: int  # block that is run, and those behind it

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special
 
 from fedauto_core.errors import require
 
@@ -47,8 +47,8 @@ def interval(differences: Iterable[float], level: float = LEVEL) -> Interval:
         return Interval(mean, -np.inf, np.inf, 1.0, n)
     if error == 0.0:
         return Interval(mean, mean, mean, 0.0 if mean else 1.0, n)
-    reach = error * stats.t.ppf(0.5 + level / 2, n - 1)
-    return Interval(mean, mean - reach, mean + reach, float(2 * stats.t.sf(abs(mean) / error, n - 1)), n)
+    reach = error * special.stdtrit(n - 1, 0.5 + level / 2)
+    return Interval(mean, mean - reach, mean + reach, float(2 * special.stdtr(n - 1, -abs(mean) / error)), n)
 
 
 def mark(low: float, high: float) -> str:

@@ -9,7 +9,6 @@ from itertools import combinations
 from pathlib import Path
 
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 
 from fedauto_core.errors import InputError, require, require_known
@@ -77,6 +76,8 @@ def _read(path: Path) -> pd.DataFrame:
 
 def figure(held: pd.DataFrame) -> Figure:
     """Ours with its interval (line) and the paper's value (cross), a panel per scenario; `held`: of `beside`."""
+    import seaborn as sns  # takes a second and a half, and most reports have no paper's values
+
     names = held["scenario"].unique()
     chart = Figure(figsize=(9, 1.2 + 0.25 * held["label"].nunique()), layout="constrained")
     for axes, name in zip(chart.subplots(1, len(names), sharey=True, squeeze=False).flat, names, strict=True):

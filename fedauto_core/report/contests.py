@@ -3,7 +3,7 @@
 Rivals are judged in three families (`CONTESTS`) and all together. A comparison is one rival in one scenario, the
 differences are paired over seeds, and Holm's correction runs over *all* comparisons of a claim on a page, at a level
 shared with the other pages that judge it: a claim that is corrected scenario by scenario, or page by page, has as many
-chances to fall by luck as there are scenarios and pages. Rivals whose runs are the same in a scenario count once there.
+chances to fall by luck as there are scenarios and pages.
 
 A standing is "equivalent" if the whole 95 % interval lies within the margin, on whichever side of zero: two one-sided
 tests at 2.5 % each, stricter than the usual 5 %, which reads the 90 % interval. Else it is "won" or "lost" if the
@@ -57,9 +57,8 @@ def against(
 
     Returns
     -------
-    DataFrame : one row per scenario and rival: contest, mean, low, high (95 % interval), p_value, n, half_width;
-        repeats (the earlier rival whose runs are the same there, else ""); counts (whether it belongs to the claim: a
-        repeated one does not), p_holm (over all that count, else NaN), settled; standing, mark; level,
+    DataFrame : one row per scenario and rival: contest, mean, low, high (95 % interval), p_value, n, half_width; counts
+        (whether it belongs to the claim), p_holm (over all that count, else NaN), settled; standing, mark; level,
         decides_low, decides_high (the interval that decides: the corrected one of a loss, else that of 95 %);
         margin; extra, extra_low, extra_high: what failures cost `method` more than the rival (negative: less), NaN in
         `base` or without one
@@ -68,12 +67,10 @@ def against(
     without = summary[summary["scenario"] == base]
     for scenario in summary["scenario"].unique():
         here = summary[summary["scenario"] == scenario]
-        first: dict[bytes, str] = {}
         for rival, contest in rivals.items():
             sides = {"label": method}, {"label": rival}
             differences.append(paired(here, metric, *sides))
-            known = first.setdefault(differences[-1].tobytes(), rival)
-            found = asdict(interval(differences[-1])) | {"repeats": "" if known == rival else known}
+            found = asdict(interval(differences[-1]))
             found |= dict.fromkeys(("extra", "extra_low", "extra_high"), np.nan)
             if base is not None and scenario != base:
                 extra = interval(paired(without, metric, *sides) - differences[-1])
@@ -81,7 +78,7 @@ def against(
             rows.append({"scenario": scenario, "rival": rival, "contest": contest} | found)
     frame = pd.DataFrame(rows).assign(margin=margin)
     frame["half_width"] = (frame["high"] - frame["low"]) / 2
-    frame["counts"] = ~frame["scenario"].isin(list(harmless)) & (frame["repeats"] == "")
+    frame["counts"] = ~frame["scenario"].isin(list(harmless))
     frame["settled"] = True
     if settled is not None:
         frame["settled"] = frame[["scenario", "rival"]].merge(settled, how="left")["settled"].to_numpy()
@@ -216,10 +213,9 @@ def by_family(comparisons: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for scenario, here in comparisons.groupby("scenario", sort=False):
-        counting = here[here["counts"]]
-        for name, some in families(counting if len(counting) else here.assign(counts=True)):
+        for name, some in families(here.assign(counts=True)):
             decided = {"scenario": scenario, "family": name, "rivals": len(some)} | _decided(some)
-            rows.append(decided if len(counting) else decided | {"mark": "harmless here"})
+            rows.append(decided if here["counts"].all() else decided | {"mark": "harmless here"})
     return pd.DataFrame(rows)
 
 

@@ -149,14 +149,14 @@ def train(start, x, out, batches, labels, lr, shrink, shift, layers):
     targets, none = np.zeros((size, last.n_out), start.dtype), lr[:0]
     w = copies(layers, start)
     for m in range(len(out)):
-        theta, own = start[m % len(start)], shift[m] if len(shift) else none
-        padded(theta, layers, w)
+        begin, own = start[m % len(start)], shift[m] if len(shift) else none
+        padded(begin, layers, w)
         for e in range(batches.shape[1]):
             one_hot(labels[m, e], targets)
             offsets = batches[m, e].astype(np.uint64) * np.uint64(layers[0].n_in)
             add_gradient(pixels, offsets, targets, layers, w, outputs, slopes, -lr[m], shrink[m], own, w)
         unpadded(w, layers, out[m])
-        out[m] -= theta
+        out[m] -= begin
 
 
 def gradients(theta, x, rows, targets, out, layers):

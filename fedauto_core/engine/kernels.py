@@ -306,8 +306,8 @@ def train(start, x, out, batches, labels, lr, shrink, shift, layers, head, table
     gradient = np.empty(out.shape[1], out.dtype)
     targets = np.zeros((batches.shape[2], head.classes), out.dtype)
     for m in range(len(out)):
-        w, own = out[m], start[m % len(start)]
-        w[:] = own
+        w, begin = out[m], start[m % len(start)]
+        w[:] = begin
         for e in range(batches.shape[1]):
             one_hot(labels[m, e], targets)
             loss_gradient(w, x, batches[m, e], targets, layers, head, table, work, gradient)
@@ -316,7 +316,7 @@ def train(start, x, out, batches, labels, lr, shrink, shift, layers, head, table
                     w[i] = shrink[m] * w[i] + shift[m, i]
             for i in range(len(w)):
                 w[i] -= lr[m] * gradient[i]
-        w -= own
+        w -= begin
 
 
 def gradients(theta, x, rows, targets, out, layers, head, table, work):

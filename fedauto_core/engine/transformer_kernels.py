@@ -20,18 +20,18 @@ QKV, OUT, UP, DOWN = range(4)  # in `transformer.DENSE`
 
 
 @inner
+def layer_of(layers, i):
+    z = layers[i]
+    return BlockLayer(z[0], z[1], z[2], z[3], z[4], z[5], z[6], z[7], z[8], z[9], z[10])
+
+
+@inner
 def transpose(source, n_rows, n_columns, to):
     """to [n_columns, n_rows] <- source [n_rows, n_columns]."""
     not_inlined()
     for i in range(n_rows):
         for j in range(n_columns):
             to[j * n_rows + i] = source[i * n_columns + j]
-
-
-@inner
-def layer_of(layers, i):
-    z = layers[i]
-    return BlockLayer(z[0], z[1], z[2], z[3], z[4], z[5], z[6], z[7], z[8], z[9], z[10])
 
 
 @inner
@@ -331,8 +331,8 @@ def train(start, x, out, batches, labels, lr, shrink, shift, spans, net, layers,
     gradient = np.empty(out.shape[1], out.dtype)
     targets = np.zeros((batches.shape[2], net.classes), out.dtype)
     for m in range(len(out)):
-        w, own = out[m], start[m % len(start)]
-        w[:] = own
+        w, begin = out[m], start[m % len(start)]
+        w[:] = begin
         for e in range(batches.shape[1]):
             one_hot(labels[m, e], targets)
             loss_gradient(w, x, batches[m, e], targets, False, net, layers, table, frozen, work, gradient)
@@ -341,7 +341,7 @@ def train(start, x, out, batches, labels, lr, shrink, shift, spans, net, layers,
                     if len(shift):
                         w[k] = shrink[m] * w[k] + shift[m, k]
                     w[k] -= lr[m] * gradient[k]
-        w -= own
+        w -= begin
 
 
 def gradients(theta, x, rows, targets, out, net, layers, table, frozen, work):

@@ -127,4 +127,4 @@ if (document.getElementById("skew")) {
   document.querySelector(".controls").addEventListener("submit", (event) => event.preventDefault());
   show();
 }
-// sealed 11ca18a05f0e8f8702fba1a412feb6cd62a76b5c284285d77d846de4458a5f38
+// sealed a8f5b0d868e55822214bdf575a4b0acf5aec399fd83cedec1116fdfe3612c877

@@ -83,4 +83,4 @@
     reach();
   });
 }
-// sealed ed39d80db004bdb1b00c4d2d7aa3e7d80bf95c517ceb26074e6c6beea9da0809
+// sealed 0b3c4985bc099c9277268968e8ed8380d1c2b15705689fbbc5dbdf9cd3442ecd

@@ -85,6 +85,7 @@ def test_levels_of_holms_steps_by_hand():
     """.01 passes .05/3; .04 fails at .05/2, so the last is held against .05/2 too."""
     np.testing.assert_allclose(1 - holm_levels(np.array([0.01, 0.05, 0.04])), [0.05 / 3, 0.025, 0.025])
     np.testing.assert_allclose(1 - holm_levels(np.array([0.04, 0.01])), [0.05, 0.025])
+    np.testing.assert_allclose(1 - holm_levels(np.array([0.01, 0.04, 0.01])), [0.05 / 3, 0.05, 0.05 / 3])  # a tie
     assert holm_levels(np.array([])).shape == (0,)
 
 

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from reference_marks import comparison_mark, rejected_by_holm, t_interval
 
+from fedauto_core.report.claims import holm
 from fedauto_core.report.contests import (
     STANDINGS,
     against,
@@ -250,6 +251,49 @@ def test_one_idea_counts_once():
     assert same_ideas(summary, ["near", "fedavg", "twin"], "points")["follows"].tolist() == ["near", "near"]
     assert len(same_ideas(summary, ["fedavg", "far"], "points")) == 0
     assert len(same_ideas(summary[:0], ["fedavg", "far"], "points")) == 0  # nothing with failures was run
+
+
+WON, LOST = behind_by(5, 6, 5, 6), behind_by(-5, -6, -5, -6)
+
+
+def with_twins():
+    """In x and y: b repeats a, who wins, and d repeats c, who loses; e does as a does, in another family."""
+    values = {(s, "fedauto"): OURS for s in "xyz"} | {(s, name): WON for s in "xyz" for name in "abe"}
+    values |= {(s, name): LOST for s in "xyz" for name in "cd"} | {("y", "b"): behind_by(5, 6, 5, 7)}
+    contests = dict.fromkeys("ba", "aggregation") | dict.fromkeys("dce", "optimiser")
+    return frame(values), contests
+
+
+def test_rivals_of_a_family_that_end_the_same_count_once_under_the_first_name():
+    summary, rivals = with_twins()
+    rows = against(summary, "fedauto", rivals, "points", harmless=["z"]).set_index(["scenario", "rival"])
+    again = against(summary, "fedauto", dict(reversed(rivals.items())), "points", harmless=["z"])
+    pd.testing.assert_frame_equal(again.set_index(["scenario", "rival"]).loc[rows.index], rows)
+    repeats = {key: first for key, first in rows["repeats"].items() if first}
+    assert repeats == {(s, "d"): "c" for s in "xyz"} | {(s, "b"): "a" for s in "xz"}
+    assert rows["counts"].tolist() == [s != "z" and (s, r) not in repeats for s, r in rows.index]
+    told = ["p_holm", "level", "standing", "mark", "decides_low", "decides_high"]
+    for (s, twin), first in repeats.items():
+        pd.testing.assert_series_equal(rows.loc[(s, twin), told], rows.loc[(s, first), told], check_names=False)
+    assert rows.loc[("x", "d"), ["standing", "mark"]].tolist() == ["lost", "¬Re"]
+    counting = rows[rows["counts"]]
+    assert len(counting) == 7 and counting["p_holm"].tolist() == holm(counting["p_value"].to_numpy()).tolist()
+
+
+def test_those_that_repeat_another_are_in_no_family_but_keep_their_cell():
+    summary, rivals = with_twins()
+    rows = against(summary, "fedauto", rivals, "points", harmless=["z"])
+    table = by_family(rows).set_index(["scenario", "family"])["rivals"].unstack("family")
+    assert table.loc[["x", "z"]].to_numpy().tolist() == [[1, 3, 2]] * 2  # aggregation, all rivals, optimiser
+    assert table.loc["y"].tolist() == [2, 4, 2]
+    assert tally(rows)["won"].tolist() == [3, 3, 0] and tally(rows)["lost"].tolist() == [2, 2, 0]
+
+
+def test_what_differs_in_the_last_bit_or_in_the_sign_of_zero_only_is_the_same():
+    values = {("x", "fedauto"): OURS, ("x", "a"): [*OURS[:3], 69.1], ("x", "b"): [*OURS[:3], np.nextafter(69.1, 70)]}
+    values["x", "b"] = [point + 0.0 for point in values["x", "b"]]
+    rows = against(frame(values), "fedauto", {"a": "aggregation", "b": "aggregation"}, "points")
+    assert rows["repeats"].tolist() == ["", "a"]
 
 
 def test_the_field_is_what_can_decide_anything():

@@ -9,7 +9,7 @@ from fedauto_core.report import prose
 
 def row(rival, mean, low, high, mark, **more):
     found = {"scenario": "F7", "rival": rival, "contest": "aggregation", "mean": mean, "mark": mark}
-    found |= {"decides_low": low, "decides_high": high, "counts": True, "settled": True, "standing": ""}
+    found |= {"decides_low": low, "decides_high": high, "counts": True, "settled": True, "repeats": "", "standing": ""}
     return found | {"extra": 0.1, "extra_low": -0.4, "extra_high": 0.6} | more
 
 

@@ -69,7 +69,7 @@ def test_what_came_out_of_our_own_rules_is_what_the_report_says():
     )
     settled = contests.settled_comparisons(runs, "fedauto_memory", rivals, "fedavg_ideal")
     mine = contests.against(runs, "fedauto_memory", rivals, "points", settled=settled)
-    mine = mine[mine["settled"] & mine["scenario"].isin(biting)]
+    mine = mine[mine["settled"] & mine["scenario"].isin(biting) & (mine["repeats"] == "")]
     assert {*mine["mark"]} <= {"Re", "="} and f"every rival in all {len(mine)} settled comparisons" in text
     gains = pd.read_csv(STANDARD / "15_composition" / "gains.csv")
     gains = gains[(gains["scenario"] == "F10") & (gains["arm"] == "FedAuto")].set_index("X")

@@ -204,14 +204,18 @@ PLAIN = ("fedavg", "fedavg_ideal")
 
 
 def test_a_contest_is_judged_from_the_runs_as_from_its_comparisons(tmp_path):
-    """ "none" is harmless, in "1" FedAuto is ahead of a, and level with nobody; a scenario called 1 is a name."""
+    """ "none" is harmless, in "1" FedAuto is ahead of a, whom b repeats, and level with nobody; a scenario called
+    1 is a name."""
     runs = runs_of(np.random.default_rng(0), ["fedavg", "a", "fedauto", "fedavg_ideal"])
+    runs = pd.concat([runs, runs[runs["label"] == "a"].assign(label="b")])
     write(tmp_path, "final", runs)
-    rivals = {"fedavg": "aggregation", "a": "optimiser"}
+    rivals = {"fedavg": "aggregation", "a": "optimiser", "b": "optimiser"}
     harmless = contests.harmless_scenarios(runs, "points")
     assert harmless == ["none"]
     settled = contests.settled_comparisons(runs, "fedauto", rivals, "fedavg_ideal")
     comparisons = contests.against(runs, "fedauto", rivals, "points", harmless=harmless, settled=settled, pages=2)
+    sizes = {family: len(rows) for family, rows in contests.families(comparisons)}
+    assert sizes == {"aggregation": 1, "optimiser": 1, "all rivals": 2}
     for family, rows in contests.families(comparisons):
         here = {"claim": "C2", "where": family, "unit": "points", "evidence": "e"}
         options = here | {"method": "fedauto", "rivals": rivals, "family": family, "pages": 2}

@@ -19,17 +19,23 @@ CLASSES = tuple("0123456789")
 COPIES, MAX_SHIFT, MAX_ROTATION = 10, 1.0, 20.0  # augmented copies per image; pixels; degrees
 
 
+def all_digits() -> tuple[np.ndarray, np.ndarray]:
+    """Scikit-learn's digits as they come: grey levels 0 to 16, float64 [1797, 8, 8], and labels [1797]."""
+    import sklearn.datasets  # takes a second and a half, so only who needs it does
+
+    bunch = sklearn.datasets.load_digits()
+    return bunch.images, bunch.target
+
+
 def _digits_split() -> tuple[Images, Images]:
     """Target task (1,000 train, 400 test, balanced) and pre-training source (the remaining 397), disjoint."""
-    from sklearn.datasets import load_digits  # takes a second and a half, so only who needs it does
-
-    bunch = load_digits()
-    pixels = (bunch.images * 15).astype(np.uint8)[:, None]  # the 17 grey levels 0..16 as 0..240: exact
+    levels, labels = all_digits()
+    pixels = (levels * 15).astype(np.uint8)[:, None]  # 0 to 240: exact
     rng = stream(DIGITS_SEED, "partition", 1)
     ends = np.cumsum((TRAIN_PER_CLASS, TEST_PER_CLASS, SOURCE_TEST_PER_CLASS))
-    per_class = [np.split(rng.permutation(np.flatnonzero(bunch.target == c)), ends) for c in bunch.target_names]
+    per_class = [np.split(rng.permutation(np.flatnonzero(labels == c)), ends) for c in range(len(CLASSES))]
     parts = [np.sort(np.concatenate(members)) for members in zip(*per_class, strict=True)]
-    train, test, source_test, source_train = ((pixels[index], bunch.target[index]) for index in parts)
+    train, test, source_test, source_train = ((pixels[index], labels[index]) for index in parts)
     return Images(*train, *test), Images(*source_train, *source_test)
 
 

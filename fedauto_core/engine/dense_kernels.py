@@ -38,12 +38,17 @@ def multiples(count, stride):
 
 
 @inner
+def pieces(layer):
+    """How many parts of a layer's weights lie together both in theta and padded, and their length."""
+    return (1, layer.n_in * layer.n_out) if layer.width == layer.n_out else (layer.n_in, layer.n_out)
+
+
+@inner
 def padded(theta, layers, w):
     """theta [P] into w as the products read it; what fills up a block is left as it is, zero."""
     not_inlined()
     for layer in layers:
-        whole = layer.width == layer.n_out
-        rows, length = (1, layer.n_in * layer.n_out) if whole else (layer.n_in, layer.n_out)
+        rows, length = pieces(layer)
         for i in range(rows):
             w[layer.weight + i * layer.width :][:length] = theta[layer.weight_at + i * length :][:length]
         w[layer.bias :][: layer.n_out] = theta[layer.bias_at :][: layer.n_out]
@@ -54,8 +59,7 @@ def unpadded(w, layers, theta):
     """w into theta [P], the inverse of `padded`."""
     not_inlined()
     for layer in layers:
-        whole = layer.width == layer.n_out
-        rows, length = (1, layer.n_in * layer.n_out) if whole else (layer.n_in, layer.n_out)
+        rows, length = pieces(layer)
         for i in range(rows):
             theta[layer.weight_at + i * length :][:length] = w[layer.weight + i * layer.width :][:length]
         theta[layer.bias_at :][: layer.n_out] = w[layer.bias :][: layer.n_out]

@@ -67,14 +67,13 @@ def holm(p_values: np.ndarray) -> np.ndarray:
 
 def holm_levels(p_values: np.ndarray, pages: int = 1) -> np.ndarray:
     """Level of the interval that says what Holm's procedure says: it excludes zero where, and only where, the adjusted
-    p-value is at most a = (1 - LEVEL) / pages. The k-th smallest of m p-values is held against a / (m - k + 1), and all
-    from the first that fails on against what that one was held against. pages: families that share the level."""
-    rank, order = np.arange(len(p_values)), np.argsort(p_values)
-    steps = (1 - LEVEL) / pages / (len(p_values) - rank)
-    rejected = int(np.logical_and.accumulate(p_values[order] <= steps).sum())
-    levels = np.empty(len(p_values))
-    levels[order] = 1 - steps[np.minimum(rank, rejected)]
-    return levels
+    p-value is at most a = (1 - LEVEL) / pages. The k-th smallest of m p-values is held against a / (m - k + 1), equal
+    ones against what the first of them is, and all from the first that fails on against what that one was held against.
+    pages: families that share the level."""
+    ordered = np.sort(p_values)
+    steps = (1 - LEVEL) / pages / (len(p_values) - np.searchsorted(ordered, ordered))
+    rejected = int(np.logical_and.accumulate(ordered <= steps).sum())
+    return 1 - steps[np.minimum(np.searchsorted(ordered, p_values), rejected)]
 
 
 def paired(summary: pd.DataFrame, metric: str, better: Mapping[str, object], worse: Mapping[str, object]) -> np.ndarray:

@@ -3,7 +3,8 @@
 Rivals are judged in three families (`CONTESTS`) and all together. A comparison is one rival in one scenario, the
 differences are paired over seeds, and Holm's correction runs over *all* comparisons of a claim on a page, at a level
 shared with the other pages that judge it: a claim that is corrected scenario by scenario, or page by page, has as many
-chances to fall by luck as there are scenarios and pages.
+chances to fall by luck as there are scenarios and pages. Rivals of a family whose runs end the same in a scenario count
+once there, under the first of their names.
 
 A standing is "equivalent" if the whole 95 % interval lies within the margin, on whichever side of zero: two one-sided
 tests at 2.5 % each, stricter than the usual 5 %, which reads the 90 % interval. Else it is "won" or "lost" if the
@@ -57,8 +58,10 @@ def against(
 
     Returns
     -------
-    DataFrame : one row per scenario and rival: contest, mean, low, high (95 % interval), p_value, n, half_width; counts
-        (whether it belongs to the claim), p_holm (over all that count, else NaN), settled; standing, mark; level,
+    DataFrame : one row per scenario and rival: contest, mean, low, high (95 % interval), p_value, n, half_width;
+        settled; repeats (the rival of the same family that has the same differences there and counts for both, else
+        ""); counts (whether it belongs to the claim), p_holm (over all that count, else NaN; that of the other one in
+        a row that repeats it); standing, mark; level,
         decides_low, decides_high (the interval that decides: the corrected one of a loss, else that of 95 %);
         margin; extra, extra_low, extra_high: what failures cost `method` more than the rival (negative: less), NaN in
         `base` or without one
@@ -78,10 +81,14 @@ def against(
             rows.append({"scenario": scenario, "rival": rival, "contest": contest} | found)
     frame = pd.DataFrame(rows).assign(margin=margin)
     frame["half_width"] = (frame["high"] - frame["low"]) / 2
-    frame["counts"] = ~frame["scenario"].isin(list(harmless))
     frame["settled"] = True
     if settled is not None:
         frame["settled"] = frame[["scenario", "rival"]].merge(settled, how="left")["settled"].to_numpy()
+    # To four decimals: what is read from a CSV file may differ in the last bit. 0 makes one zero of both.
+    same = [(np.round(values, 4) + 0.0).tobytes() for values in differences]
+    first = frame.groupby(["scenario", "contest", "settled", same])["rival"].transform("min")
+    frame["repeats"] = first.where(first != frame["rival"], "")
+    frame["counts"] = ~frame["scenario"].isin(list(harmless)) & (frame["repeats"] == "")
     return _judged(frame, differences, pages)
 
 
@@ -91,9 +98,14 @@ def _judged(frame: pd.DataFrame, differences: list[np.ndarray], pages: int) -> p
     frame[["p_holm", "level"]] = np.nan
     frame.loc[judged, "p_holm"] = np.minimum(pages * holm(p_values), 1.0)
     frame.loc[judged, "level"] = holm_levels(p_values, pages)
+    found = frame[["scenario", "repeats"]].merge(
+        frame[judged], "left", left_on=["scenario", "repeats"], right_on=["scenario", "rival"]
+    )
+    twins = found["rival"].notna().to_numpy()
+    frame.loc[twins, ["p_holm", "level"]] = found.loc[twins, ["p_holm", "level"]].to_numpy()
     frame["standing"] = [_standing(row) for _, row in frame.iterrows()]
     frame["mark"] = frame["standing"].map(STANDING_MARKS).where(frame["settled"], "~")
-    frame["level"] = frame["level"].where(frame["standing"].str.startswith("lost") & judged, LEVEL)
+    frame["level"] = frame["level"].where(frame["standing"].str.startswith("lost"), LEVEL).fillna(LEVEL)
     ends = [interval(values, level) for values, level in zip(differences, frame["level"], strict=True)]
     return frame.assign(decides_low=[end.low for end in ends], decides_high=[end.high for end in ends])
 
@@ -213,9 +225,9 @@ def by_family(comparisons: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for scenario, here in comparisons.groupby("scenario", sort=False):
-        for name, some in families(here.assign(counts=True)):
+        for name, some in families(here.assign(counts=here["repeats"] == "")):
             decided = {"scenario": scenario, "family": name, "rivals": len(some)} | _decided(some)
-            rows.append(decided if here["counts"].all() else decided | {"mark": "harmless here"})
+            rows.append(decided if here["counts"].any() else decided | {"mark": "harmless here"})
     return pd.DataFrame(rows)
 
 

@@ -51,7 +51,8 @@ def _scenario(name: str, rows: pd.DataFrame, method: str, noun: str) -> str:
     ahead, equal, behind, undecided = by_mark.values()
     alone = undecided["settled"] & (undecided["standing"] == "lost, uncorrected")
     uncorrected, undecided = undecided[alone], undecided[~alone]
-    where = "" if rows["counts"].all() else " (harmless here, no part of the claim)"
+    once = rows[rows["repeats"] == ""]
+    where = " (harmless here, no part of the claim)" if len(once) and not once["counts"].any() else ""
     parts = [f"* **{name}**{where}: `{method}` is ahead of {len(ahead)} of {len(rows)} {noun}"]
     if len(ahead):
         least, most = (f"{end:.1f}" for end in (ahead["mean"].min(), ahead["mean"].max()))

@@ -11,6 +11,7 @@ import numpy as np
 from scipy.special import logsumexp, softmax
 
 from fedauto_core.data.datasets import load_dataset
+from fedauto_core.data.digits import all_digits
 from fedauto_core.errors import require, require_known, require_number
 from fedauto_core.seeding import stream
 
@@ -126,10 +127,8 @@ def image_features(seed: int, split: Split, dataset: str = "digits") -> np.ndarr
     """
     require_known("image data set", dataset, IMAGES)
     if dataset == "digits":
-        from sklearn.datasets import load_digits  # takes a second and a half, so only who needs it does
-
-        pixels, labels = load_digits(return_X_y=True)
-        pixels = pixels / 16.0
+        levels, labels = all_digits()
+        pixels = levels.reshape(len(labels), -1) / 16.0
     else:
         data = load_dataset(dataset)
         pixels, labels = data.x_train.flatten(1).numpy().astype(np.float64), data.y_train.numpy()

@@ -32,3 +32,4 @@ def test_a_point_counts_what_the_run_takes():
         first, second = pool.map(growth.point, (small, large), (1, 1))
     assert first["P"] == 128 * 65 + 129 * 10 and second["P"] == 128 * 1025 + 129 * 10
     assert first["seconds"] > 0 and second["megabytes"] > 12 * 4 * second["P"] / 1e6 * 0.8  # 11 updates at least
+    assert first["megabytes"] < 20  # without the program, whose compiled loops take five times as much

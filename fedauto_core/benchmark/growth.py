@@ -19,7 +19,7 @@ from scipy import stats
 from fedauto_core.engine.rounds import simulate
 from fedauto_core.engine.spec import Run, Schedule
 from fedauto_core.methods.registry import make_method
-from fedauto_core.models.model import build_model
+from fedauto_core.models.model import Model, build_model
 from fedauto_core.network import Cause, Trace
 from fedauto_core.network.traces import make_trace
 from fedauto_core.seeding import stream
@@ -28,6 +28,7 @@ from .memory import MB, made_up, peak_growth
 
 BASE: Mapping[str, int] = {"N": 100, "A": 10, "side": 16, "C": 10, "T": 5}
 """Clients, arrivals per round, side of the images (an "mlp" of P = 128 side^2 + ... parameters), classes, rounds."""
+SMALLEST: Mapping[str, int] = {"N": 1, "A": 1, "side": 8, "C": 2, "T": 1}
 RANGES: Mapping[str, tuple[int, int]] = {"N": (10, 1000), "A": (5, 80), "side": (8, 64), "C": (2, 100), "T": (2, 40)}
 
 
@@ -40,30 +41,38 @@ def rotating_trace(rounds: int, clients: int, arrivals: int) -> Trace:
     return make_trace(arrived, Cause.TIMETABLE, share, share[0])
 
 
-def point(sizes: Mapping[str, int], repetitions: int) -> dict[str, float]:
-    """P, seconds (median over `repetitions`) and megabytes (peak over what the data take) of one run."""
-    torch.set_num_threads(1)
-    federation = made_up(sizes["N"], (1, sizes["side"], sizes["side"]), sizes["C"])
-    model = build_model("mlp", (1, sizes["side"], sizes["side"]), sizes["C"])
+def _work(sizes: Mapping[str, int]) -> tuple[Model, list[Run], Schedule]:
+    """What `simulate` takes for one run."""
+    shape = 1, sizes["side"], sizes["side"]
+    federation, model = made_up(sizes["N"], shape, sizes["C"]), build_model("mlp", shape, sizes["C"])
     trace = rotating_trace(sizes["T"], sizes["N"], sizes["A"])
     w0 = model.init(stream(0, "initial model"))
     run = Run("fedauto", make_method("fedauto"), federation, trace, w0, 0, 0.01, True)
-    schedule = Schedule(rounds=sizes["T"], evaluate_every=sizes["T"])
+    return model, [run], Schedule(rounds=sizes["T"], evaluate_every=sizes["T"])
+
+
+def point(sizes: Mapping[str, int], repetitions: int) -> dict[str, float]:
+    """P, seconds (median over `repetitions`) and megabytes (peak over what data and program take) of one run."""
+    torch.set_num_threads(1)
+    simulate(*_work(SMALLEST))  # loads the compiled loops, some 100 MB
+    work = _work(sizes)
 
     taken = []
-    memory = peak_growth(lambda: simulate(model, [run], schedule)) if sys.platform == "linux" else np.nan
+    memory = peak_growth(lambda: simulate(*work)) if sys.platform == "linux" else np.nan
     for _ in range(repetitions):
         begin = time.perf_counter()
-        simulate(model, [run], schedule)
+        simulate(*work)
         taken.append(time.perf_counter() - begin)
-    return {"P": model.n_parameters, "seconds": float(np.median(taken)), "megabytes": memory / MB}
+    return {"P": work[0].n_parameters, "seconds": float(np.median(taken)), "megabytes": memory / MB}
 
 
 def measured(points: int, repetitions: int = 5) -> pd.DataFrame:
     """`point` at `points` values over the range of each size: columns varied (N, A, P, C or T) and size (its value; the
     side varies P), then what `point` gives."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])  # imports once for all points
     rows = []
-    with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
+    with ProcessPoolExecutor(1, context, max_tasks_per_child=1) as pool:
         for name, ends in RANGES.items():
             for value in np.geomspace(*ends, points).round().astype(int).tolist():
                 found = pool.submit(point, {**BASE, name: value}, repetitions).result()

@@ -278,6 +278,7 @@ def test_rivals_of_a_family_that_end_the_same_count_once_under_the_first_name():
     assert rows.loc[("x", "d"), ["standing", "mark"]].tolist() == ["lost", "¬Re"]
     counting = rows[rows["counts"]]
     assert len(counting) == 7 and counting["p_holm"].tolist() == holm(counting["p_value"].to_numpy()).tolist()
+    assert rows[["decides_low", "decides_high"]].notna().all(axis=None)  # harmless ones that repeat a loss, too
 
 
 def test_those_that_repeat_another_are_in_no_family_but_keep_their_cell():
@@ -286,14 +287,31 @@ def test_those_that_repeat_another_are_in_no_family_but_keep_their_cell():
     table = by_family(rows).set_index(["scenario", "family"])["rivals"].unstack("family")
     assert table.loc[["x", "z"]].to_numpy().tolist() == [[1, 3, 2]] * 2  # aggregation, all rivals, optimiser
     assert table.loc["y"].tolist() == [2, 4, 2]
+    marks = by_family(rows).set_index(["scenario", "family"])["mark"].unstack("family")
+    assert marks.loc[["x", "y"], "all rivals"].tolist() == ["[¬Re]"] * 2 and {*marks.loc["z"]} == {"harmless here"}
     assert tally(rows)["won"].tolist() == [3, 3, 0] and tally(rows)["lost"].tolist() == [2, 2, 0]
 
 
 def test_what_differs_in_the_last_bit_or_in_the_sign_of_zero_only_is_the_same():
-    values = {("x", "fedauto"): OURS, ("x", "a"): [*OURS[:3], 69.1], ("x", "b"): [*OURS[:3], np.nextafter(69.1, 70)]}
-    values["x", "b"] = [point + 0.0 for point in values["x", "b"]]
+    values = {("x", "fedauto"): OURS, ("x", "a"): [*OURS[:3], 69.1]}
+    values["x", "b"] = [np.nextafter(points, 100) for points in values["x", "a"]]
     rows = against(frame(values), "fedauto", {"a": "aggregation", "b": "aggregation"}, "points")
     assert rows["repeats"].tolist() == ["", "a"]
+
+
+def test_plain_averaging_stands_for_those_that_end_as_it_does():
+    values = {("x", "fedauto"): OURS} | {("x", label): WON for label in ("a", "fedavg", "z")}
+    rows = against(frame(values), "fedauto", dict.fromkeys(["a", "fedavg", "z"], "aggregation"), "points")
+    assert rows["repeats"].tolist() == ["fedavg", "", "fedavg"]
+
+
+def test_two_seeds_or_one_that_is_still_early_make_no_twins():
+    summary, rivals = with_twins()
+    still = pd.DataFrame([("x", "a", False)], columns=["scenario", "rival", "settled"])
+    rest = pd.DataFrame([(s, r, True) for s in "xyz" for r in rivals if (s, r) != ("x", "a")], columns=still.columns)
+    rows = against(summary, "fedauto", rivals, "points", settled=pd.concat([still, rest]))
+    assert rows.set_index(["scenario", "rival"])["repeats"]["x"].to_dict() == dict.fromkeys("abce", "") | {"d": "c"}
+    assert not against(summary[summary["seed"] < 2], "fedauto", rivals, "points")["repeats"].any()
 
 
 def test_the_field_is_what_can_decide_anything():

@@ -1,15 +1,16 @@
 """How seconds and memory of a simulated run of FedAuto grow with each size of the problem, all others fixed.
 
-Expected is a cost that follows the updates that arrive and nothing else: exponent 1 in arrivals A, rounds T and, where
-the model is large, parameters P; 0 in the number of clients N at a fixed number of arrivals. Every point has a process
-of its own, see `memory`.
+Expected is a cost that follows the updates that arrive and nothing else: in seconds exponent 1 in arrivals A, rounds T
+and, where the model is large, parameters P, in memory in A and P alone; 0 in the number of clients N at a fixed number
+of arrivals. Every point has a process of its own, see `memory`.
 """
 
+import mmap
 import sys
 import time
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from multiprocessing import get_all_start_methods, get_context
 
 import numpy as np
 import pandas as pd
@@ -63,13 +64,13 @@ def point(sizes: Mapping[str, int], repetitions: int) -> dict[str, float]:
         begin = time.perf_counter()
         simulate(*work)
         taken.append(time.perf_counter() - begin)
-    return {"P": work[0].n_parameters, "seconds": float(np.median(taken)), "megabytes": memory / MB}
+    return {"P": work[0].n_parameters, "seconds": float(np.median(taken)), "megabytes": max(memory, mmap.PAGESIZE) / MB}
 
 
 def measured(points: int, repetitions: int = 5) -> pd.DataFrame:
     """`point` at `points` values over the range of each size: columns varied (N, A, P, C or T) and size (its value; the
     side varies P), then what `point` gives."""
-    context = get_context("forkserver")
+    context = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
     context.set_forkserver_preload([__name__])  # imports once for all points
     rows = []
     with ProcessPoolExecutor(1, context, max_tasks_per_child=1) as pool:

@@ -71,7 +71,7 @@ def holm_levels(p_values: np.ndarray, pages: int = 1) -> np.ndarray:
     ones against what the first of them is, and all from the first that fails on against what that one was held against.
     pages: families that share the level."""
     ordered = np.sort(p_values)
-    steps = (1 - LEVEL) / pages / (len(p_values) - np.searchsorted(ordered, ordered))
+    steps = (1 - LEVEL) / pages / (len(p_values) - np.arange(len(p_values)))
     rejected = int(np.logical_and.accumulate(ordered <= steps).sum())
     return 1 - steps[np.minimum(np.searchsorted(ordered, p_values), rejected)]
 

@@ -3,8 +3,8 @@
 Rivals are judged in three families (`CONTESTS`) and all together. A comparison is one rival in one scenario, the
 differences are paired over seeds, and Holm's correction runs over *all* comparisons of a claim on a page, at a level
 shared with the other pages that judge it: a claim that is corrected scenario by scenario, or page by page, has as many
-chances to fall by luck as there are scenarios and pages. Rivals of a family whose runs end the same in a scenario count
-once there, under the first of their names.
+chances to fall by luck as there are scenarios and pages. Rivals of a family whose runs end the same in a scenario, and
+are settled there or are not, count once: plain averaging, else the first by name.
 
 A standing is "equivalent" if the whole 95 % interval lies within the margin, on whichever side of zero: two one-sided
 tests at 2.5 % each, stricter than the usual 5 %, which reads the 90 % interval. Else it is "won" or "lost" if the
@@ -30,6 +30,7 @@ STANDING_MARKS = dict(zip(STANDINGS, ("Re", "Re", "=", "~", "~", "¬Re"), strict
 MARGIN = 1.0  # points: a smaller difference is none
 SETTLED = 0.5  # points that nobody may still gain over the last quarter of the rounds
 HARMLESS = 1.0  # points: failures that cost plain averaging less decide nothing
+PLAIN = "fedavg"  # plain averaging
 NEAR = 0.2  # points: rules that differ by less in the mean run are one idea
 
 
@@ -59,9 +60,10 @@ def against(
     Returns
     -------
     DataFrame : one row per scenario and rival: contest, mean, low, high (95 % interval), p_value, n, half_width;
-        settled; repeats (the rival of the same family that has the same differences there and counts for both, else
-        ""); counts (whether it belongs to the claim), p_holm (over all that count, else NaN; that of the other one in
-        a row that repeats it); standing, mark; level,
+        settled; repeats (the rival of the same family, settled or not as it is, that has the same differences there
+        and stands for both, else ""; never with two seeds or fewer, which agree by luck); counts (whether it belongs
+        to the claim), p_holm (over all that count, else NaN; that of the other one in a row that repeats it);
+        standing, mark; level,
         decides_low, decides_high (the interval that decides: the corrected one of a loss, else that of 95 %);
         margin; extra, extra_low, extra_high: what failures cost `method` more than the rival (negative: less), NaN in
         `base` or without one
@@ -86,8 +88,9 @@ def against(
         frame["settled"] = frame[["scenario", "rival"]].merge(settled, how="left")["settled"].to_numpy()
     # To four decimals: what is read from a CSV file may differ in the last bit. 0 makes one zero of both.
     same = [(np.round(values, 4) + 0.0).tobytes() for values in differences]
-    first = frame.groupby(["scenario", "contest", "settled", same])["rival"].transform("min")
-    frame["repeats"] = first.where(first != frame["rival"], "")
+    alike = frame.groupby(["scenario", "contest", "settled", same], dropna=False)["rival"]
+    first = alike.transform(lambda names: min(names, key=lambda name: (name != PLAIN, name)))
+    frame["repeats"] = first.where((first != frame["rival"]) & (frame["n"] > 2), "")
     frame["counts"] = ~frame["scenario"].isin(list(harmless)) & (frame["repeats"] == "")
     return _judged(frame, differences, pages)
 
@@ -137,7 +140,7 @@ def settled_comparisons(
 
 
 def harmless_scenarios(
-    summary: pd.DataFrame, metric: str, plain: str = "fedavg", ideal: str = "fedavg_ideal", least: float = HARMLESS
+    summary: pd.DataFrame, metric: str, plain: str = PLAIN, ideal: str = "fedavg_ideal", least: float = HARMLESS
 ) -> list[str]:
     """The scenarios in which `plain` averaging loses less than `least` against the `ideal` network, mean over seeds."""
     by_label = summary.groupby(["scenario", "label"], sort=False)[metric].mean().unstack("label")
@@ -293,7 +296,7 @@ def beats_all(
     family: str,
     metric: str = "points",
     margin: float = MARGIN,
-    plain: str = "fedavg",
+    plain: str = PLAIN,
     ideal: str = "fedavg_ideal",
     pages: int = 1,
     labels: Sequence[str] = ("label",),

@@ -8,6 +8,7 @@ import pandas as pd
 
 from fedauto_core.network.suite import SCENARIOS, SUITE
 
+from .contests import PLAIN
 from .evidence import WHAT, Row, claim_marks, deciding
 from .ledger import MARKED, Ledger, chosen
 from .verdicts import PAPER
@@ -15,7 +16,6 @@ from .verdicts import PAPER
 WORDS = 150
 NEEDED = ("scenario", "rival", "mean", "decides_low", "decides_high", "counts", "settled", "standing")
 AHEAD, BEHIND = (["won", "won, uncorrected"], ["lost", "lost, uncorrected"])
-PLAIN = "fedavg"  # plain averaging
 MAIN = "C2"  # the claim whose comparisons are told first
 REASONS = {
     "accuracy under F0": "how good a rule is without failures",

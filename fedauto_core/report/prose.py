@@ -53,7 +53,8 @@ def _scenario(name: str, rows: pd.DataFrame, method: str, noun: str) -> str:
     uncorrected, undecided = undecided[alone], undecided[~alone]
     once = rows[rows["repeats"] == ""]
     where = " (harmless here, no part of the claim)" if len(once) and not once["counts"].any() else ""
-    parts = [f"* **{name}**{where}: `{method}` is ahead of {len(ahead)} of {len(rows)} {noun}"]
+    unlike = f" ({len(once)} that end differently)" if len(once) < len(rows) else ""
+    parts = [f"* **{name}**{where}: `{method}` is ahead of {len(ahead)} of {len(rows)} {noun}{unlike}"]
     if len(ahead):
         least, most = (f"{end:.1f}" for end in (ahead["mean"].min(), ahead["mean"].max()))
         parts[0] += f", by {least if least == most else f'{least} to {most}'} points"

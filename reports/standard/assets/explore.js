@@ -127,4 +127,4 @@ if (document.getElementById("skew")) {
   document.querySelector(".controls").addEventListener("submit", (event) => event.preventDefault());
   show();
 }
-// sealed a8f5b0d868e55822214bdf575a4b0acf5aec399fd83cedec1116fdfe3612c877
+// sealed cda78957e88e922710aee599deb18f75773c153a66a15a68f496a35f3e0752f5

@@ -73,8 +73,9 @@ def test_what_came_out_of_our_own_rules_is_what_the_report_says():
     behind = mine[~mine["mark"].isin(["Re", "="])]
     assert f"its rival in {len(mine) - len(behind)} of {len(mine)} settled comparisons" in text
     assert len(behind) == 4 and {*behind["scenario"]} == {"F4b"} and {*behind["mark"]} == {"¬Re"}
-    assert f"four are ahead of it in F4b, `fedadam` by {-behind.set_index('rival')['mean'].min():.1f}" in text
-    assert behind["mean"].idxmin() == behind.index[behind["rival"] == "fedadam"].item()
+    by_rival = behind.set_index("rival")["mean"]
+    assert by_rival.idxmin() == "fedadam"
+    assert f"four are ahead of it in F4b, `fedadam` by {-by_rival.min():.1f}" in text
     gains = pd.read_csv(STANDARD / "15_composition" / "gains.csv")
     gains = gains[(gains["scenario"] == "F10") & (gains["arm"] == "FedAuto")].set_index("X")
     assert len(gains) == 7 and (gains["low"] > 0).all()

@@ -271,6 +271,7 @@ def test_rivals_of_a_family_that_end_the_same_count_once_under_the_first_name():
     pd.testing.assert_frame_equal(again.set_index(["scenario", "rival"]).loc[rows.index], rows)
     repeats = {key: first for key, first in rows["repeats"].items() if first}
     assert repeats == {(s, "d"): "c" for s in "xyz"} | {(s, "b"): "a" for s in "xz"}
+    assert rows["harmless"].tolist() == [s == "z" for s, _ in rows.index]
     assert rows["counts"].tolist() == [s != "z" and (s, r) not in repeats for s, r in rows.index]
     told = ["p_holm", "level", "standing", "mark", "decides_low", "decides_high"]
     for (s, twin), first in repeats.items():

@@ -93,7 +93,7 @@ def test_the_map_of_differences_has_every_comparison_with_its_sign():
             "mean": [2.0, 3.0, -1.5, 0.2],
             "standing": ["won", "won, uncorrected", "lost", "equivalent"],
             "settled": [True, True, False, True],
-            "counts": [False, True, False, False],  # one in "mixed" repeats the other
+            "harmless": [True, False, True, False],
             "contest": ["optimiser", "optimiser", "aggregation", "aggregation"],
         }
     )

@@ -61,12 +61,11 @@ def against(
     -------
     DataFrame : one row per scenario and rival: contest, mean, low, high (95 % interval), p_value, n, half_width;
         settled; repeats (the rival of the same family, settled or not as it is, that has the same differences there
-        and stands for both, else ""; never with two seeds or fewer, which agree by luck); counts (whether it belongs
-        to the claim), p_holm (over all that count, else NaN; that of the other one in a row that repeats it);
-        standing, mark; level,
-        decides_low, decides_high (the interval that decides: the corrected one of a loss, else that of 95 %);
-        margin; extra, extra_low, extra_high: what failures cost `method` more than the rival (negative: less), NaN in
-        `base` or without one
+        and stands for both, else ""; never with two seeds or fewer, which agree by luck); harmless (the scenario);
+        counts (whether it belongs to the claim); p_holm (over all that count, else NaN; that of the other one in a row
+        that repeats it); standing, mark; level, decides_low, decides_high (the interval that decides: the corrected
+        one of a loss, else that of 95 %); margin; extra, extra_low, extra_high: what failures cost `method` more than
+        the rival (negative: less), NaN in `base` or without one
     """
     rows, differences = [], []
     without = summary[summary["scenario"] == base]
@@ -91,7 +90,8 @@ def against(
     alike = frame.groupby(["scenario", "contest", "settled", same], dropna=False)["rival"]
     first = alike.transform(lambda names: min(names, key=lambda name: (name != PLAIN, name)))
     frame["repeats"] = first.where((first != frame["rival"]) & (frame["n"] > 2), "")
-    frame["counts"] = ~frame["scenario"].isin(list(harmless)) & (frame["repeats"] == "")
+    frame["harmless"] = frame["scenario"].isin(list(harmless))
+    frame["counts"] = ~frame["harmless"] & (frame["repeats"] == "")
     return _judged(frame, differences, pages)
 
 
@@ -101,11 +101,8 @@ def _judged(frame: pd.DataFrame, differences: list[np.ndarray], pages: int) -> p
     frame[["p_holm", "level"]] = np.nan
     frame.loc[judged, "p_holm"] = np.minimum(pages * holm(p_values), 1.0)
     frame.loc[judged, "level"] = holm_levels(p_values, pages)
-    found = frame[["scenario", "repeats"]].merge(
-        frame[judged], "left", left_on=["scenario", "repeats"], right_on=["scenario", "rival"]
-    )
-    twins = found["rival"].notna().to_numpy()
-    frame.loc[twins, ["p_holm", "level"]] = found.loc[twins, ["p_holm", "level"]].to_numpy()
+    idea = frame["repeats"].where(frame["repeats"] != "", frame["rival"])
+    frame[["p_holm", "level"]] = frame.groupby(["scenario", idea])[["p_holm", "level"]].transform("first")
     frame["standing"] = [_standing(row) for _, row in frame.iterrows()]
     frame["mark"] = frame["standing"].map(STANDING_MARKS).where(frame["settled"], "~")
     frame["level"] = frame["level"].where(frame["standing"].str.startswith("lost"), LEVEL).fillna(LEVEL)
@@ -230,7 +227,7 @@ def by_family(comparisons: pd.DataFrame) -> pd.DataFrame:
     for scenario, here in comparisons.groupby("scenario", sort=False):
         for name, some in families(here.assign(counts=here["repeats"] == "")):
             decided = {"scenario": scenario, "family": name, "rivals": len(some)} | _decided(some)
-            rows.append(decided if here["counts"].any() else decided | {"mark": "harmless here"})
+            rows.append(decided | {"mark": "harmless here"} if here["harmless"].all() else decided)
     return pd.DataFrame(rows)
 
 

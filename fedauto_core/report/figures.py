@@ -204,7 +204,7 @@ def standing(frame: pd.DataFrame, rows: str = "rival", columns: str = "scenario"
         contests = frame.set_index("rival")["contest"].to_dict()
         for name in figure.axes[0].get_yticklabels():
             name.set_color(CONTEST_COLOURS[contests[name.get_text()]])
-    harmless = set(frame["scenario"]) - set(frame.loc[frame["counts"], "scenario"]) if columns == "scenario" else set()
+    harmless = set(frame.loc[frame["harmless"], "scenario"]) if columns == "scenario" else set()
     for name in figure.axes[0].get_xticklabels():
         name.set_color("0.6" if name.get_text() in harmless else "black")
     return figure

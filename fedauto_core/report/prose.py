@@ -52,7 +52,7 @@ def _scenario(name: str, rows: pd.DataFrame, method: str, noun: str) -> str:
     alone = undecided["settled"] & (undecided["standing"] == "lost, uncorrected")
     uncorrected, undecided = undecided[alone], undecided[~alone]
     once = rows[rows["repeats"] == ""]
-    where = " (harmless here, no part of the claim)" if len(once) and not once["counts"].any() else ""
+    where = " (harmless here, no part of the claim)" if rows["harmless"].all() else ""
     unlike = f" ({len(once)} that end differently)" if len(once) < len(rows) else ""
     parts = [f"* **{name}**{where}: `{method}` is ahead of {len(ahead)} of {len(rows)} {noun}{unlike}"]
     if len(ahead):

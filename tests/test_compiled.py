@@ -24,6 +24,7 @@ NETWORKS = {  # model, input shape, classes: odd sides, several channels, classe
     "dense": ("mlp", (1, 28, 28), 10),
     "dense, 100 classes": ("mlp", (3, 5, 5), 100),
     "head": ("softmax", (2, 6, 6), 10),
+    "head, 2 classes": ("softmax", (1, 5, 5), 2),  # whose rows, once padded, reach far into the next ones
     "lora, last block": ("vit", (1, 28, 28), 10, LoRA(4, 8.0, ("layer3.qkv", "layer3.out")), False),
     "lora, everywhere": ("vit", (3, 12, 12), 9, LoRA(9, 3.0, ("layer*",)), True),
     "lora, from an MLP on": ("vit", (1, 8, 8), 2, LoRA(2, 4.0, ("layer1.up", "layer3.down")), True),

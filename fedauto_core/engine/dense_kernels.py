@@ -11,7 +11,7 @@ import numpy as np
 
 from .chains import LANES, LINE
 from .products import inner, multiply, one_hot, softmax_residual
-from .vectors import load, not_inlined, store, where_positive
+from .vectors import add, fill, load, mul, not_inlined, store, where_positive
 
 SAMPLES = 64  # whose logits are computed together
 
@@ -34,23 +34,35 @@ def copies(layers, like):
 @inner
 def multiples(count, stride):
     """0, stride, 2 stride, ... as offsets [count]."""
-    return np.arange(count).astype(np.uint64) * np.uint64(stride)
+    found = np.empty(count, np.uint64)
+    for i in range(count):
+        found[i] = i * stride
+    return found
 
 
 @inner
-def pieces(layer):
-    """How many parts of a layer's weights lie together both in theta and padded, and their length."""
-    return (1, layer.n_in * layer.n_out) if layer.width == layer.n_out else (layer.n_in, layer.n_out)
+def whole_rows(layer):
+    """How many of the first rows of a layer's weights [n_in, n_out] may be read or written in theta `width` numbers at
+    a time, which reaches into the next rows: no further than the weights."""
+    return max(0, (layer.n_in * layer.n_out - layer.width) // layer.n_out + 1)
 
 
 @inner
 def padded(theta, layers, w):
-    """theta [P] into w as the products read it; what fills up a block is left as it is, zero."""
+    """theta [P] into w as the products read it. What fills up a block is whatever follows: the products have it in
+    columns of its own, which nobody reads."""
     not_inlined()
     for layer in layers:
-        rows, length = pieces(layer)
-        for i in range(rows):
-            w[layer.weight + i * layer.width :][:length] = theta[layer.weight_at + i * length :][:length]
+        whole, to, at = whole_rows(layer), layer.weight, layer.weight_at
+        for i in range(layer.n_in):
+            if i < whole:
+                for c in range(0, layer.width, LANES):
+                    store(w, to + c, load(theta, at + c))
+            else:
+                for c in range(layer.n_out):
+                    w[to + c] = theta[at + c]
+            to += layer.width
+            at += layer.n_out
         w[layer.bias :][: layer.n_out] = theta[layer.bias_at :][: layer.n_out]
 
 
@@ -59,10 +71,35 @@ def unpadded(w, layers, theta):
     """w into theta [P], the inverse of `padded`."""
     not_inlined()
     for layer in layers:
-        rows, length = pieces(layer)
-        for i in range(rows):
-            theta[layer.weight_at + i * length :][:length] = w[layer.weight + i * layer.width :][:length]
+        whole, at, to = whole_rows(layer), layer.weight, layer.weight_at
+        for i in range(layer.n_in):
+            if i < whole:  # what filled up the row is overwritten by the next
+                for c in range(0, layer.width, LANES):
+                    store(theta, to + c, load(w, at + c))
+            else:
+                for c in range(layer.n_out):
+                    theta[to + c] = w[at + c]
+            at += layer.width
+            to += layer.n_out
         theta[layer.bias_at :][: layer.n_out] = w[layer.bias :][: layer.n_out]
+
+
+@inner
+def shifted(layer, shrink, shift, weight, bias):
+    """A layer's weights [n_in, width] and bias [width], shrunk and shifted by its part of shift [P]."""
+    not_inlined()
+    whole, at = whole_rows(layer), layer.weight_at
+    for i in range(layer.n_in):
+        row = i * layer.width
+        if i < whole:
+            for c in range(0, layer.width, LANES):
+                store(weight, row + c, add(mul(fill(shrink), load(weight, row + c)), load(shift, at + c)))
+        else:
+            for c in range(layer.n_out):
+                weight[row + c] = shrink * weight[row + c] + shift[at + c]
+        at += layer.n_out
+    for c in range(layer.n_out):
+        bias[c] = shrink * bias[c] + shift[layer.bias_at + c]
 
 
 @inner
@@ -129,12 +166,7 @@ def add_gradient(pixels, offsets, targets, layers, w, outputs, slopes, factor, s
                 store(below, at, where_positive(load(active, at), load(below, at)))
         weight, bias = sums[layer.weight :], sums[layer.bias :][: layer.width]
         if len(shift):
-            for k in range(layer.n_in):
-                for c in range(layer.n_out):
-                    at = k * layer.width + c
-                    weight[at] = shrink * weight[at] + shift[layer.weight_at + k * layer.n_out + c]
-            for c in range(layer.n_out):
-                bias[c] = shrink * bias[c] + shift[layer.bias_at + c]
+            shifted(layer, shrink, shift, weight, bias)
         for b in range(size):
             for c in range(layer.width):
                 bias[c] += slope[b * layer.width + c]

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from fedauto_core.engine import compiled, local_updates, predict
-from fedauto_core.engine.chains import CHAINS, layout
+from fedauto_core.engine.chains import CHAINS, Dense, layout, whole_lanes
 from fedauto_core.errors import InputError
 from fedauto_core.models import LoRA, adapt, build_model
 
@@ -129,6 +129,15 @@ def test_no_tile_of_a_convolutions_input_gradient_adds_twice_to_a_place(name):
         for m, n in itertools.product(range(0, len(corners), 8), range(0, len(blocks), 2)):
             places = np.add.outer(corners[m : m + 8], blocks[n : n + 2])
             assert len(np.unique(places)) == places.size
+
+
+def test_rows_are_moved_by_whole_vectors_as_far_as_the_weights_reach():
+    from fedauto_core.engine.dense_kernels import whole_rows  # compiles: not at import
+
+    for n_in, n_out in itertools.product(range(1, 41), repeat=2):
+        layer = Dense(n_in, n_out, whole_lanes(n_out), *[0] * 5)
+        within = n_out * np.arange(n_in) + layer.width <= n_in * n_out
+        assert whole_rows.py_func(layer) == within.sum()
 
 
 def test_no_rows_give_no_rows():

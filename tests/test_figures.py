@@ -94,6 +94,7 @@ def test_the_map_of_differences_has_every_comparison_with_its_sign():
             "standing": ["won", "won, uncorrected", "lost", "equivalent"],
             "settled": [True, True, False, True],
             "harmless": [True, False, True, False],
+            "counts": [False, True, False, False],  # one in "mixed" repeats the other
             "contest": ["optimiser", "optimiser", "aggregation", "aggregation"],
         }
     )

@@ -49,8 +49,8 @@ def whole_rows(layer):
 
 @inner
 def padded(theta, layers, w):
-    """theta [P] into w as the products read it. What fills up a block is whatever follows: the products have it in
-    columns of its own, which nobody reads."""
+    """theta [P] into w as the products read it. What fills up a block is what follows in theta, or was there before: it
+    reaches the padded columns of the logits only, which `softmax_residual` sets to zero and `logits` leaves out."""
     not_inlined()
     for layer in layers:
         whole, to, at = whole_rows(layer), layer.weight, layer.weight_at
@@ -73,7 +73,7 @@ def unpadded(w, layers, theta):
     for layer in layers:
         whole, at, to = whole_rows(layer), layer.weight, layer.weight_at
         for i in range(layer.n_in):
-            if i < whole:  # what filled up the row is overwritten by the next
+            if i < whole:  # the rows go upwards: what filled up this one is overwritten by the next ones
                 for c in range(0, layer.width, LANES):
                     store(theta, to + c, load(w, at + c))
             else:

@@ -101,8 +101,8 @@ def _judged(frame: pd.DataFrame, differences: list[np.ndarray], pages: int) -> p
     frame[["p_holm", "level"]] = np.nan
     frame.loc[judged, "p_holm"] = np.minimum(pages * holm(p_values), 1.0)
     frame.loc[judged, "level"] = holm_levels(p_values, pages)
-    idea = frame["repeats"].where(frame["repeats"] != "", frame["rival"])
-    frame[["p_holm", "level"]] = frame.groupby(["scenario", idea])[["p_holm", "level"]].transform("first")
+    stands = frame["repeats"].where(frame["repeats"] != "", frame["rival"])  # for both
+    frame[["p_holm", "level"]] = frame.groupby(["scenario", stands])[["p_holm", "level"]].transform("first")
     frame["standing"] = [_standing(row) for _, row in frame.iterrows()]
     frame["mark"] = frame["standing"].map(STANDING_MARKS).where(frame["settled"], "~")
     frame["level"] = frame["level"].where(frame["standing"].str.startswith("lost"), LEVEL).fillna(LEVEL)

@@ -14,7 +14,9 @@ APPFL_STAMP := .venv-appfl/.installed-$(VERSION)
 PROFILE ?= standard
 ARGS ?=
 
-.PHONY: report tune test lint proof bench deploy appfl lab lock clean
+.PHONY: setup report tune test lint proof bench deploy appfl lab lock clean
+
+setup: $(STAMP)
 
 report: $(STAMP)
 	.venv/bin/python -m fedauto_core report --profile $(PROFILE) $(ARGS)

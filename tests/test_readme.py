@@ -39,19 +39,21 @@ STANDARD = ROOT / "reports" / "standard"
 @pytest.mark.parametrize(
     ("page", "scenario", "rival", "said"),
     [
-        (HEAD, "F10", "fedavg", "`fedavg` by 4.7 points"),
+        (HEAD, "F10", "fedavg", "`fedavg` by 4.6 points"),
         (HEAD, "F10", "mifa", "`mifa` 5.9"),
         (HEAD, "F10", "fedadam", "4.0 (`fedadam`)"),
         (HEAD, "F10", "server_finetuning", "`server_finetuning` 0.0"),
-        (HEAD, "F8", "feddyn", "`feddyn` -0.6"),
+        (HEAD, "F8", "feddyn", "`feddyn` -0.5"),
         (HEAD, "F4b", "fedadam", "`fedadam` -1.9"),
-        (HEAD, "F4b", "fedavg_all", "`fedavg_all` -1.0"),
-        (CNN, "F10", "scaffold", "`scaffold` by 8.1 points"),
-        (CNN, "F10", "server_finetuning", "`server_finetuning` 0.1"),
-        (CNN, "F10", "data_sharing", "`data_sharing` 0.5"),
-        (LORA, "mixed", "fedavg", "`fedavg` by 1.0 points"),
-        (LORA, "mixed", "scaffold", "`scaffold` 15.7"),
-        (LORA, "mixed", "feddyn", "`feddyn` 5.8"),
+        (HEAD, "F4b", "fedavg_all", "`fedavg_all` -0.9"),
+        (CNN, "F8", "fedavg", "`fedavg` by 1.1 points"),
+        (CNN, "F8", "feddyn", "`feddyn` by 6.2"),
+        (CNN, "F10", "fedavg", "`fedavg` by 3.6"),
+        (CNN, "F10", "scaffold", "`scaffold` by 4.8"),
+        (CNN, "F10", "server_finetuning", "`server_finetuning` 0.3"),
+        (LORA, "mixed", "fedavg", "`fedavg` by 1.2 points"),
+        (LORA, "mixed", "scaffold", "`scaffold` 15.0"),
+        (LORA, "mixed", "feddyn", "`feddyn` 6.4"),
         ("12_resource_optimisation", "radio, F8", "fedavg, scheduled", "`fedavg, scheduled` 1.0"),
     ],
 )
@@ -72,10 +74,10 @@ def test_what_came_out_of_our_own_rules_is_what_the_report_says():
     mine = mine[mine["settled"] & mine["scenario"].isin(biting) & (mine["repeats"] == "")]
     behind = mine[~mine["mark"].isin(["Re", "="])]
     assert f"its rival in {len(mine) - len(behind)} of {len(mine)} settled comparisons" in text
-    assert len(behind) == 4 and {*behind["scenario"]} == {"F4b"} and {*behind["mark"]} == {"¬Re"}
+    assert len(behind) == 3 and {*behind["scenario"]} == {"F4b"} and {*behind["mark"]} == {"¬Re"}
     by_rival = behind.set_index("rival")["mean"]
     assert by_rival.idxmin() == "fedadam"
-    assert f"four are ahead of it in F4b, `fedadam` by {-by_rival.min():.1f}" in text
+    assert f"three are ahead of it in F4b, `fedadam` by {-by_rival.min():.1f}" in text
     gains = pd.read_csv(STANDARD / "15_composition" / "gains.csv")
     gains = gains[(gains["scenario"] == "F10") & (gains["arm"] == "FedAuto")].set_index("X")
     assert len(gains) == 7 and (gains["low"] > 0).all()

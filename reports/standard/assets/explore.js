@@ -127,4 +127,4 @@ if (document.getElementById("skew")) {
   document.querySelector(".controls").addEventListener("submit", (event) => event.preventDefault());
   show();
 }
-// sealed cda78957e88e922710aee599deb18f75773c153a66a15a68f496a35f3e0752f5
+// sealed a0493ca9e2f61727a7ca4617c771542beef17a83be63eb006679ad01f2adea00

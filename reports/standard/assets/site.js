@@ -83,4 +83,4 @@
     reach();
   });
 }
-// sealed 8fa75e24553a10a285382ecb98ea04ee07bb35a49182b06942e3073f7c7d19ed
+// sealed e40bbd655fded5f871d8d1c85c44e7917749d6d5cc9d3f0a2ee8473adfd529d5

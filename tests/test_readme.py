@@ -62,6 +62,22 @@ def test_what_came_out_says_what_the_report_says(page, scenario, rival, said):
     assert said in " ".join(README.split()) and f"{table.loc[(scenario, rival), 'mean']:.1f}" in said
 
 
+@pytest.mark.parametrize(
+    ("page", "scenario", "rivals", "said"),
+    [
+        (HEAD, "F10", {"won": 23, "equivalent": 1}, "it is ahead of 23 of 24 (eight early)"),
+        (HEAD, "F8", {"won": 11, "equivalent": 13}, "it is ahead of or equivalent to all"),
+        (CNN, "F8", {"won": 6, "won, uncorrected": 1, "equivalent": 4}, "it is ahead of or equivalent to all in F8"),
+        (CNN, "F10", {"won": 10, "equivalent": 1}, "ahead of ten in F10"),
+    ],
+)
+def test_what_came_out_counts_as_the_report_does(page, scenario, rivals, said):
+    """Early: eight of the head's in F10, five of the CNN's, none of the others."""
+    table = pd.read_csv(STANDARD / page / "comparisons.csv").query("scenario == @scenario")
+    assert said in " ".join(README.split()) and table["standing"].value_counts().to_dict() == rivals
+    assert (~table["settled"]).sum() == {(HEAD, "F10"): 8, (CNN, "F10"): 5}.get((page, scenario), 0)
+
+
 def test_what_came_out_of_our_own_rules_is_what_the_report_says():
     text = " ".join(README.split())
     runs, judged = (pd.read_csv(STANDARD / HEAD / f"{name}.csv") for name in ("final", "comparisons"))

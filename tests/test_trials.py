@@ -6,7 +6,6 @@ A trial takes ten seconds or more; so each is made once, and three times with FE
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -267,7 +266,6 @@ def test_a_read_only_report(trial, tmp_path, undisturbed):
 def test_a_read_only_cache(trial, tmp_path, undisturbed_experiment):
     place = Place(tmp_path, ("02_hit",), EXPERIMENT)
     with disk(tmp_path / "cache", 8_000_000) as remount:
-        caches.own_cache(tmp_path / "cache")
         remount("ro")
         status, said = place.run()
         assert status != 0 and re.search(r"02_hit: cell 2.*\n  .*set FEDAUTO_DATA to", said), said
@@ -295,8 +293,7 @@ def test_a_damaged_file_of_a_page(trial, tmp_path, undisturbed):
 @trials
 def test_a_damaged_cache(trial, tmp_path, undisturbed_experiment):
     place = Place(tmp_path, ("02_hit",), EXPERIMENT)
-    (tmp_path / "cache" / "kernels").unlink()
-    shutil.copytree(caches.COMPILED, tmp_path / "cache" / "kernels")  # compiled code of its own, to be damaged as well
+    (tmp_path / "cache" / "kernels").unlink()  # compiled code of its own, to be damaged as well
     assert calm(place) == undisturbed_experiment
     for path in [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]:
         cut(path)

@@ -9,10 +9,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fedauto_core.engine import compiled, local_updates, predict
+from fedauto_core.engine import compiled, local_updates, predict, stage
 from fedauto_core.engine.chains import CHAINS, Dense, layout, whole_lanes
 from fedauto_core.errors import InputError
 from fedauto_core.models import LoRA, adapt, build_model
+from fedauto_core.models.adapters import adapted_forward
 
 NETWORKS = {  # model, input shape, classes: odd sides, several channels, classes around a multiple of eight
     "small, 28": ("cnn_small", (1, 28, 28), 10),
@@ -30,6 +31,8 @@ NETWORKS = {  # model, input shape, classes: odd sides, several channels, classe
     "lora, from an MLP on": ("vit", (1, 8, 8), 2, LoRA(2, 4.0, ("layer1.up", "layer3.down")), True),
     "lora, from the end of one on": ("vit", (1, 8, 8), 200, LoRA(2, 4.0, ("layer2.down",)), False),
     "lora, from an attention's end on": ("vit", (1, 8, 8), 10, LoRA(8, 4.0, ("layer0.out", "layer2.qkv")), False),
+    "lora, last stage": ("mobilenet_stage", (7, 2, 2), 10, LoRA(4, 8.0, ("conv",)), False),
+    "lora, last stage, with an offset": ("mobilenet_stage", (5, 3, 3), 9, LoRA(1, 3.0, ("conv",)), True),
 }
 each_network = pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
 
@@ -159,11 +162,14 @@ def test_what_is_not_finite_is_found_in_the_result(network, number):
         )
         assert not ours[0].isfinite().all() and not torchs[0].isfinite().all()
         assert torch.equal(ours[1:].isfinite(), torchs[1:].isfinite()) and ours[1:].isfinite().all()
-        assert predict(model, broken, x)[0].isfinite().logical_not().any()
+        logits = model.forward(model.unflatten(broken), x.expand(len(broken), *x.shape))
+        assert torch.equal(predict(model, broken, x).isfinite(), logits.isfinite())  # a ReLU6 hides infinities
     pixels = x.clone()
-    pixels[(7, 0, 4, 4)[: x.ndim]] = number
-    logits = predict(model, start, pixels)
-    assert not logits[:, 7].isfinite().all() and logits[:, :7].isfinite().all() and logits[:, 8:].isfinite().all()
+    pixels[(7, 0, 1, 1)[: x.ndim]] = number
+    logits, torchs = predict(model, start, pixels), model.forward(model.unflatten(start), pixels.expand(3, *x.shape))
+    assert torch.equal(logits.isfinite(), torchs.isfinite())
+    assert not logits[:, 7].isfinite().all() or (model.name.startswith("mobilenet") and number == torch.inf)
+    assert logits[:, :7].isfinite().all() and logits[:, 8:].isfinite().all()
 
 
 def test_an_expanded_start_and_strided_images_are_read_right_and_not_changed():
@@ -216,19 +222,40 @@ def test_the_kernels_of_lora_hold_what_is_held():
         assert part.any() == (name not in {*held, *model.frozen}), name
 
 
+def test_the_kernels_of_the_last_stage_hold_what_is_held_and_keep_no_stale_products():
+    model, start, x, y, batches = task(NETWORKS["lora, last stage, with an offset"])
+    ours = local_updates(model, start, x, y, batches, 0.05, frozen=("conv.A",))
+    assert (
+        ours - local_updates(model, start, x, y, batches, 0.05, frozen=("conv.A",), backend="stacked")
+    ).abs().max() < 1e-10
+    assert {name for name, part in model.unflatten(ours).items() if part.any()} == {
+        "conv.B",
+        "head.weight",
+        "head.bias",
+    }
+    adapted_forward(model).frozen["conv.weight"].mul_(0.5)  # in their place: the version tells
+    x.mul_(2.0)
+    for images in (x, x[:20], x[20:], x[1::2], x):  # one more than are kept
+        torchs = model.forward(model.unflatten(start), images.expand(3, *images.shape))
+        assert (predict(model, start, images) - torchs).abs().max() < 1e-10
+    assert len(stage._frozen) == stage.KEPT
+
+
 def test_what_the_kernels_of_lora_do_not_know_goes_the_torch_path():
     rng, x = np.random.default_rng(0), torch.zeros(4, 1, 8, 8)
     vit, mlp = (build_model(name, (1, 8, 8), 10) for name in ("vit", "mlp"))
+    last_stage = build_model("mobilenet_stage", (1, 8, 8), 10)
     for base, target, dtype in (
         (vit, "embed", torch.float32),
         (vit, "layer3.qkv", torch.float64),
+        (last_stage, "conv", torch.float64),
         (mlp, "hidden", torch.float32),
     ):
-        model, trunk, *_ = adapt(base, base.init(rng), LoRA(2, 4.0, (target,)))
+        model, trunk, *_ = adapt(base, base.init(rng), LoRA(1, 4.0, (target,)))
         theta, inputs = model.init(rng)[None].to(dtype), trunk(x).to(dtype)
         assert not compiled.fits(model, theta, inputs, model.frozen, "auto")
         with pytest.raises(
-            InputError, match=r"backend 'compiled' for model '.*-lora'.*vit-lora behind a frozen embedding"
+            InputError, match=r"backend 'compiled' for model '.*-lora'.*vit-lora .*mobilenet_stage-lora"
         ):
             compiled.fits(model, theta, inputs, model.frozen, "compiled")
 

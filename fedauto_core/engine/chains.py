@@ -5,13 +5,15 @@ the start of its array.
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from itertools import accumulate
 from math import prod
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import DTypeLike, NDArray
+from torch import Tensor
 
 from fedauto_core.models.model import Model
 
@@ -271,3 +273,10 @@ def dense_layers(model: Model) -> tuple[Dense, ...]:
         found.append(Dense(n_in, n_out, width, at[f"{name}.weight"], at[f"{name}.bias"], *parts, before))
         size, before = -(-(parts[1] + width) // LINE) * LINE, before + width
     return tuple(found)
+
+
+def trained_spans(model: Model, held: Collection[str]) -> Tensor:
+    """Start and end in theta of every parameter that is not `held`, [n, 2]."""
+    at = starts(model.shapes)
+    spans = [(at[name], at[name] + prod(shape)) for name, shape in model.shapes.items() if name not in held]
+    return torch.tensor(spans, dtype=torch.int64).reshape(-1, 2)

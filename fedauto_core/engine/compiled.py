@@ -1,6 +1,6 @@
 """Small networks on the CPU by loops that Numba compiles at the first use: the convolutional ones of `CHAINS` by those
-of `kernels`, dense layers with ReLUs between, or a single one, by those of `dense_kernels`, the vision transformer with
-LoRA by those of `transformer_kernels`.
+of `kernels`, dense layers with ReLUs between, or a single one, by those of `dense_kernels`, and with LoRA the vision
+transformer by those of `transformer_kernels`, the last stage of MobileNetV2 by those of `stage_kernels`.
 
 The compiled code is kept in the project's cache, by what it was compiled from. Where Numba is missing or fails, every
 function here answers None, says so once in the log, and `engine/local.py` computes the same with torch, to rounding: a
@@ -22,21 +22,22 @@ import torch
 from torch import Tensor
 
 from fedauto_core.errors import InputError, require
-from fedauto_core.models.adapters import adapted_forward
 from fedauto_core.models.model import Model
 from fedauto_core.store.files import cache_folder
 from fedauto_core.store.keys import file_hash
 from fedauto_core.store.writing import locked
 
-from . import transformer
-from .chains import CHAINS, dense_layers, layout
+from . import stage, transformer
+from .chains import CHAINS, dense_layers, layout, trained_spans
 
 SOURCES = {
     "kernels": ("chains", "kernels", "products", "vectors"),
     "dense_kernels": ("chains", "dense_kernels", "products", "vectors"),
+    "stage_kernels": ("chains", "dense_kernels", "products", "stage", "stage_kernels", "vectors"),
     "transformer_kernels": ("attention_kernels", "chains", "products", "transformer", "transformer_kernels", "vectors"),
 }  # of the compiled code of each module
 DENSE = ("mlp", "softmax")
+LORA = {"mobilenet_stage-lora": stage, "vit-lora": transformer}
 
 
 def fits(model: Model, theta: Tensor, x: Tensor, held: Collection[str], backend: str) -> bool:
@@ -45,7 +46,7 @@ def fits(model: Model, theta: Tensor, x: Tensor, held: Collection[str], backend:
     Raises InputError where "compiled" asks for what no kernel does.
     """
     fitting = (
-        (transformer.fits(model, theta) or (model.name in (*CHAINS, *DENSE) and not held))
+        (_adapted(model, theta) or (model.name in (*CHAINS, *DENSE) and not held))
         and theta.device.type == x.device.type == "cpu"
         and theta.dtype == x.dtype
         and theta.dtype in (torch.float32, torch.float64)
@@ -54,10 +55,15 @@ def fits(model: Model, theta: Tensor, x: Tensor, held: Collection[str], backend:
         fitting or backend != "compiled",
         f"backend 'compiled' for model {model.name!r} in {theta.dtype} on {theta.device.type}, {len(held)} held",
         allowed=f"{', '.join([*CHAINS, *DENSE])} in float32 or float64 on the CPU, all parameters trained, or vit-lora "
-        "behind a frozen embedding, in the type of its frozen weights",
+        "behind a frozen embedding or mobilenet_stage-lora, in the type of the frozen weights",
         remedy="choose the backend 'auto'",
     )
     return fitting and backend in ("auto", "compiled")
+
+
+def _adapted(model: Model, theta: Tensor) -> bool:
+    """Whether it is a network with LoRA that a kernel knows."""
+    return model.name in LORA and LORA[model.name].fits(model, theta)
 
 
 def updates(
@@ -82,7 +88,7 @@ def updates(
     out = torch.empty_like(start, memory_format=torch.contiguous_format)
     first = start[:1] if start.stride(0) == 0 else start  # of all, where they start from one model
     terms = lr, shrink, out[:0] if shift is None else shift
-    spans = (transformer.trained_spans(model, held),) if transformer.fits(model, start) else ()
+    spans = (trained_spans(model, held),) if _adapted(model, start) else ()
     return out if _call("train", model, first, x, out, batches, labels, *terms, *spans) else None
 
 
@@ -126,7 +132,7 @@ _entries: dict[tuple[str, ...], Callable[..., None] | None] = {}  # module, name
 
 def _call(entry: str, model: Model, theta: Tensor, x: Tensor, *tensors: Tensor) -> bool:
     """Run an entry of a module of kernels on theta [M, P], images and more; False where Numba cannot."""
-    given = model.input_shape if adapted_forward(model) is None else transformer.input_shape(model)
+    given = LORA[model.name].input_shape(model) if model.name in LORA else model.input_shape
     require(
         theta.shape[1:] == (model.n_parameters,) and x.shape[1:] == given,
         f"theta of shape {tuple(theta.shape)} and images of shape {tuple(x.shape)} for model {model.name!r}",
@@ -134,7 +140,7 @@ def _call(entry: str, model: Model, theta: Tensor, x: Tensor, *tensors: Tensor) 
         remedy="pass one flat parameter vector per model, and images of the model's size",
     )
     arrays = [tensor.detach().contiguous().numpy() for tensor in (theta, x, *tensors)]
-    module, places = _places(model, arrays[0].dtype)
+    module, places = _places(model, arrays[0].dtype, x)
     arguments = *arrays, *places
     key = module, entry, arrays[0].dtype.name
     if key not in _entries:
@@ -149,10 +155,11 @@ def _call(entry: str, model: Model, theta: Tensor, x: Tensor, *tensors: Tensor) 
     return True
 
 
-def _places(model: Model, dtype: np.dtype) -> tuple[str, tuple[Any, ...]]:
-    """The module of kernels for a model, and the last arguments of all that is in it."""
-    if adapted_forward(model) is not None:
-        return "transformer_kernels", transformer.arguments(model)
+def _places(model: Model, dtype: np.dtype, x: Tensor) -> tuple[str, tuple[Any, ...]]:
+    """The module of kernels for a model, and the last arguments of all that is in it for images x."""
+    if model.name in LORA:
+        known = LORA[model.name]
+        return f"{known.__name__.rpartition('.')[2]}_kernels", known.arguments(model, x)
     if model.name in DENSE:
         return "dense_kernels", (dense_layers(model),)
     return "kernels", layout(model).arguments(dtype)
@@ -170,10 +177,10 @@ def _compile(module: str, entry: str, arguments: tuple[Any, ...]) -> Callable[..
     import numba  # takes a second, so only who needs it does
 
     # They import it too; named here, they count in the keys of results.
-    from . import dense_kernels, kernels, transformer_kernels
+    from . import dense_kernels, kernels, stage_kernels, transformer_kernels
 
-    sources = {"kernels": kernels, "dense_kernels": dense_kernels, "transformer_kernels": transformer_kernels}
-    source = sources[module]
+    modules = dense_kernels, kernels, stage_kernels, transformer_kernels
+    (source,) = (one for one in modules if one.__name__.endswith(f".{module}"))
     function, types = getattr(source, entry), tuple(map(numba.typeof, arguments))
     hashes = [file_hash(Path(__file__).with_name(f"{name}.py")) for name in SOURCES[module]]
     key = hashlib.sha256(repr([module, entry, types, *hashes]).encode()).hexdigest()

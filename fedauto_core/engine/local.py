@@ -101,7 +101,10 @@ def local_updates(
 
 def _shift(gamma: Tensor, mu: Tensor, reference: Tensor, linear: Tensor | None) -> Tensor:
     """What a step adds to the weights besides the gradient and the shrinking: gamma (mu reference - linear)."""
-    return gamma * (mu * reference - (0.0 if linear is None else linear))
+    if linear is not None and not bool(mu.any()):
+        return -gamma * linear
+    pull = mu * reference
+    return (pull if linear is None else pull.sub_(linear)).mul_(gamma)
 
 
 def _autograd_sgd(

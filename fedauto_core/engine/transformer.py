@@ -4,7 +4,6 @@ Activations are [samples, tokens, width], in short [rows, width]. An offset is t
 of its array.
 """
 
-from collections.abc import Collection
 from math import prod
 from typing import NamedTuple
 
@@ -197,15 +196,8 @@ def layout(model: Model) -> TransformerLayout:
     return TransformerLayout(net, np.array(layers, dtype=np.int64), np.concatenate(new.tables), new.size)
 
 
-def arguments(model: Model) -> tuple:
-    """The last five arguments of a kernel: net, layers, table, the frozen weights [Q], scratch."""
+def arguments(model: Model, x: Tensor) -> tuple:
+    """The last five arguments of a kernel, for any images x: net, layers, table, the frozen weights [Q], scratch."""
     net, layers, table, size = layout(model)
     frozen = torch.cat([weight.flatten() for weight in adapted_forward(model).frozen.values()]).detach().numpy()
     return net, layers, table, frozen, scratch(size, frozen.dtype)
-
-
-def trained_spans(model: Model, held: Collection[str]) -> Tensor:
-    """Start and end in theta of every parameter that is not `held`, [n, 2]."""
-    at = starts(model.shapes)
-    spans = [(at[name], at[name] + prod(shape)) for name, shape in model.shapes.items() if name not in held]
-    return torch.tensor(spans, dtype=torch.int64).reshape(-1, 2)

@@ -142,6 +142,16 @@ def where_larger(typing, a, b, c, d):
 
 
 @intrinsic
+def where_smaller(typing, a, b, c, d):
+    """c where a < b or a is NaN, else d."""
+
+    def emit(builder: ir.IRBuilder, a: Any, b: Any, c: Any, d: Any) -> Any:
+        return builder.select(builder.fcmp_unordered("<", a, b), c, d)
+
+    return a(a, a, a, a), _elementwise(emit)
+
+
+@intrinsic
 def where_equal(typing, a, b, c):
     """c where a == b, else 0."""
 

@@ -1,0 +1,277 @@
+"""The last stage of MobileNetV2 with LoRA as loops that Numba compiles, where `engine/compiled.py` decides so.
+
+A few samples at a time run forward and backward, so that their activations stay in the second cache. Rows are
+positions of samples, [samples * positions]. Every product is `products.multiply`.
+
+`train`, `gradients` and `logits` are compiled where they are needed; their last two arguments are `stage.arguments`.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .chains import LANES
+from .dense_kernels import multiples, zeros
+from .products import inner, multiply, one_hot, softmax_residual
+from .vectors import add, fill, load, mul, not_inlined, store, where_positive, where_smaller
+
+SAMPLES = 5  # that run together
+
+
+class Room(NamedTuple):
+    """Scratch of a kernel, all flat."""
+
+    a: NDArray  # [channels, padded rank]
+    a_sums: NDArray  # its gradient
+    b: NDArray  # [rank, width], times its scale and the channels'
+    b_turned: NDArray  # [width, padded rank]
+    offset: NDArray  # [channels, width] or [0], times the channels' scale
+    head: NDArray  # [width, padded]
+    head_sums: NDArray
+    head_turned: NDArray  # [classes, width]
+    bias: NDArray  # [padded]
+    low: NDArray  # [rows, padded rank]: x A, and on the way back the gradient with respect to it
+    low_slope: NDArray
+    wide: NDArray  # [rows, width]: what the factors add to the convolution, the slope of the ReLU6, then the gradient
+    pooled: NDArray  # [samples, width], later the gradient with respect to it
+    scores: NDArray  # [samples, padded], the logits and later the gradient with respect to them
+
+
+@inner
+def room_for(net, like):
+    rows, size = SAMPLES * net.positions, net.channels * net.padded_rank
+    return Room(
+        zeros(size, like),
+        zeros(size, like),
+        zeros(net.rank * net.width, like),
+        zeros(net.width * net.padded_rank, like),
+        zeros(net.channels * net.width if net.offset_at >= 0 else 0, like),
+        zeros(net.width * net.padded, like),
+        zeros(net.width * net.padded, like),
+        zeros(net.classes * net.width, like),
+        zeros(net.padded, like),
+        zeros(rows * net.padded_rank, like),
+        zeros(rows * net.padded_rank, like),
+        zeros(rows * net.width, like),
+        zeros(SAMPLES * net.width, like),
+        zeros(SAMPLES * net.padded, like),
+    )
+
+
+@inner
+def merge(theta, net, frozen, room):
+    """Padded factors, scaled offset and padded head as theta [P] has them."""
+    not_inlined()
+    rank, scale = net.padded_rank, theta.dtype.type(net.lora_scale)
+    for k in range(net.channels):
+        for c in range(net.rank):
+            room.a[k * rank + c] = theta[net.a_at + k * net.rank + c]
+    for c in range(net.rank):
+        for k in range(net.width):
+            value = scale * theta[net.b_at + c * net.width + k] * frozen.scale[k]
+            room.b[c * net.width + k] = value
+            room.b_turned[k * rank + c] = value
+    if net.offset_at >= 0:
+        for i in range(net.channels):
+            for k in range(net.width):
+                at = i * net.width + k
+                room.offset[at] = theta[net.offset_at + at] * frozen.scale[k]
+    for k in range(net.width):
+        for c in range(net.classes):
+            value = theta[net.head_at + k * net.classes + c]
+            room.head[k * net.padded + c] = value
+            room.head_turned[c * net.width + k] = value
+    room.bias[: net.classes] = theta[net.bias_at :][: net.classes]
+
+
+@inner
+def rows_of(samples, net):
+    """Where in the images [n, channels, positions] each position of each sample begins."""
+    rows = np.empty(len(samples) * net.positions, np.uint64)
+    for s in range(len(samples)):
+        for p in range(net.positions):
+            rows[s * net.positions + p] = samples[s] * net.channels * net.positions + p
+    return rows
+
+
+@inner
+def make_ready(pixels, samples, net, frozen):
+    """What the frozen convolution makes of those of `samples` that it has not seen."""
+    not_inlined()
+    for s in range(len(samples)):
+        n = samples[s]
+        if not frozen.ready[n]:
+            kept = frozen.kept[n * net.positions * net.width :][: net.positions * net.width]
+            for p in range(net.positions):
+                kept[p * net.width :][: net.width] = frozen.shift
+            sources = pixels, rows_of(samples[s : s + 1], net), multiples(net.channels, net.positions)
+            to = kept, multiples(net.positions, net.width), multiples(net.width // LANES, LANES)
+            multiply(*sources, frozen.weight, net.width, *to, True)
+            frozen.ready[n] = True
+
+
+@inner
+def pool(samples, net, frozen, room):
+    """Means over positions of the ReLU6 of what the adapted convolution makes of `samples`; its slope is left in
+    room.wide."""
+    not_inlined()
+    number = room.wide.dtype.type
+    none, ones, sixes, share = fill(number(0)), fill(number(1)), fill(number(6)), fill(number(net.share))
+    size = net.positions * net.width
+    for s in range(len(samples)):
+        kept = frozen.kept[samples[s] * size :][:size]
+        for c in range(0, net.width, LANES):
+            total = none
+            for p in range(net.positions):
+                at = s * size + p * net.width + c
+                y = add(load(kept, p * net.width + c), load(room.wide, at))
+                total = add(total, where_positive(y, where_smaller(y, sixes, y, sixes)))
+                store(room.wide, at, where_positive(y, where_smaller(y, sixes, ones, none)))
+            store(room.pooled, s * net.width + c, mul(total, share))
+
+
+@inner
+def forward(pixels, samples, rows, net, frozen, room):
+    """Logits [samples, padded] of at most SAMPLES of the images, whose rows they are."""
+    not_inlined()
+    make_ready(pixels, samples, net, frozen)
+    width, rank = net.width, net.padded_rank
+    by_channel, by_row = multiples(net.channels, net.positions), multiples(len(rows), width)
+    by_rank, lanes = multiples(len(rows), rank), multiples(width // LANES, LANES)
+    to = room.low, by_rank, multiples(rank // LANES, LANES)
+    multiply(pixels, rows, by_channel, room.a, rank, *to, False)
+    multiply(room.low, by_rank, multiples(net.rank, 1), room.b, width, room.wide, by_row, lanes, False)
+    if net.offset_at >= 0:
+        multiply(pixels, rows, by_channel, room.offset, width, room.wide, by_row, lanes, True)
+    pool(samples, net, frozen, room)
+    for s in range(len(samples)):
+        room.scores[s * net.padded :][: net.padded] = room.bias
+    sources = room.pooled, multiples(len(samples), width), multiples(width, 1)
+    to = room.scores, multiples(len(samples), net.padded), multiples(net.padded // LANES, LANES)
+    multiply(*sources, room.head, net.padded, *to, True)
+
+
+@inner
+def head_backward(count, net, room, gradient):
+    """Adds the gradient of the head to its padded sums and that of its bias to `gradient` [P]; that of the pooled
+    features goes into their place."""
+    not_inlined()
+    width, by_class = net.width, multiples(count, net.padded)
+    sources = room.pooled, multiples(width, 1), multiples(count, width)
+    to = room.head_sums, multiples(width, net.padded), multiples(net.padded // LANES, LANES)
+    multiply(*sources, room.scores, net.padded, *to, True)
+    for s in range(count):
+        for c in range(net.classes):
+            gradient[net.bias_at + c] += room.scores[s * net.padded + c]
+    to = room.pooled, multiples(count, width), multiples(width // LANES, LANES)
+    multiply(room.scores, by_class, multiples(net.classes, 1), room.head_turned, width, *to, False)
+
+
+@inner
+def backward(pixels, rows, count, offsets, net, room, gradient):
+    """Adds the gradients of the last `forward` to `gradient` [P] and to padded sums, given that with respect to the
+    logits in their place; the channels' scales are left to `unpad`."""
+    not_inlined()
+    head_backward(count, net, room, gradient)
+    width, rank = net.width, net.padded_rank
+    share = fill(room.wide.dtype.type(net.share))
+    for s in range(count):
+        for c in range(0, width, LANES):
+            slope = mul(load(room.pooled, s * width + c), share)
+            for p in range(net.positions):
+                at = (s * net.positions + p) * width + c
+                store(room.wide, at, mul(load(room.wide, at), slope))
+    by_row, by_rank, by_channel = multiples(len(rows), width), multiples(len(rows), rank), multiples(net.channels, 1)
+    for k in range(net.channels):
+        by_channel[k] *= net.positions
+    lanes, lanes_low = multiples(width // LANES, LANES), multiples(rank // LANES, LANES)
+    to = room.low_slope, by_rank, lanes_low
+    multiply(room.wide, by_row, multiples(width, 1), room.b_turned, rank, *to, False)
+    to = room.a_sums, multiples(net.channels, rank), lanes_low
+    multiply(pixels, by_channel, rows, room.low_slope, rank, *to, True)
+    to = gradient[net.b_at :], multiples(net.rank, width), lanes
+    multiply(room.low, multiples(net.rank, 1), by_rank, room.wide, width, *to, True)
+    if offsets and net.offset_at >= 0:
+        to = gradient[net.offset_at :], multiples(net.channels, width), lanes
+        multiply(pixels, by_channel, rows, room.wide, width, *to, True)
+
+
+@inner
+def unpad(offsets, net, frozen, room, gradient):
+    """Padded sums, which are then zero again, into `gradient` [P], and the scales into those of B and the offset."""
+    not_inlined()
+    scale = gradient.dtype.type(net.lora_scale)
+    for k in range(net.channels):
+        for c in range(net.rank):
+            gradient[net.a_at + k * net.rank + c] = room.a_sums[k * net.padded_rank + c]
+    for c in range(net.rank):
+        for k in range(net.width):
+            gradient[net.b_at + c * net.width + k] *= scale * frozen.scale[k]
+    if offsets and net.offset_at >= 0:
+        for i in range(net.channels):
+            for k in range(net.width):
+                gradient[net.offset_at + i * net.width + k] *= frozen.scale[k]
+    for k in range(net.width):
+        for c in range(net.classes):
+            gradient[net.head_at + k * net.classes + c] = room.head_sums[k * net.padded + c]
+    room.a_sums[:] = 0
+    room.head_sums[:] = 0
+
+
+@inner
+def loss_gradient(theta, pixels, samples, targets, offsets, net, frozen, room, gradient):
+    """Gradient [P] at theta [P] of the mean cross-entropy over `samples` of the images with targets [B, C], into
+    `gradient`; that of the offset is zero unless `offsets`."""
+    not_inlined()
+    merge(theta, net, frozen, room)
+    gradient[:] = 0
+    for begin in range(0, len(samples), SAMPLES):
+        block = samples[begin : begin + SAMPLES]
+        rows = rows_of(block, net)
+        forward(pixels, block, rows, net, frozen, room)
+        for s in range(len(block)):
+            softmax_residual(room.scores[s * net.padded :][: net.padded], targets[begin + s], len(samples))
+        backward(pixels, rows, len(block), offsets, net, room, gradient)
+    unpad(offsets, net, frozen, room, gradient)
+
+
+def train(start, x, out, batches, labels, lr, shrink, shift, spans, net, frozen):
+    """Into out [M, P] what E steps w <- shrink w + shift - lr gradient add to start [M, P], or [1, P] for all, within
+    the `spans` [n, 2]; shift [M, P] or [0, P]."""
+    room, pixels = room_for(net, out), x.reshape(-1)
+    gradient = np.empty(out.shape[1], out.dtype)
+    targets = np.zeros((batches.shape[2], net.classes), out.dtype)
+    # What is kept of an image is large: models that draw the same ones come one behind the other.
+    for m in np.argsort(batches[:, 0, 0]):
+        w, begin = out[m], start[m % len(start)]
+        w[:] = begin
+        for e in range(batches.shape[1]):
+            one_hot(labels[m, e], targets)
+            loss_gradient(w, pixels, batches[m, e], targets, False, net, frozen, room, gradient)
+            for i in range(len(spans)):
+                for k in range(spans[i, 0], spans[i, 1]):
+                    if len(shift):
+                        w[k] = shrink[m] * w[k] + shift[m, k]
+                    w[k] -= lr[m] * gradient[k]
+        w -= begin
+
+
+def gradients(theta, x, rows, targets, out, net, frozen):
+    """Gradients [M, P] at theta [M, P] of the mean cross-entropy over x[rows[m]] with targets [M, B, C]."""
+    room, pixels = room_for(net, out), x.reshape(-1)
+    for m in range(len(theta)):
+        loss_gradient(theta[m], pixels, rows[m], targets[m], True, net, frozen, room, out[m])
+
+
+def logits(theta, x, out, net, frozen):
+    """Logits [R, n, C] of the models theta [R, P] on x [n, channels, side, side]."""
+    room, pixels = room_for(net, out), x.reshape(-1)
+    samples = np.arange(len(x))
+    for m in range(len(theta)):
+        merge(theta[m], net, frozen, room)
+        for begin in range(0, len(x), SAMPLES):
+            block = samples[begin : begin + SAMPLES]
+            forward(pixels, block, rows_of(block, net), net, frozen, room)
+            for s in range(len(block)):
+                out[m, begin + s] = room.scores[s * net.padded :][: net.classes]

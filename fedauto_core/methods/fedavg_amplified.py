@@ -27,7 +27,7 @@ class FedAvgAmplified(Method):
     family = "plain"
     contest = "aggregation"
     cost = Cost(server="P")
-    assumes = "equal participation over P rounds"
+    assumes = "equal participation over a period"
     knob = ("amplification", (1.5, 3.0, 10.0))
     amplification: float = 3.0
     period: int = 10

@@ -1,4 +1,4 @@
-"""What the loops share that Numba compiles: their products, and the two ends of a loss."""
+"""What the loops share that Numba compiles: their products, the two ends of a loss, and a step."""
 
 import numpy as np
 from numba import njit
@@ -66,3 +66,13 @@ def softmax_residual(scores, target, size):
     for c in range(len(target)):
         scores[c] = (scores[c] * (mass / total) - target[c]) / size
     scores[len(target) :] = 0
+
+
+@inner
+def descend(w, gradient, lr, shrink, shift, spans):
+    """w <- shrink w + shift - lr gradient within the `spans` [n, 2]; all [P], shift maybe [0] for neither."""
+    for i in range(len(spans)):
+        for k in range(spans[i, 0], spans[i, 1]):
+            if len(shift):
+                w[k] = shrink * w[k] + shift[k]
+            w[k] -= lr * gradient[k]

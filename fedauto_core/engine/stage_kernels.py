@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from .chains import LANES
 from .dense_kernels import multiples, zeros
-from .products import inner, multiply, one_hot, softmax_residual
+from .products import descend, inner, multiply, one_hot, softmax_residual
 from .vectors import add, fill, load, mul, not_inlined, store, where_positive, where_smaller
 
 SAMPLES = 5  # that run together
@@ -244,16 +244,12 @@ def train(start, x, out, batches, labels, lr, shrink, shift, spans, net, frozen)
     targets = np.zeros((batches.shape[2], net.classes), out.dtype)
     # What is kept of an image is large: models that draw the same ones come one behind the other.
     for m in np.argsort(batches[:, 0, 0]):
-        w, begin = out[m], start[m % len(start)]
+        w, begin, own = out[m], start[m % len(start)], shift[m] if len(shift) else lr[:0]
         w[:] = begin
         for e in range(batches.shape[1]):
             one_hot(labels[m, e], targets)
             loss_gradient(w, pixels, batches[m, e], targets, False, net, frozen, room, gradient)
-            for i in range(len(spans)):
-                for k in range(spans[i, 0], spans[i, 1]):
-                    if len(shift):
-                        w[k] = shrink[m] * w[k] + shift[m, k]
-                    w[k] -= lr[m] * gradient[k]
+            descend(w, gradient, lr[m], shrink[m], own, spans)
         w -= begin
 
 

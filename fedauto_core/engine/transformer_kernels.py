@@ -12,7 +12,7 @@ import numpy as np
 
 from .attention_kernels import attention, attention_backward, norm, norm_backward
 from .chains import LANES
-from .products import inner, multiply, one_hot, part, softmax_residual
+from .products import descend, inner, multiply, one_hot, part, softmax_residual
 from .transformer import SAMPLES, BlockLayer
 from .vectors import add, fill, fma, load, mul, not_inlined, store, where_positive
 
@@ -331,16 +331,12 @@ def train(start, x, out, batches, labels, lr, shrink, shift, spans, net, layers,
     gradient = np.empty(out.shape[1], out.dtype)
     targets = np.zeros((batches.shape[2], net.classes), out.dtype)
     for m in range(len(out)):
-        w, begin = out[m], start[m % len(start)]
+        w, begin, own = out[m], start[m % len(start)], shift[m] if len(shift) else lr[:0]
         w[:] = begin
         for e in range(batches.shape[1]):
             one_hot(labels[m, e], targets)
             loss_gradient(w, x, batches[m, e], targets, False, net, layers, table, frozen, work, gradient)
-            for i in range(len(spans)):
-                for k in range(spans[i, 0], spans[i, 1]):
-                    if len(shift):
-                        w[k] = shrink[m] * w[k] + shift[m, k]
-                    w[k] -= lr[m] * gradient[k]
+            descend(w, gradient, lr[m], shrink[m], own, spans)
         w -= begin
 
 

@@ -77,7 +77,9 @@ def test_terms_of_the_objective_equal_the_torch_path(network):
         assert (ours - torchs).abs().max() < 1e-10
 
 
-@pytest.mark.parametrize("network", ["small, 28", "dense", "head", "lora, last block", "lora, everywhere"])
+@pytest.mark.parametrize(
+    "network", ["small, 28", "dense", "head", "lora, last block", "lora, everywhere", "lora, last stage"]
+)
 @pytest.mark.parametrize("lr", [0.02, 0.1])
 def test_ten_rounds_in_single_precision_stay_with_the_torch_path(network, lr):
     """Not of cnn: where its maxima are decided by the last bit, any two paths part."""
@@ -125,7 +127,8 @@ def test_a_row_has_the_same_bits_in_any_company(network):
 
 @pytest.mark.parametrize("name", CHAINS)
 def test_no_tile_of_a_convolutions_input_gradient_adds_twice_to_a_place(name):
-    """Windows overlap; a tile holds at most 8 of them, by two blocks of lanes, and stores its sums at the end."""
+    """Windows overlap; a tile of `multiply_overlapping` holds at most 8 of them, by two blocks of lanes, and stores its
+    sums at the end."""
     for side in range(16, 65):
         _, second = (found := layout(build_model(name, (3, side, side), 10))).layers
         corners, blocks = (found.table[start : start + size] for start, size in (second.corners, second.tap_blocks))
@@ -222,23 +225,40 @@ def test_the_kernels_of_lora_hold_what_is_held():
         assert part.any() == (name not in {*held, *model.frozen}), name
 
 
-def test_the_kernels_of_the_last_stage_hold_what_is_held_and_keep_no_stale_products():
+def test_the_kernels_of_the_last_stage_hold_what_is_held():
     model, start, x, y, batches = task(NETWORKS["lora, last stage, with an offset"])
-    ours = local_updates(model, start, x, y, batches, 0.05, frozen=("conv.A",))
-    assert (
-        ours - local_updates(model, start, x, y, batches, 0.05, frozen=("conv.A",), backend="stacked")
-    ).abs().max() < 1e-10
+    ours, torchs = (
+        local_updates(model, start, x, y, batches, 0.05, frozen=("conv.A",), backend=backend)
+        for backend in ("compiled", "stacked")
+    )
+    assert (ours - torchs).abs().max() < 1e-10
     assert {name for name, part in model.unflatten(ours).items() if part.any()} == {
         "conv.B",
         "head.weight",
         "head.bias",
     }
-    adapted_forward(model).frozen["conv.weight"].mul_(0.5)  # in their place: the version tells
-    x.mul_(2.0)
-    for images in (x, x[:20], x[20:], x[1::2], x):  # one more than are kept
+
+
+def test_the_last_stage_keeps_no_stale_products():
+    """Of views of the same memory, of memory written anew, and of memory that was given up."""
+    model, start, x, *_ = task(NETWORKS["lora, last stage, with an offset"])
+    frozen = adapted_forward(model).frozen
+
+    def stale(images):
         torchs = model.forward(model.unflatten(start), images.expand(3, *images.shape))
-        assert (predict(model, start, images) - torchs).abs().max() < 1e-10
+        return (predict(model, start, images) - torchs).abs().max() > 1e-10
+
+    for images in (x, x[:20], x[::2], x[20:], x.transpose(2, 3), x[:1].expand(40, -1, -1, -1), x):
+        assert not stale(images)
     assert len(stage._frozen) == stage.KEPT
+    for name in ("weight", "scale", "shift"):
+        frozen[f"conv.{name}"].mul_(0.5)
+        assert not stale(x)
+        assert len(stage._frozen) == 1  # nothing of other weights is kept
+    x.mul_(2.0)
+    assert not stale(x)
+    for _ in range(20):
+        assert not stale(torch.randn(40, *x.shape[1:], dtype=x.dtype))
 
 
 def test_what_the_kernels_of_lora_do_not_know_goes_the_torch_path():
@@ -258,6 +278,35 @@ def test_what_the_kernels_of_lora_do_not_know_goes_the_torch_path():
             InputError, match=r"backend 'compiled' for model '.*-lora'.*vit-lora .*mobilenet_stage-lora"
         ):
             compiled.fits(model, theta, inputs, model.frozen, "compiled")
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_products_equal_numpys_whatever_their_tiles(dtype):
+    """With AVX-512 a product has tiles of four, two and one block, and of 8 and 4 rows."""
+    from numba import njit
+
+    from fedauto_core.engine import products
+
+    @njit(error_model="numpy")
+    def multiplied(*arguments):
+        products.multiply(*arguments)
+
+    rng = np.random.default_rng(0)
+    for (rows, depth, blocks), accumulate in itertools.product(
+        itertools.product((1, 4, 5, 8, 9, 21), (1, 7), range(1, 10)), (True, False)
+    ):
+        a, b, c = (rng.standard_normal(shape) for shape in ((rows, depth), (depth, 8 * blocks), (rows, 8 * blocks)))
+        place = rng.permutation(rows)  # of the rows of c, with a gap behind each
+        flat = np.zeros((rows, 8 * blocks + 3), dtype)
+        flat[place, :-3] = c
+        to = flat.ravel(), *(np.array(at, np.uint64) for at in (place * flat.shape[1], range(0, 8 * blocks, 8)))
+        sources = (
+            a.astype(dtype).ravel(),
+            *(np.arange(0, n * step, step, np.uint64) for n, step in ((rows, depth), (depth, 1))),
+        )
+        multiplied(*sources, b.astype(dtype).ravel(), np.uint64(8 * blocks), *to, accumulate)
+        assert np.abs(flat[place, :-3] - (a @ b + accumulate * c)).max() < 100 * np.finfo(dtype).eps
+        assert not flat[:, -3:].any()
 
 
 def test_without_numba_torch_computes_the_same_and_one_line_says_so(monkeypatch, caplog):

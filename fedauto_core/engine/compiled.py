@@ -37,7 +37,8 @@ SOURCES = {
     "transformer_kernels": ("attention_kernels", "chains", "products", "transformer", "transformer_kernels", "vectors"),
 }  # of the compiled code of each module
 DENSE = ("mlp", "softmax")
-LORA = {"mobilenet_stage-lora": stage, "vit-lora": transformer}
+ADAPTED = {"mobilenet_stage-lora": ("stage_kernels", stage), "vit-lora": ("transformer_kernels", transformer)}
+"""Model with LoRA -> the module of its kernels, and what lays it out for them."""
 
 
 def fits(model: Model, theta: Tensor, x: Tensor, held: Collection[str], backend: str) -> bool:
@@ -63,7 +64,7 @@ def fits(model: Model, theta: Tensor, x: Tensor, held: Collection[str], backend:
 
 def _adapted(model: Model, theta: Tensor) -> bool:
     """Whether it is a network with LoRA that a kernel knows."""
-    return model.name in LORA and LORA[model.name].fits(model, theta)
+    return model.name in ADAPTED and ADAPTED[model.name][1].fits(model, theta)
 
 
 def updates(
@@ -132,7 +133,7 @@ _entries: dict[tuple[str, ...], Callable[..., None] | None] = {}  # module, name
 
 def _call(entry: str, model: Model, theta: Tensor, x: Tensor, *tensors: Tensor) -> bool:
     """Run an entry of a module of kernels on theta [M, P], images and more; False where Numba cannot."""
-    given = LORA[model.name].input_shape(model) if model.name in LORA else model.input_shape
+    given = ADAPTED[model.name][1].input_shape(model) if model.name in ADAPTED else model.input_shape
     require(
         theta.shape[1:] == (model.n_parameters,) and x.shape[1:] == given,
         f"theta of shape {tuple(theta.shape)} and images of shape {tuple(x.shape)} for model {model.name!r}",
@@ -157,9 +158,9 @@ def _call(entry: str, model: Model, theta: Tensor, x: Tensor, *tensors: Tensor) 
 
 def _places(model: Model, dtype: np.dtype, x: Tensor) -> tuple[str, tuple[Any, ...]]:
     """The module of kernels for a model, and the last arguments of all that is in it for images x."""
-    if model.name in LORA:
-        known = LORA[model.name]
-        return f"{known.__name__.rpartition('.')[2]}_kernels", known.arguments(model, x)
+    if model.name in ADAPTED:
+        module, known = ADAPTED[model.name]
+        return module, known.arguments(model, x)
     if model.name in DENSE:
         return "dense_kernels", (dense_layers(model),)
     return "kernels", layout(model).arguments(dtype)
@@ -179,8 +180,9 @@ def _compile(module: str, entry: str, arguments: tuple[Any, ...]) -> Callable[..
     # They import it too; named here, they count in the keys of results.
     from . import dense_kernels, kernels, stage_kernels, transformer_kernels
 
-    modules = dense_kernels, kernels, stage_kernels, transformer_kernels
-    (source,) = (one for one in modules if one.__name__.endswith(f".{module}"))
+    sources = {"kernels": kernels, "dense_kernels": dense_kernels}
+    sources |= {"stage_kernels": stage_kernels, "transformer_kernels": transformer_kernels}
+    source = sources[module]
     function, types = getattr(source, entry), tuple(map(numba.typeof, arguments))
     hashes = [file_hash(Path(__file__).with_name(f"{name}.py")) for name in SOURCES[module]]
     key = hashlib.sha256(repr([module, entry, types, *hashes]).encode()).hexdigest()

@@ -2,7 +2,7 @@
 
 Both are two times (convolution, maximum over 2x2 or not, GroupNorm with 4 channels a group, ReLU), then a linear
 classifier; which of the two is told by the offsets of `chains.Layout`. A few samples at a time run forward and
-backward, so that their activations stay in the caches. Every product is `products.multiply`, whose left factor is
+backward, so that their activations stay in the caches. Every product is one of `products`, whose left factor is
 addressed by offsets: the patches of a convolution are read where they lie.
 
 One thread, no reordering of sums: the numbers do not depend on what else is computed, and a NaN is found in the result.
@@ -13,7 +13,7 @@ four arguments.
 import numpy as np
 
 from .chains import EPSILON, LANES
-from .products import inner, multiply, one_hot, part, softmax_residual
+from .products import inner, multiply, multiply_overlapping, one_hot, part, softmax_residual
 from .vectors import (
     add,
     fill,
@@ -281,7 +281,7 @@ def backward(n_samples, layers, head, table, work):
         grad_image[:] = 0
         grad_out = part(work, second.grad_out), part(table, second.rows), part(table, second.channel)
         to = grad_image, part(table, second.corners), taps
-        multiply(*grad_out, part(work, second.transposed), second.taps[1], *to, True)
+        multiply_overlapping(*grad_out, part(work, second.transposed), second.taps[1], *to)
         layer_backward(first, s, table, work, part(work, second.images, s), grad_image)
 
 

@@ -2,7 +2,8 @@
 
 Participants may come from many simultaneous runs; row j never sees the other rows. Backends with the same numbers to
 rounding: "stacked" trains chunks of models together (batched matrix products), "loop" one model after another,
-"compiled" with loops by Numba (see `engine/compiled.py`; four models and the ViT with LoRA, on the CPU).
+"compiled" with loops by Numba (see `engine/compiled.py`; four models, and the ViT and the last stage of MobileNetV2
+with LoRA, on the CPU).
 """
 
 import ctypes

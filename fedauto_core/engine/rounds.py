@@ -46,18 +46,18 @@ class Task(NamedTuple):
 
 
 def _plain(lane: Lane) -> bool:
-    """Whether the clients only descend from the broadcast model: no method adds a term to their objectives then."""
+    """Whether the clients' work is FedAvg's, which has no terms besides the loss."""
     return type(lane.run.method).local_work is Method.local_work
 
 
 def _blocks(lanes: Sequence[Lane], schedule: Schedule, round: int) -> Iterator[list[Task]]:
-    """Tasks of the runs still moving, grouped so that a group trains about STACK models; those that are not `_plain`
-    apart, because a term of one takes time in all steps of its group."""
+    """Tasks of the runs still moving, grouped so that a group trains about STACK models. Those that are not `_plain`
+    have groups of their own: a term of one takes time in all steps of its group."""
     moving = [lane for lane in lanes if not lane.diverged]
-    for kind in (True, False):
+    for plain in (True, False):
         block: list[Task] = []
         for lane in moving:
-            if _plain(lane) is kind:
+            if _plain(lane) is plain:
                 ids = lane.heard(round)
                 block.append(Task(lane, ids, lane.steps(schedule, round, ids)))
                 if sum(len(task.ids) for task in block) >= STACK:

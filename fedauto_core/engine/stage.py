@@ -19,7 +19,7 @@ from fedauto_core.models.model import Model
 from .chains import starts, whole_lanes
 
 ABSENT = -1
-KEPT = 3  # sets of images whose products are kept: those of training, those of evaluation, and one more
+KEPT = 3  # sets of images whose products are kept: for training, for evaluation, and public ones that are scored
 
 
 class Stage(NamedTuple):
@@ -86,25 +86,29 @@ def _stage(model: Model) -> Stage:
     )
 
 
-_frozen: OrderedDict[tuple, tuple[tuple[Tensor, Tensor], Frozen]] = OrderedDict()
+_frozen: OrderedDict[tuple, tuple[tuple[Tensor, ...], Frozen]] = OrderedDict()  # the latest used last
 
 
 def arguments(model: Model, x: Tensor) -> tuple[Stage, Frozen]:
     """The last two arguments of a kernel for images x [n, ...].
 
-    What is kept belongs to the memory of the images and of the frozen weights; it is held on to, so that no other
-    tensor can come to lie there.
+    What is kept takes positions * width numbers (46 KB) for each image that was drawn. It belongs to the memory of the
+    images and of the frozen parts, to which it holds on, so that no other tensor can come to lie there; torch counts
+    what is written into them (what NumPy writes, it does not see). That of other frozen parts is given up.
     """
     weights, stage = adapted_forward(model).frozen, _stage(model)
-    weight, scale, shift = (weights[f"conv.{name}"][0] for name in ("weight", "scale", "shift"))
-    owners = x, weight
-    key = tuple((tensor.data_ptr(), tuple(tensor.shape), tensor._version) for tensor in owners)
-    if key not in _frozen:
-        flat = (weight * scale).flatten().numpy()
-        kept = np.empty(len(x) * stage.positions * stage.width, flat.dtype)
-        parts = Frozen(flat, scale.numpy(), shift.numpy(), kept, np.zeros(len(x), np.bool_))
-        _frozen[key] = owners, parts
-    _frozen.move_to_end(key)
-    while len(_frozen) > KEPT:
-        _frozen.popitem(last=False)
-    return stage, _frozen[key][1]
+    parts = [weights[f"conv.{name}"].detach()[0] for name in ("weight", "scale", "shift")]
+    images, network = _identity(x), tuple(map(_identity, parts))
+    if (images, network) not in _frozen:
+        for other in [key for key in _frozen if key[1] != network] or list(_frozen)[: len(_frozen) + 1 - KEPT]:
+            del _frozen[other]
+        weight, scale, shift = parts
+        kept = np.empty(len(x) * stage.positions * stage.width, scale.numpy().dtype)
+        numbers = (weight * scale).flatten().numpy(), scale.numpy(), shift.numpy(), kept, np.zeros(len(x), np.bool_)
+        _frozen[images, network] = (x, *parts), Frozen(*numbers)
+    _frozen.move_to_end((images, network))
+    return stage, _frozen[images, network][1]
+
+
+def _identity(tensor: Tensor) -> tuple[object, ...]:
+    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor._version

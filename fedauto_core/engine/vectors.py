@@ -143,7 +143,7 @@ def where_larger(typing, a, b, c, d):
 
 @intrinsic
 def where_smaller(typing, a, b, c, d):
-    """c where a < b or a is NaN, else d."""
+    """c where a < b or one of them is NaN, else d."""
 
     def emit(builder: ir.IRBuilder, a: Any, b: Any, c: Any, d: Any) -> Any:
         return builder.select(builder.fcmp_unordered("<", a, b), c, d)
@@ -161,21 +161,25 @@ def where_equal(typing, a, b, c):
     return a(a, a, a), _elementwise(emit)
 
 
-MANY_ROWS = 8 if dict(binding.get_host_cpu_features()).get("avx512f") else 6  # whose sums fit into the registers
+AVX512 = bool(dict(binding.get_host_cpu_features()).get("avx512f"))
+MANY_ROWS = 8 if AVX512 else 6  # whose sums fit into the registers
 
 
 def _product_tile(n_rows: int, blocks: int) -> Callable[..., None]:
-    """An intrinsic that computes a tile of a product, `n_rows` rows by `blocks` (1 or 2) blocks of lanes, as
-    `products.multiply`: from row m on, repeated where there are too few (hence no place of c may occur twice in
-    the rows of a tile), and from column `at` of b; left and right: where the blocks are in a row of c."""
+    """An intrinsic that computes a tile of a product, `n_rows` rows by `blocks` blocks of lanes, as
+    `products.multiply`: from row m on, repeated where there are too few (hence no place of c may occur twice in the
+    rows of a tile), and from block n on."""
     lanes, bits = blocks * LANES, ir.IntType(32)
 
+    def chosen(numbers: Sequence[int]) -> ir.Constant:
+        return ir.Constant(ir.VectorType(bits, len(numbers)), list(numbers))
+
     @intrinsic
-    def tile(typing, a, rows, m, columns, b, at, width, c, to_rows, left, right, accumulate):
+    def tile(typing, a, rows, m, columns, b, n, width, c, to_rows, to_columns, accumulate):
         dtype, whole = a.dtype, types.uintp
 
         def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-            a_, rows_, m_, columns_, b_, at_, width_, c_, to_rows_, left_, right_, accumulate_ = arguments
+            a_, rows_, m_, columns_, b_, n_, width_, c_, to_rows_, to_columns_, accumulate_ = arguments
             number, align = context.get_data_type(dtype), dtype.bitwidth // 8
             kind, part_kind = ir.VectorType(number, lanes), ir.VectorType(number, LANES)
             load = functools.partial(builder.load, align=align)
@@ -186,28 +190,37 @@ def _product_tile(n_rows: int, blocks: int) -> Callable[..., None]:
             def length(array_type: Any, array: Any) -> Any:
                 return cgutils.create_struct_proxy(array_type)(context, builder, array).nitems
 
-            last = builder.sub(length(rows, rows_), ir.Constant(m_.type, 1))
+            def plus(index: Any, more: int) -> Any:
+                return builder.add(index, ir.Constant(index.type, more))
+
+            last = plus(length(rows, rows_), -1)
+            across = [builder.load(pointer(to_columns, to_columns_, plus(n_, block))) for block in range(blocks)]
             sources, targets = [], []
             for i in range(n_rows):
-                row = builder.add(m_, ir.Constant(m_.type, i))
+                row = plus(m_, i)
                 row = builder.select(builder.icmp_unsigned("<", row, last), row, last)
                 sources.append(pointer(a, a_, builder.load(pointer(rows, rows_, row))))
                 to = builder.load(pointer(to_rows, to_rows_, row))
-                places = [pointer(c, c_, builder.add(to, block)) for block in (left_, right_)[:blocks]]
+                places = [pointer(c, c_, builder.add(to, column)) for column in across]
                 targets.append([builder.bitcast(place, part_kind.as_pointer()) for place in places])
             # LLVM keeps these in registers.
             sums = [cgutils.alloca_once_value(builder, ir.Constant(kind, None)) for _ in range(n_rows)]
             for total in sums:
                 builder.store(ir.Constant(kind, None), total)
             with builder.if_then(accumulate_):
-                joint = ir.Constant(ir.VectorType(bits, lanes), list(range(lanes)))
                 for total, places in zip(sums, targets, strict=True):
                     parts = [load(place) for place in places]
-                    builder.store(builder.shuffle_vector(parts[0], parts[-1], joint), total)
+                    while len(parts) > 1:
+                        joint = chosen(range(2 * parts[0].type.count))
+                        parts = [
+                            builder.shuffle_vector(*pair, joint) for pair in zip(parts[::2], parts[1::2], strict=True)
+                        ]
+                    builder.store(parts[0], total)
             name = f"llvm.fmuladd.v{lanes}f{dtype.bitwidth}"
             multiply_add = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind] * 3), name)
-            start = cgutils.alloca_once_value(builder, at_)
-            builder.store(at_, start)
+            begin = builder.mul(n_, ir.Constant(n_.type, LANES))
+            start = cgutils.alloca_once_value(builder, begin)
+            builder.store(begin, start)
             with cgutils.for_range(builder, length(columns, columns_), intp=m_.type) as loop:
                 column, k = builder.load(pointer(columns, columns_, loop.index)), builder.load(start)
                 vector = load(builder.bitcast(pointer(b, b_, k), kind.as_pointer()))
@@ -221,16 +234,17 @@ def _product_tile(n_rows: int, blocks: int) -> Callable[..., None]:
             for total, places in zip(sums, targets, strict=True):
                 value = builder.load(total)
                 for block, place in enumerate(places):
-                    mine = ir.Constant(ir.VectorType(bits, LANES), [block * LANES + lane for lane in range(LANES)])
+                    mine = chosen(range(block * LANES, (block + 1) * LANES))
                     builder.store(builder.shuffle_vector(value, value, mine), place, align=align)
             return context.get_dummy_value()
 
-        given = a, rows, whole, columns, b, whole, whole, c, to_rows, whole, whole, types.boolean
+        given = a, rows, whole, columns, b, whole, whole, c, to_rows, to_columns, types.boolean
         return types.none(*given), generate
 
     return tile
 
 
+many_by_four, four_by_four = _product_tile(MANY_ROWS, 4), _product_tile(4, 4)
 many_by_two, four_by_two = _product_tile(MANY_ROWS, 2), _product_tile(4, 2)
 eight_by_one, four_by_one = _product_tile(8, 1), _product_tile(4, 1)
 

@@ -282,14 +282,19 @@ def test_what_the_kernels_of_lora_do_not_know_goes_the_torch_path():
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_products_equal_numpys_whatever_their_tiles(dtype):
-    """With AVX-512 a product has tiles of four, two and one block, and of 8 and 4 rows."""
+    """With AVX-512 a product has tiles of four, two and one block, and of 8 and 4 rows; four are tried anywhere."""
     from numba import njit
 
     from fedauto_core.engine import products
 
     @njit(error_model="numpy")
-    def multiplied(*arguments):
-        products.multiply(*arguments)
+    def multiplied(a, rows, columns, b, width, c, to_rows, to_columns, accumulate):
+        products.multiply(a, rows, columns, b, width, c, to_rows, to_columns, accumulate)
+
+    @njit(error_model="numpy")
+    def by_fours(a, rows, columns, b, width, c, to_rows, to_columns, accumulate):
+        for n in range(0, len(to_columns), 4):
+            products.four_blocks(a, rows, columns, b, n, width, c, to_rows, to_columns, accumulate)
 
     rng = np.random.default_rng(0)
     for (rows, depth, blocks), accumulate in itertools.product(
@@ -297,16 +302,15 @@ def test_products_equal_numpys_whatever_their_tiles(dtype):
     ):
         a, b, c = (rng.standard_normal(shape) for shape in ((rows, depth), (depth, 8 * blocks), (rows, 8 * blocks)))
         place = rng.permutation(rows)  # of the rows of c, with a gap behind each
-        flat = np.zeros((rows, 8 * blocks + 3), dtype)
-        flat[place, :-3] = c
-        to = flat.ravel(), *(np.array(at, np.uint64) for at in (place * flat.shape[1], range(0, 8 * blocks, 8)))
-        sources = (
-            a.astype(dtype).ravel(),
-            *(np.arange(0, n * step, step, np.uint64) for n, step in ((rows, depth), (depth, 1))),
-        )
-        multiplied(*sources, b.astype(dtype).ravel(), np.uint64(8 * blocks), *to, accumulate)
-        assert np.abs(flat[place, :-3] - (a @ b + accumulate * c)).max() < 100 * np.finfo(dtype).eps
-        assert not flat[:, -3:].any()
+        offsets = (np.arange(rows) * depth, np.arange(depth), place * (8 * blocks + 3), np.arange(0, 8 * blocks, 8))
+        rows_of_a, columns, to_rows, to_columns = (at.astype(np.uint64) for at in offsets)
+        for multiply in (multiplied, by_fours)[: 2 if blocks % 4 == 0 else 1]:
+            flat = np.zeros((rows, 8 * blocks + 3), dtype)
+            flat[place, :-3] = c
+            sources = a.astype(dtype).ravel(), rows_of_a, columns, b.astype(dtype).ravel(), np.uint64(8 * blocks)
+            multiply(*sources, flat.ravel(), to_rows, to_columns, accumulate)
+            assert np.abs(flat[place, :-3] - (a @ b + accumulate * c)).max() < 100 * np.finfo(dtype).eps
+            assert not flat[:, -3:].any()
 
 
 def test_without_numba_torch_computes_the_same_and_one_line_says_so(monkeypatch, caplog):

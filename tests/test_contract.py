@@ -10,6 +10,7 @@ from fedauto_core.data import FederationSpec, build_federation, load_dataset
 from fedauto_core.engine import Averaging, Run, Schedule, simulate
 from fedauto_core.engine.lane import Lane
 from fedauto_core.engine.public import PublicData
+from fedauto_core.engine.rounds import _blocks
 from fedauto_core.errors import InputError
 from fedauto_core.methods import METHODS, Context, Server, fedauto_on, make_method, method_inputs
 from fedauto_core.methods.guard import FARTHEST, finite, is_sound
@@ -177,6 +178,14 @@ def test_updates_and_steps_are_judged_by_one_guard():
     edge = start + torch.tensor([FARTHEST * 6, 0.0])  # 1 + the start's norm of 5
     assert is_sound(start, start) and is_sound(edge, start) and not is_sound(edge + 1, start)
     assert not is_sound(torch.tensor([nan, 0.0]), start) and not is_sound(torch.tensor([inf, 0.0]), start)
+
+
+def test_terms_of_some_methods_take_no_time_of_the_others():
+    schedule, names = Schedule(ROUNDS, 2, 8), ("scaffold", "fedavg", "feddyn", "fedauto", "fedprox")
+    lanes = [Lane(Averaging(MODEL), _run(make_method(name)), schedule) for name in names]
+    lanes[2].diverged = 1
+    stacks = [[task.lane.run.method.name for task in block] for block in _blocks(lanes, schedule, 0)]
+    assert stacks == [["fedavg", "fedauto"], ["scaffold", "fedprox"]]
 
 
 def test_public_data_need_no_run():

@@ -127,4 +127,4 @@ if (document.getElementById("skew")) {
   document.querySelector(".controls").addEventListener("submit", (event) => event.preventDefault());
   show();
 }
-// sealed a0493ca9e2f61727a7ca4617c771542beef17a83be63eb006679ad01f2adea00
+// sealed 6fd7acf733511aa0aeba4bdea772090f41b086e1a542a03967e8ca189fdd65f9

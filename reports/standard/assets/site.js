@@ -83,4 +83,4 @@
     reach();
   });
 }
-// sealed e40bbd655fded5f871d8d1c85c44e7917749d6d5cc9d3f0a2ee8473adfd529d5
+// sealed 3a61863fc7e7a912287f2a263af98bae8e9452f8e41fd39f66b9dd0393a74b1e

@@ -127,4 +127,4 @@ if (document.getElementById("skew")) {
   document.querySelector(".controls").addEventListener("submit", (event) => event.preventDefault());
   show();
 }
-// sealed 6fd7acf733511aa0aeba4bdea772090f41b086e1a542a03967e8ca189fdd65f9
+// sealed 309364db75c4bbb65f3487deb940cc6e3c185a686119a44f64b21968162f6084

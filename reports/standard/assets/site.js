@@ -83,4 +83,4 @@
     reach();
   });
 }
-// sealed 3a61863fc7e7a912287f2a263af98bae8e9452f8e41fd39f66b9dd0393a74b1e
+// sealed a53586fea64bbe2193788809a4198a1a59d69f2eaf82ed5be23a558be558e7ae

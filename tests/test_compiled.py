@@ -157,6 +157,7 @@ def test_no_rows_give_no_rows():
 def test_what_is_not_finite_is_found_in_the_result(network, number):
     """As in the torch path: in the weights of one model, in one image of another."""
     model, start, x, y, batches = task(network)
+    hidden = model.name.startswith("mobilenet") and number == torch.inf  # by its ReLU6
     for place in (0, start.shape[1] - 1):
         broken = start.clone()
         broken[0, place] = number
@@ -166,12 +167,14 @@ def test_what_is_not_finite_is_found_in_the_result(network, number):
         assert not ours[0].isfinite().all() and not torchs[0].isfinite().all()
         assert torch.equal(ours[1:].isfinite(), torchs[1:].isfinite()) and ours[1:].isfinite().all()
         logits = model.forward(model.unflatten(broken), x.expand(len(broken), *x.shape))
-        assert torch.equal(predict(model, broken, x).isfinite(), logits.isfinite())  # a ReLU6 hides infinities
+        finite = predict(model, broken, x).isfinite()
+        assert torch.equal(finite, logits.isfinite())
+        assert hidden or finite[0].logical_not().any()
     pixels = x.clone()
     pixels[(7, 0, 1, 1)[: x.ndim]] = number
     logits, torchs = predict(model, start, pixels), model.forward(model.unflatten(start), pixels.expand(3, *x.shape))
     assert torch.equal(logits.isfinite(), torchs.isfinite())
-    assert not logits[:, 7].isfinite().all() or (model.name.startswith("mobilenet") and number == torch.inf)
+    assert hidden or not logits[:, 7].isfinite().all()
     assert logits[:, :7].isfinite().all() and logits[:, 8:].isfinite().all()
 
 
@@ -264,19 +267,18 @@ def test_the_last_stage_keeps_no_stale_products():
 def test_what_the_kernels_of_lora_do_not_know_goes_the_torch_path():
     rng, x = np.random.default_rng(0), torch.zeros(4, 1, 8, 8)
     vit, mlp = (build_model(name, (1, 8, 8), 10) for name in ("vit", "mlp"))
-    last_stage = build_model("mobilenet_stage", (1, 8, 8), 10)
+    last_stage = build_model("mobilenet_stage", (2, 8, 8), 10)
     for base, target, dtype in (
         (vit, "embed", torch.float32),
         (vit, "layer3.qkv", torch.float64),
         (last_stage, "conv", torch.float64),
         (mlp, "hidden", torch.float32),
     ):
-        model, trunk, *_ = adapt(base, base.init(rng), LoRA(1, 4.0, (target,)))
+        model, trunk, *_ = adapt(base, base.init(rng), LoRA(2, 4.0, (target,)))
         theta, inputs = model.init(rng)[None].to(dtype), trunk(x).to(dtype)
         assert not compiled.fits(model, theta, inputs, model.frozen, "auto")
-        with pytest.raises(
-            InputError, match=r"backend 'compiled' for model '.*-lora'.*vit-lora .*mobilenet_stage-lora"
-        ):
+        known = "vit-lora behind a frozen embedding or mobilenet_stage-lora"
+        with pytest.raises(InputError, match=rf"backend 'compiled' for model '.*-lora'.*{known}"):
             compiled.fits(model, theta, inputs, model.frozen, "compiled")
 
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from fedauto_core.engine import compiled, local_updates, predict, stage
-from fedauto_core.engine.chains import CHAINS, Dense, layout, whole_lanes
+from fedauto_core.engine.chains import CHAINS, layout, whole_lanes
 from fedauto_core.errors import InputError
 from fedauto_core.models import LoRA, adapt, build_model
 from fedauto_core.models.adapters import adapted_forward
@@ -138,12 +138,11 @@ def test_no_tile_of_a_convolutions_input_gradient_adds_twice_to_a_place(name):
 
 
 def test_rows_are_moved_by_whole_vectors_as_far_as_the_weights_reach():
-    from fedauto_core.engine.dense_kernels import whole_rows  # compiles: not at import
+    from fedauto_core.engine.products import whole_rows  # compiles: not at import
 
     for n_in, n_out in itertools.product(range(1, 41), repeat=2):
-        layer = Dense(n_in, n_out, whole_lanes(n_out), *[0] * 5)
-        within = n_out * np.arange(n_in) + layer.width <= n_in * n_out
-        assert whole_rows.py_func(layer) == within.sum()
+        within = n_out * np.arange(n_in) + whole_lanes(n_out) <= n_in * n_out
+        assert whole_rows.py_func(n_in, n_out, whole_lanes(n_out)) == within.sum()
 
 
 def test_no_rows_give_no_rows():
@@ -290,13 +289,13 @@ def test_products_equal_numpys_whatever_their_tiles(dtype):
     from fedauto_core.engine import products
 
     @njit(error_model="numpy")
-    def multiplied(a, rows, columns, b, width, c, to_rows, to_columns, accumulate):
-        products.multiply(a, rows, columns, b, width, c, to_rows, to_columns, accumulate)
+    def multiplied(a, rows, columns, b, width, c, to_rows, blocks, accumulate):
+        products.multiply(a, rows, columns, b, width, c, to_rows, blocks, accumulate)
 
     @njit(error_model="numpy")
-    def by_fours(a, rows, columns, b, width, c, to_rows, to_columns, accumulate):
-        for n in range(0, len(to_columns), 4):
-            products.four_blocks(a, rows, columns, b, n, width, c, to_rows, to_columns, accumulate)
+    def by_fours(a, rows, columns, b, width, c, to_rows, blocks, accumulate):
+        for n in range(0, blocks, 4):
+            products.four_blocks(a, rows, columns, b, n, width, c, to_rows, blocks, accumulate)
 
     rng = np.random.default_rng(0)
     for (rows, depth, blocks), accumulate in itertools.product(
@@ -304,15 +303,56 @@ def test_products_equal_numpys_whatever_their_tiles(dtype):
     ):
         a, b, c = (rng.standard_normal(shape) for shape in ((rows, depth), (depth, 8 * blocks), (rows, 8 * blocks)))
         place = rng.permutation(rows)  # of the rows of c, with a gap behind each
-        offsets = (np.arange(rows) * depth, np.arange(depth), place * (8 * blocks + 3), np.arange(0, 8 * blocks, 8))
-        rows_of_a, columns, to_rows, to_columns = (at.astype(np.uint64) for at in offsets)
+        offsets = np.arange(rows) * depth, np.arange(depth), place * (8 * blocks + 3)
+        rows_of_a, columns, to_rows = (at.astype(np.uint64) for at in offsets)
         for multiply in (multiplied, by_fours)[: 2 if blocks % 4 == 0 else 1]:
             flat = np.zeros((rows, 8 * blocks + 3), dtype)
             flat[place, :-3] = c
             sources = a.astype(dtype).ravel(), rows_of_a, columns, b.astype(dtype).ravel(), np.uint64(8 * blocks)
-            multiply(*sources, flat.ravel(), to_rows, to_columns, accumulate)
+            multiply(*sources, flat.ravel(), to_rows, blocks, accumulate)
             assert np.abs(flat[place, :-3] - (a @ b + accumulate * c)).max() < 100 * np.finfo(dtype).eps
             assert not flat[:, -3:].any()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_products_of_rows_equal_numpys(dtype):
+    from numba import njit
+
+    from fedauto_core.engine import products
+
+    @njit(error_model="numpy")
+    def multiplied(a, rows, b, others, length, c, to_rows):
+        products.multiply_rows(a, rows, b, others, length, c, to_rows)
+
+    rng = np.random.default_rng(0)
+    for rows, others, depth in itertools.product((1, 2, 3, 4, 7), (1, 2, 5), (8, 24)):
+        a, b = (rng.standard_normal((count, depth)) for count in (rows, others))
+        place, c = rng.permutation(rows), np.zeros((rows, others + 2), dtype)
+        offsets = (np.arange(rows) * depth, np.arange(others) * depth, place * (others + 2))
+        of_a, of_b, to_rows = (at.astype(np.uint64) for at in offsets)
+        multiplied(a.astype(dtype).ravel(), of_a, b.astype(dtype).ravel(), of_b, depth, c.ravel(), to_rows)
+        assert np.abs(c[place, :-2] - a @ b.T).max() < 100 * np.finfo(dtype).eps
+        assert not c[:, -2:].any()
+
+
+def test_a_matrix_is_padded_and_comes_back_without_touching_what_lies_behind_it():
+    from numba import njit
+
+    from fedauto_core.engine import products
+
+    @njit(error_model="numpy")
+    def there_and_back(source, rows, columns, wide, width, target):
+        products.widen(source, rows, columns, wide, width)
+        products.tighten(wide, rows, columns, width, target)
+
+    for rows, columns in itertools.product((1, 2, 9), (1, 4, 8, 10)):
+        width = -(-columns // 8) * 8
+        source, wide = np.arange(1.0, rows * columns + 1), np.full(rows * width + 5, -1.0)
+        target = np.full(rows * columns + 5, -2.0)
+        there_and_back(source, rows, columns, wide, width, target)
+        assert np.array_equal(wide[: rows * width].reshape(rows, width)[:, :columns].ravel(), source)
+        assert (wide[rows * width :] == -1).all() and (target[rows * columns :] == -2).all()
+        assert np.array_equal(target[: rows * columns], source)
 
 
 def test_without_numba_torch_computes_the_same_and_one_line_says_so(monkeypatch, caplog):

@@ -4,11 +4,11 @@
 import numpy as np
 
 from .chains import EPSILON, LANES
-from .products import inner, multiply, part
+from .products import leaf, multiply, part
 from .vectors import add, fill, fma, load, mul, not_inlined, store, sum_of_eights
 
 
-@inner
+@leaf
 def norm(x, scale, shift, width, normed, deviations, to):
     """LayerNorm of every row of x [rows, width]; `normed`: before scale and shift."""
     not_inlined()
@@ -32,7 +32,7 @@ def norm(x, scale, shift, width, normed, deviations, to):
             store(to, at, fma(found, load(scale, at - begin), load(shift, at - begin)))
 
 
-@inner
+@leaf
 def norm_backward(slope, scale, width, normed, deviations, to):
     """to [rows, width] += the gradient with respect to the norm's input, from `slope`, that with respect to its output:
     with x the normalised input, d its inverse deviation, a the scale, <.> a row's mean, d (a g - <a g> - x <a g x>)."""
@@ -51,7 +51,7 @@ def norm_backward(slope, scale, width, normed, deviations, to):
             store(to, at, fma(g, inverse, load(to, at)))
 
 
-@inner
+@leaf
 def softmax(x, size, scale):
     """Every row of x [size, size] becomes the softmax of scale x."""
     not_inlined()
@@ -69,7 +69,7 @@ def softmax(x, size, scale):
             scores[j] *= inverse
 
 
-@inner
+@leaf
 def softmax_backward(slopes, weights, size, scale):
     """slopes [size, size], the gradient with respect to a softmax's rows W, becomes that with respect to the scores
     before their scale: scale W (g - <g, W>)."""
@@ -84,7 +84,7 @@ def softmax_backward(slopes, weights, size, scale):
             store(slopes, at, mul(mul(load(weights, at), add(load(slopes, at), minus)), fill(kind(scale))))
 
 
-@inner
+@leaf
 def turn_head(head, n_rows, depth, stride, to):
     """to [depth, n_rows] <- the first `depth` of every `stride` numbers."""
     not_inlined()
@@ -93,34 +93,34 @@ def turn_head(head, n_rows, depth, stride, to):
             to[k * n_rows + j] = head[j * stride + k]
 
 
-@inner
+@leaf
 def attention(qkv, attended, mixed, samples, net, table, work):
     """mixed [rows, width] from qkv [rows, 3 width], all heads of each sample by themselves."""
     not_inlined()
     width, tokens, depth = net.width, net.tokens, net.width // net.heads
     wide, narrow = part(table, net.widths, 2)[:tokens], part(table, net.widths, 0)[:tokens]
-    across, ones, lanes = part(table, net.by_token), part(table, net.ones), part(table, net.lanes)
+    across, ones = part(table, net.by_token), part(table, net.ones)
     turned, scale = part(work, net.turned), qkv.dtype.type(1 / np.sqrt(depth))
     for s in range(samples):
         for h in range(net.heads):
             query = qkv[s * tokens * 3 * width + h * depth :]
             weights = attended[(s * net.heads + h) * tokens**2 :][: tokens**2]
             turn_head(query[width:], tokens, depth, 3 * width, turned)
-            multiply(query, wide, ones[:depth], turned, tokens, weights, across, lanes[: tokens // LANES], False)
+            multiply(query, wide, ones[:depth], turned, tokens, weights, across, tokens // LANES, False)
             softmax(weights, tokens, scale)
             values, to = query[2 * width :], mixed[s * tokens * width + h * depth :]
-            multiply(weights, across, ones[:tokens], values, 3 * width, to, narrow, lanes[: depth // LANES], False)
+            multiply(weights, across, ones[:tokens], values, 3 * width, to, narrow, depth // LANES, False)
 
 
-@inner
+@leaf
 def attention_backward(qkv, attended, slope, to, samples, net, table, work):
     """to [rows, 3 width]: the gradient with respect to qkv, from `slope` [rows, width], that with respect to what the
     attention gives."""
     not_inlined()
     width, tokens, depth = net.width, net.tokens, net.width // net.heads
     wide, narrow = part(table, net.widths, 2)[:tokens], part(table, net.widths, 0)[:tokens]
-    across, ones, lanes = part(table, net.by_token), part(table, net.ones), part(table, net.lanes)
-    each, blocks = ones[:tokens], lanes[: depth // LANES]
+    across, ones = part(table, net.by_token), part(table, net.ones)
+    each, blocks = ones[:tokens], depth // LANES
     turned, slopes, scale = part(work, net.turned), part(work, net.slopes), 1 / np.sqrt(depth)
     for s in range(samples):
         for h in range(net.heads):
@@ -129,7 +129,7 @@ def attention_backward(qkv, attended, slope, to, samples, net, table, work):
             weights = attended[(s * net.heads + h) * tokens**2 :][: tokens**2]
             multiply(weights, each, across, g, width, to[begin + 2 * width :], wide, blocks, False)
             turn_head(query[2 * width :], tokens, depth, 3 * width, turned)
-            multiply(g, narrow, ones[:depth], turned, tokens, slopes, across, lanes[: tokens // LANES], False)
+            multiply(g, narrow, ones[:depth], turned, tokens, slopes, across, tokens // LANES, False)
             softmax_backward(slopes, weights, tokens, scale)
             multiply(slopes, across, each, query[width:], 3 * width, to[begin:], wide, blocks, False)
             multiply(slopes, each, across, query, 3 * width, to[begin + width :], wide, blocks, False)

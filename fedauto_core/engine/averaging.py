@@ -95,12 +95,10 @@ class Factor(Averaging):
         for layer in self.layers:
             (a,), (b,) = now[f"{layer}.A"], now[f"{layer}.B"]
             da, db = moves[f"{layer}.A"], moves[f"{layer}.B"]
-            cross = (da * beta[:, None, None]).transpose(0, 1).flatten(1) @ db.flatten(0, 1)
             mean_a, mean_b = torch.tensordot(beta, da, 1), torch.tensordot(beta, db, 1)
-            moved = a @ mean_b + mean_a @ b + cross
-            lost += float((cross - mean_a @ mean_b).square().sum())
-            step += float(moved.square().sum())
-            product += float((a @ b + moved).square().sum())
+            left = (da * beta[:, None, None]).transpose(0, 1).flatten(1), mean_a, a
+            squared = _squared_norms(left, ((db - mean_b).flatten(0, 1), b, mean_b))
+            lost, step, product = lost + squared[0], step + squared[1], product + squared[2]
         wholes = {"residual": product, "residual_step": step}
         return {name: (lost / whole) ** 0.5 if whole > 0 else 0.0 for name, whole in wholes.items()}
 
@@ -250,6 +248,27 @@ AGGREGATIONS: Mapping[str, type[Factor]] = {
     "stacked": Stacked,
     "truncated": Truncated,
 }
+
+
+def _squared_norms(left: tuple[Tensor, ...], right: tuple[Tensor, ...]) -> tuple[float, ...]:
+    """Squared norms of what is lost, of the exact step and of the product after it, all [n, m].
+
+    left: beta_k dA_k side by side [n, K r], their sum dA, and A [n, r]; right: dB_k - dB one under the other [K r, m],
+    B, and dB [r, m], the mean. As sum_k beta_k dA_k dB_k = left[0] right[0] + dA dB, the first is left[0] right[0], to
+    which the others add dA B + dA dB + A dB, and A B. With U = left, V = right and a C that says what is multiplied,
+    ||U C V||^2 = <C' U'U C, V V'>: no matrix is [n, m]. In double precision, as these are sums of both signs.
+    """
+    u, v = torch.cat(left, dim=1).double(), torch.cat(right).double()
+    inner_u, inner_v = u.mT @ u, v @ v.mT
+    size, rank = left[0].shape[1], left[1].shape[1]
+    one, lost = (torch.eye(count, dtype=u.dtype, device=u.device) for count in (rank, len(v)))
+    first, second = slice(size, size + rank), slice(size + rank, None)
+    lost[size:, size:] = 0
+    step = lost.clone()
+    step[first, first] = step[first, second] = step[second, second] = one
+    product = step.clone()
+    product[second, first] = one
+    return tuple(float((c.mT @ inner_u @ c).mul(inner_v).sum().clamp_min(0)) for c in (lost, step, product))
 
 
 def aggregation(name: str) -> type[Factor]:

@@ -99,11 +99,9 @@ class Head(NamedTuple):
     bias_at: int
     # Offsets
     features: Span  # [F]
-    feature_blocks: Span
     feature_rows: Span  # [F] in [F, width]
     sample_rows: Span  # [S] of the samples' features
     class_rows: Span  # [S] of the samples' logits
-    class_blocks: Span
     class_columns: Span  # [classes]
     # Numbers
     images: Span  # [S, F], what the last layer leaves
@@ -228,11 +226,9 @@ def layout(model: Model) -> Layout:
         weight_at=at["head.weight"],
         bias_at=at["head.bias"],
         features=offsets((features, 1)),
-        feature_blocks=offsets((features // LANES, LANES)),
         feature_rows=offsets((features, padded)),
         sample_rows=offsets((SAMPLES, images[1])),
         class_rows=offsets((SAMPLES, logits[1])),
-        class_blocks=offsets((padded // LANES, LANES)),
         class_columns=offsets((classes, 1)),
         images=images,
         grad_images=numbers(features, SAMPLES),

@@ -10,7 +10,7 @@ very product that forms its gradient, which is never stored. Every product is `p
 import numpy as np
 
 from .chains import LANES, LINE
-from .products import inner, multiply, one_hot, softmax_residual
+from .products import inner, leaf, multiply, one_hot, put, softmax_residual, tighten, whole_rows, widen
 from .vectors import add, fill, load, mul, not_inlined, store, where_positive
 
 SAMPLES = 64  # whose logits are computed together
@@ -40,55 +40,28 @@ def multiples(count, stride):
     return found
 
 
-@inner
-def whole_rows(layer):
-    """How many of the first rows of a layer's weights [n_in, n_out] may be read or written in theta `width` numbers at
-    a time, which reaches into the next rows: no further than the weights."""
-    return max(0, (layer.n_in * layer.n_out - layer.width) // layer.n_out + 1)
-
-
-@inner
+@leaf
 def padded(theta, layers, w):
-    """theta [P] into w as the products read it. What fills up a block is what follows in theta, or was there before: it
-    reaches the padded columns of the logits only, which `softmax_residual` sets to zero and `logits` leaves out."""
-    not_inlined()
+    """theta [P] into w as the products read it. What fills up a block is whatever was there: it reaches the padded
+    columns of the logits only, which `softmax_residual` sets to zero and `logits` leaves out."""
     for layer in layers:
-        whole, to, at = whole_rows(layer), layer.weight, layer.weight_at
-        for i in range(layer.n_in):
-            if i < whole:
-                for c in range(0, layer.width, LANES):
-                    store(w, to + c, load(theta, at + c))
-            else:
-                for c in range(layer.n_out):
-                    w[to + c] = theta[at + c]
-            to += layer.width
-            at += layer.n_out
-        w[layer.bias :][: layer.n_out] = theta[layer.bias_at :][: layer.n_out]
+        widen(theta[layer.weight_at :], layer.n_in, layer.n_out, w[layer.weight :], layer.width)
+        put(theta[layer.bias_at :][: layer.n_out], w[layer.bias :])
 
 
-@inner
+@leaf
 def unpadded(w, layers, theta):
     """w into theta [P], the inverse of `padded`."""
-    not_inlined()
     for layer in layers:
-        whole, at, to = whole_rows(layer), layer.weight, layer.weight_at
-        for i in range(layer.n_in):
-            if i < whole:  # the rows go upwards: what filled up this one is overwritten by the next ones
-                for c in range(0, layer.width, LANES):
-                    store(theta, to + c, load(w, at + c))
-            else:
-                for c in range(layer.n_out):
-                    theta[to + c] = w[at + c]
-            at += layer.width
-            to += layer.n_out
-        theta[layer.bias_at :][: layer.n_out] = w[layer.bias :][: layer.n_out]
+        tighten(w[layer.weight :], layer.n_in, layer.n_out, layer.width, theta[layer.weight_at :])
+        put(w[layer.bias :][: layer.n_out], theta[layer.bias_at :])
 
 
-@inner
+@leaf
 def shifted(layer, shrink, shift, weight, bias):
     """A layer's weights [n_in, width] and bias [width], shrunk and shifted by its part of shift [P]."""
     not_inlined()
-    whole, at = whole_rows(layer), layer.weight_at
+    whole, at = whole_rows(layer.n_in, layer.n_out, layer.width), layer.weight_at
     for i in range(layer.n_in):
         row = i * layer.width
         if i < whole:
@@ -124,9 +97,9 @@ def forward(pixels, offsets, layers, w, outputs):
         layer = layers[i]
         out = output_of(outputs, layer, len(offsets))
         for b in range(len(offsets)):
-            out[b * layer.width :][: layer.width] = w[layer.bias :][: layer.width]
+            put(w[layer.bias :][: layer.width], out[b * layer.width :])
         sources, rows = input_of(pixels, offsets, layers, i, outputs)
-        to = out, multiples(len(offsets), layer.width), multiples(layer.width // LANES, LANES)
+        to = out, multiples(len(offsets), layer.width), layer.width // LANES
         multiply(sources, rows, multiples(layer.n_in, 1), w[layer.weight :], layer.width, *to, True)
         if i < len(layers) - 1:
             for at in range(0, len(out), LANES):
@@ -160,7 +133,7 @@ def add_gradient(pixels, offsets, targets, layers, w, outputs, slopes, factor, s
                 for c in range(layer.n_out):
                     transposed[c * layer.n_in + k] = w[layer.weight + k * layer.width + c]
             below, active = output_of(slopes, layers[i - 1], size), output_of(outputs, layers[i - 1], size)
-            to = below, multiples(size, layer.n_in), multiples(layer.n_in // LANES, LANES)
+            to = below, multiples(size, layer.n_in), layer.n_in // LANES
             multiply(slope, samples, multiples(layer.n_out, 1), transposed, layer.n_in, *to, False)
             for at in range(0, len(below), LANES):
                 store(below, at, where_positive(load(active, at), load(below, at)))
@@ -171,7 +144,7 @@ def add_gradient(pixels, offsets, targets, layers, w, outputs, slopes, factor, s
             for c in range(layer.width):
                 bias[c] += slope[b * layer.width + c]
         sources, columns = input_of(pixels, offsets, layers, i, outputs)
-        to = weight, multiples(layer.n_in, layer.width), multiples(layer.width // LANES, LANES)
+        to = weight, multiples(layer.n_in, layer.width), layer.width // LANES
         multiply(sources, multiples(layer.n_in, 1), columns, slope, layer.width, *to, True)
 
 

@@ -13,7 +13,7 @@ four arguments.
 import numpy as np
 
 from .chains import EPSILON, LANES
-from .products import inner, multiply, multiply_overlapping, one_hot, part, softmax_residual
+from .products import leaf, multiply, multiply_overlapping, one_hot, part, softmax_residual, step, tighten, widen
 from .vectors import (
     add,
     fill,
@@ -29,7 +29,7 @@ from .vectors import (
 )
 
 
-@inner
+@leaf
 def pool(out, candidates, lanes, width, normed, chosen):
     """Maxima of `out` over 2x2 positions into `normed`; `chosen` says which of the candidates they were."""
     not_inlined()
@@ -45,7 +45,7 @@ def pool(out, candidates, lanes, width, normed, chosen):
             store(chosen, np.uint64(q * width) + lane, which)
 
 
-@inner
+@leaf
 def pool_backward(grad, candidates, lanes, width, chosen, grad_out):
     """Every maximum's gradient to the candidate that it was."""
     not_inlined()
@@ -58,7 +58,7 @@ def pool_backward(grad, candidates, lanes, width, chosen, grad_out):
                 store(grad_out, candidates[c * size + q] + lane, where_equal(which, fill(kind(c)), g))
 
 
-@inner
+@leaf
 def norm_relu(x, deviations, scales, shifts, lanes, places, target):
     """GroupNorm of x [Q * width] in place; scaled, shifted and through the ReLU to `places` of `target`."""
     not_inlined()
@@ -103,7 +103,7 @@ def norm_relu(x, deviations, scales, shifts, lanes, places, target):
             at += width
 
 
-@inner
+@leaf
 def norm_relu_backward(x, deviations, scales, lanes, places, active, grad, to, grad_scale, grad_shift):
     """From the gradient with respect to the ReLU's output `active`: that with respect to the norm's input into `to`,
     those of its scale and shift added.
@@ -143,7 +143,7 @@ def norm_relu_backward(x, deviations, scales, lanes, places, active, grad, to, g
             at += width
 
 
-@inner
+@leaf
 def copy(source, start, step, target, to, stride, count):
     """target[to + stride i] = source[start + step i] for i < count; without a sign, as Numba checks for negatives."""
     at, step, to, stride = np.uint64(start), np.uint64(step), np.uint64(to), np.uint64(stride)
@@ -153,7 +153,7 @@ def copy(source, start, step, target, to, stride, count):
         to += stride
 
 
-@inner
+@leaf
 def unpack(theta, layers, head, work):
     """theta [P] into the layouts of the products."""
     not_inlined()
@@ -169,13 +169,12 @@ def unpack(theta, layers, head, work):
                 start += area
     copy(theta, head.bias_at, 1, part(work, head.bias), 0, 1, head.classes)
     weight, transposed, features = part(work, head.weight), part(work, head.transposed), head.features[1]
-    for f in range(features):
-        copy(theta, head.weight_at + f * head.classes, 1, weight, f * head.width, 1, head.classes)
+    widen(theta[head.weight_at :], features, head.classes, weight, head.width)
     for c in range(head.classes):
         copy(theta, head.weight_at + c, head.classes, transposed, c * features, 1, features)
 
 
-@inner
+@leaf
 def pack_gradient(layers, head, work, gradient):
     """All grad_* into the layout of theta."""
     not_inlined()
@@ -189,11 +188,10 @@ def pack_gradient(layers, head, work, gradient):
                 to += area
     copy(part(work, head.grad_bias), 0, 1, gradient, head.bias_at, 1, head.classes)
     weight = part(work, head.grad_weight)
-    for f in range(head.features[1]):
-        copy(weight, f * head.width, 1, gradient, head.weight_at + f * head.classes, 1, head.classes)
+    tighten(weight, head.features[1], head.classes, head.width, gradient[head.weight_at :])
 
 
-@inner
+@leaf
 def place_image(pixels, margin, image):
     """pixels [channels, side, side] into the middle of `image`, channels last."""
     not_inlined()
@@ -211,21 +209,21 @@ def place_image(pixels, margin, image):
             copy(pixels[i, row], 0, 1, image, start, channels, side)
 
 
-@inner
+@leaf
 def layer_forward(layer, s, table, work, target):
     """Output of a layer for sample s into `target`."""
     not_inlined()
     lanes, normed = part(table, layer.lanes), part(work, layer.normed, s)
     out = part(work, layer.out) if layer.pooled else normed
     patches = part(work, layer.images, s), part(table, layer.corners), part(table, layer.taps)
-    multiply(*patches, part(work, layer.weight), layer.width, out, part(table, layer.rows), lanes, False)
+    multiply(*patches, part(work, layer.weight), layer.width, out, part(table, layer.rows), layer.width // LANES, False)
     if layer.pooled:
         pool(out, part(table, layer.candidates), lanes, layer.width, normed, part(work, layer.chosen, s))
     scale, shift, places = part(work, layer.scale), part(work, layer.shift), part(table, layer.places)
     norm_relu(normed, part(work, layer.deviations, s), scale, shift, lanes, places, target)
 
 
-@inner
+@leaf
 def layer_backward(layer, s, table, work, active, grad):
     """Gradients of a layer's parameters, added, and in grad_out that of its convolution's output."""
     not_inlined()
@@ -240,10 +238,10 @@ def layer_backward(layer, s, table, work, active, grad):
         pool_backward(to, part(table, layer.candidates), lanes, layer.width, part(work, layer.chosen, s), grad_out)
     patches = part(work, layer.images, s), part(table, layer.taps), part(table, layer.corners)
     sums = part(work, layer.grad_weight), part(table, layer.tap_rows)
-    multiply(*patches, grad_out, layer.width, *sums, lanes, True)
+    multiply(*patches, grad_out, layer.width, *sums, layer.width // LANES, True)
 
 
-@inner
+@leaf
 def forward(x, samples, layers, head, table, work):
     """Logits of at most S samples of x [n, channels, side, side]."""
     not_inlined()
@@ -256,21 +254,21 @@ def forward(x, samples, layers, head, table, work):
         for c in range(head.width):
             logits[c] = bias[c]
     images, rows = work[head.images[0] :], part(table, head.sample_rows)[: len(samples)]
-    to = work[head.logits[0] :], part(table, head.class_rows), part(table, head.class_blocks)
+    to = work[head.logits[0] :], part(table, head.class_rows), head.width // LANES
     multiply(images, rows, part(table, head.features), part(work, head.weight), head.width, *to, True)
 
 
-@inner
+@leaf
 def backward(n_samples, layers, head, table, work):
     """Adds to all grad_* the gradients of the last `forward`, given that with respect to the logits."""
     not_inlined()
     first, second = layers
     logits, rows = work[head.logits[0] :], part(table, head.class_rows)[:n_samples]
-    to = work[head.grad_images[0] :], part(table, head.sample_rows), part(table, head.feature_blocks)
+    to = work[head.grad_images[0] :], part(table, head.sample_rows), head.features[1] // LANES
     classes, features = part(table, head.class_columns), part(table, head.features)
     multiply(logits, rows, classes, part(work, head.transposed), head.features[1], *to, False)
     images, rows = work[head.images[0] :], part(table, head.sample_rows)[:n_samples]
-    to = part(work, head.grad_weight), part(table, head.feature_rows), part(table, head.class_blocks)
+    to = part(work, head.grad_weight), part(table, head.feature_rows), head.width // LANES
     multiply(images, features, rows, logits, head.logits[1], *to, True)
     for s in range(n_samples):
         scores, sums = part(work, head.logits, s), part(work, head.grad_bias)
@@ -285,7 +283,7 @@ def backward(n_samples, layers, head, table, work):
         layer_backward(first, s, table, work, part(work, second.images, s), grad_image)
 
 
-@inner
+@leaf
 def loss_gradient(theta, x, samples, targets, layers, head, table, work, gradient):
     """Gradient [P] at theta [P] of the mean cross-entropy over x[samples] with targets [B, C], into `gradient`."""
     not_inlined()
@@ -306,16 +304,12 @@ def train(start, x, out, batches, labels, lr, shrink, shift, layers, head, table
     gradient = np.empty(out.shape[1], out.dtype)
     targets = np.zeros((batches.shape[2], head.classes), out.dtype)
     for m in range(len(out)):
-        w, begin = out[m], start[m % len(start)]
+        w, begin, own = out[m], start[m % len(start)], shift[m] if len(shift) else lr[:0]
         w[:] = begin
         for e in range(batches.shape[1]):
             one_hot(labels[m, e], targets)
             loss_gradient(w, x, batches[m, e], targets, layers, head, table, work, gradient)
-            if len(shift):
-                for i in range(len(w)):
-                    w[i] = shrink[m] * w[i] + shift[m, i]
-            for i in range(len(w)):
-                w[i] -= lr[m] * gradient[i]
+            step(w, gradient, lr[m], shrink[m], own)
         w -= begin
 
 

@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from fedauto_core.data.dataset import Dataset
 from fedauto_core.errors import require, require_number
-from fedauto_core.methods.base import Arrivals, Method
+from fedauto_core.methods.base import Arrivals
 from fedauto_core.methods.guard import finite
 from fedauto_core.models.model import Model
 from fedauto_core.seeding import stream
@@ -45,19 +45,14 @@ class Task(NamedTuple):
     steps: np.ndarray
 
 
-def _plain(lane: Lane) -> bool:
-    """Whether the clients' work is FedAvg's, which has no terms besides the loss."""
-    return type(lane.run.method).local_work is Method.local_work
-
-
 def _blocks(lanes: Sequence[Lane], schedule: Schedule, round: int) -> Iterator[list[Task]]:
-    """Tasks of the runs still moving, grouped so that a group trains about STACK models. Those that are not `_plain`
+    """Tasks of the runs still moving, grouped so that a group trains about STACK models. Those without `plain_work`
     have groups of their own: a term of one takes time in all steps of its group."""
     moving = [lane for lane in lanes if not lane.diverged]
     for plain in (True, False):
         block: list[Task] = []
         for lane in moving:
-            if _plain(lane) is plain:
+            if lane.run.method.plain_work is plain:
                 ids = lane.heard(round)
                 block.append(Task(lane, ids, lane.steps(schedule, round, ids)))
                 if sum(len(task.ids) for task in block) >= STACK:

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from .chains import LANES
 from .dense_kernels import multiples, zeros
-from .products import descend, inner, multiply, one_hot, softmax_residual
+from .products import descend, inner, leaf, multiply, multiply_rows, one_hot, put, softmax_residual, tighten, widen
 from .vectors import add, fill, load, mul, not_inlined, store, where_positive, where_smaller
 
 SAMPLES = 5  # that run together
+SCORED = 100  # that all models score one after another: what is kept of them (5 MB) stays in the third cache
 
 
 class Room(NamedTuple):
@@ -25,7 +26,6 @@ class Room(NamedTuple):
     a: NDArray  # [channels, padded rank]
     a_sums: NDArray  # its gradient
     b: NDArray  # [rank, width], times its scale and the channels'
-    b_turned: NDArray  # [width, padded rank]
     offset: NDArray  # [channels, width] or [0], times the channels' scale
     head: NDArray  # [width, padded]
     head_sums: NDArray
@@ -45,7 +45,6 @@ def room_for(net, like):
         zeros(size, like),
         zeros(size, like),
         zeros(net.rank * net.width, like),
-        zeros(net.width * net.padded_rank, like),
         zeros(net.channels * net.width if net.offset_at >= 0 else 0, like),
         zeros(net.width * net.padded, like),
         zeros(net.width * net.padded, like),
@@ -59,30 +58,27 @@ def room_for(net, like):
     )
 
 
-@inner
+@leaf
 def merge(theta, net, frozen, room):
     """Padded factors, scaled offset and padded head as theta [P] has them."""
     not_inlined()
-    rank, scale = net.padded_rank, theta.dtype.type(net.lora_scale)
-    for k in range(net.channels):
-        for c in range(net.rank):
-            room.a[k * rank + c] = theta[net.a_at + k * net.rank + c]
+    scale = fill(theta.dtype.type(net.lora_scale))
+    widen(theta[net.a_at :], net.channels, net.rank, room.a, net.padded_rank)
     for c in range(net.rank):
-        for k in range(net.width):
-            value = scale * theta[net.b_at + c * net.width + k] * frozen.scale[k]
-            room.b[c * net.width + k] = value
-            room.b_turned[k * rank + c] = value
+        for k in range(0, net.width, LANES):
+            at = c * net.width + k
+            store(room.b, at, mul(mul(scale, load(theta, net.b_at + at)), load(frozen.scale, k)))
     if net.offset_at >= 0:
         for i in range(net.channels):
             for k in range(net.width):
                 at = i * net.width + k
                 room.offset[at] = theta[net.offset_at + at] * frozen.scale[k]
-    for k in range(net.width):
-        for c in range(net.classes):
-            value = theta[net.head_at + k * net.classes + c]
-            room.head[k * net.padded + c] = value
-            room.head_turned[c * net.width + k] = value
-    room.bias[: net.classes] = theta[net.bias_at :][: net.classes]
+    head = theta[net.head_at :]
+    widen(head, net.width, net.classes, room.head, net.padded)
+    for c in range(net.classes):
+        for k in range(net.width):
+            room.head_turned[c * net.width + k] = head[k * net.classes + c]
+    put(theta[net.bias_at :][: net.classes], room.bias)
 
 
 @inner
@@ -104,14 +100,14 @@ def make_ready(pixels, samples, net, frozen):
         if not frozen.ready[n]:
             kept = frozen.kept[n * net.positions * net.width :][: net.positions * net.width]
             for p in range(net.positions):
-                kept[p * net.width :][: net.width] = frozen.shift
+                put(frozen.shift, kept[p * net.width :])
             sources = pixels, rows_of(samples[s : s + 1], net), multiples(net.channels, net.positions)
-            to = kept, multiples(net.positions, net.width), multiples(net.width // LANES, LANES)
+            to = kept, multiples(net.positions, net.width), net.width // LANES
             multiply(*sources, frozen.weight, net.width, *to, True)
             frozen.ready[n] = True
 
 
-@inner
+@leaf
 def pool(samples, net, frozen, room):
     """Means over positions of the ReLU6 of what the adapted convolution makes of `samples`; its slope is left in
     room.wide."""
@@ -138,17 +134,17 @@ def forward(pixels, samples, rows, net, frozen, room):
     make_ready(pixels, samples, net, frozen)
     width, rank = net.width, net.padded_rank
     by_channel, by_row = multiples(net.channels, net.positions), multiples(len(rows), width)
-    by_rank, lanes = multiples(len(rows), rank), multiples(width // LANES, LANES)
-    to = room.low, by_rank, multiples(rank // LANES, LANES)
+    by_rank, blocks = multiples(len(rows), rank), width // LANES
+    to = room.low, by_rank, rank // LANES
     multiply(pixels, rows, by_channel, room.a, rank, *to, False)
-    multiply(room.low, by_rank, multiples(net.rank, 1), room.b, width, room.wide, by_row, lanes, False)
+    multiply(room.low, by_rank, multiples(net.rank, 1), room.b, width, room.wide, by_row, blocks, False)
     if net.offset_at >= 0:
-        multiply(pixels, rows, by_channel, room.offset, width, room.wide, by_row, lanes, True)
+        multiply(pixels, rows, by_channel, room.offset, width, room.wide, by_row, blocks, True)
     pool(samples, net, frozen, room)
     for s in range(len(samples)):
-        room.scores[s * net.padded :][: net.padded] = room.bias
+        put(room.bias, room.scores[s * net.padded :])
     sources = room.pooled, multiples(len(samples), width), multiples(width, 1)
-    to = room.scores, multiples(len(samples), net.padded), multiples(net.padded // LANES, LANES)
+    to = room.scores, multiples(len(samples), net.padded), net.padded // LANES
     multiply(*sources, room.head, net.padded, *to, True)
 
 
@@ -159,12 +155,12 @@ def head_backward(count, net, room, gradient):
     not_inlined()
     width, by_class = net.width, multiples(count, net.padded)
     sources = room.pooled, multiples(width, 1), multiples(count, width)
-    to = room.head_sums, multiples(width, net.padded), multiples(net.padded // LANES, LANES)
+    to = room.head_sums, multiples(width, net.padded), net.padded // LANES
     multiply(*sources, room.scores, net.padded, *to, True)
     for s in range(count):
         for c in range(net.classes):
             gradient[net.bias_at + c] += room.scores[s * net.padded + c]
-    to = room.pooled, multiples(count, width), multiples(width // LANES, LANES)
+    to = room.pooled, multiples(count, width), width // LANES
     multiply(room.scores, by_class, multiples(net.classes, 1), room.head_turned, width, *to, False)
 
 
@@ -182,39 +178,34 @@ def backward(pixels, rows, count, offsets, net, room, gradient):
             for p in range(net.positions):
                 at = (s * net.positions + p) * width + c
                 store(room.wide, at, mul(load(room.wide, at), slope))
-    by_row, by_rank, by_channel = multiples(len(rows), width), multiples(len(rows), rank), multiples(net.channels, 1)
-    for k in range(net.channels):
-        by_channel[k] *= net.positions
-    lanes, lanes_low = multiples(width // LANES, LANES), multiples(rank // LANES, LANES)
-    to = room.low_slope, by_rank, lanes_low
-    multiply(room.wide, by_row, multiples(width, 1), room.b_turned, rank, *to, False)
-    to = room.a_sums, multiples(net.channels, rank), lanes_low
+    by_row, by_rank = multiples(len(rows), width), multiples(len(rows), rank)
+    by_channel = multiples(net.channels, net.positions)
+    blocks, blocks_low = width // LANES, rank // LANES
+    multiply_rows(room.wide, by_row, room.b, multiples(net.rank, width), width, room.low_slope, by_rank)
+    to = room.a_sums, multiples(net.channels, rank), blocks_low
     multiply(pixels, by_channel, rows, room.low_slope, rank, *to, True)
-    to = gradient[net.b_at :], multiples(net.rank, width), lanes
+    to = gradient[net.b_at :], multiples(net.rank, width), blocks
     multiply(room.low, multiples(net.rank, 1), by_rank, room.wide, width, *to, True)
     if offsets and net.offset_at >= 0:
-        to = gradient[net.offset_at :], multiples(net.channels, width), lanes
+        to = gradient[net.offset_at :], multiples(net.channels, width), blocks
         multiply(pixels, by_channel, rows, room.wide, width, *to, True)
 
 
-@inner
+@leaf
 def unpad(offsets, net, frozen, room, gradient):
     """Padded sums, which are then zero again, into `gradient` [P], and the scales into those of B and the offset."""
     not_inlined()
-    scale = gradient.dtype.type(net.lora_scale)
-    for k in range(net.channels):
-        for c in range(net.rank):
-            gradient[net.a_at + k * net.rank + c] = room.a_sums[k * net.padded_rank + c]
+    scale = fill(gradient.dtype.type(net.lora_scale))
+    tighten(room.a_sums, net.channels, net.rank, net.padded_rank, gradient[net.a_at :])
     for c in range(net.rank):
-        for k in range(net.width):
-            gradient[net.b_at + c * net.width + k] *= scale * frozen.scale[k]
+        for k in range(0, net.width, LANES):
+            at = net.b_at + c * net.width + k
+            store(gradient, at, mul(load(gradient, at), mul(scale, load(frozen.scale, k))))
     if offsets and net.offset_at >= 0:
         for i in range(net.channels):
             for k in range(net.width):
                 gradient[net.offset_at + i * net.width + k] *= frozen.scale[k]
-    for k in range(net.width):
-        for c in range(net.classes):
-            gradient[net.head_at + k * net.classes + c] = room.head_sums[k * net.padded + c]
+    tighten(room.head_sums, net.width, net.classes, net.padded, gradient[net.head_at :])
     room.a_sums[:] = 0
     room.head_sums[:] = 0
 
@@ -264,10 +255,12 @@ def logits(theta, x, out, net, frozen):
     """Logits [R, n, C] of the models theta [R, P] on x [n, channels, side, side]."""
     room, pixels = room_for(net, out), x.reshape(-1)
     samples = np.arange(len(x))
-    for m in range(len(theta)):
-        merge(theta[m], net, frozen, room)
-        for begin in range(0, len(x), SAMPLES):
-            block = samples[begin : begin + SAMPLES]
-            forward(pixels, block, rows_of(block, net), net, frozen, room)
-            for s in range(len(block)):
-                out[m, begin + s] = room.scores[s * net.padded :][: net.classes]
+    for chunk in range(0, len(x), SCORED):
+        last = min(chunk + SCORED, len(x))
+        for m in range(len(theta)):
+            merge(theta[m], net, frozen, room)
+            for begin in range(chunk, last, SAMPLES):
+                block = samples[begin : min(begin + SAMPLES, last)]
+                forward(pixels, block, rows_of(block, net), net, frozen, room)
+                for s in range(len(block)):
+                    out[m, begin + s] = room.scores[s * net.padded :][: net.classes]

@@ -60,7 +60,6 @@ class Net(NamedTuple):
     head_bias: int
     # Offsets: 0, s, 2 s, ... for a stride s
     ones: Span
-    lanes: Span
     ranks: Span
     by_token: Span
     by_class: Span
@@ -165,7 +164,6 @@ def layout(model: Model) -> TransformerLayout:
         head_weight=at["head.weight"],
         head_bias=at["head.bias"],
         ones=new.offsets((count, 1)),
-        lanes=new.offsets((max(3 * width, padded) // LANES, LANES)),
         ranks=new.offsets((count, rank)),
         by_token=new.offsets((tokens, tokens)),
         by_class=new.offsets((width, padded)),

@@ -12,20 +12,20 @@ import numpy as np
 
 from .attention_kernels import attention, attention_backward, norm, norm_backward
 from .chains import LANES
-from .products import descend, inner, multiply, one_hot, part, softmax_residual
+from .products import descend, inlined, leaf, multiply, one_hot, part, put, softmax_residual, tighten, widen
 from .transformer import SAMPLES, BlockLayer
 from .vectors import add, fill, fma, load, mul, not_inlined, store, where_positive
 
 QKV, OUT, UP, DOWN = range(4)  # in `transformer.DENSE`
 
 
-@inner
+@leaf
 def layer_of(layers, i):
     z = layers[i]
     return BlockLayer(z[0], z[1], z[2], z[3], z[4], z[5], z[6], z[7], z[8], z[9], z[10])
 
 
-@inner
+@leaf
 def transpose(source, n_rows, n_columns, to):
     """to [n_columns, n_rows] <- source [n_rows, n_columns]."""
     not_inlined()
@@ -34,37 +34,37 @@ def transpose(source, n_rows, n_columns, to):
             to[j * n_rows + i] = source[i * n_columns + j]
 
 
-@inner
+@inlined
 def strides(n, net, table):
     """Offsets of rows of n numbers, a multiple of the width."""
     return part(table, net.widths, n // net.width - 1)
 
 
-@inner
+@leaf
 def begin_work(net, layers, frozen, work):
     """Frozen weights and their transposes into `work`."""
     weights, transposed = part(work, net.weights), part(work, net.transposed)
-    weights[:] = frozen
+    put(frozen, weights)
     for i in range(len(layers)):
         layer = layer_of(layers, i)
         transpose(frozen[layer.weight :], layer.n_in, layer.n_out, transposed[layer.weight :])
 
 
-@inner
+@inlined
 def low_rank(layer, net, work):
     """A [n_in, padded rank], its gradient, and scale B' [n_out, padded rank]."""
     padded, size = part(work, net.factors)[layer.padded_at :], layer.n_in * net.rank
     return padded[:size], padded[size : 2 * size], padded[2 * size : 2 * size + layer.n_out * net.rank]
 
 
-@inner
+@leaf
 def merge_layer(theta, layer, net, table, frozen, work):
     """An adapted layer's weight as theta [P] has it, and its padded factors."""
     not_inlined()
     n_in, n_out, r, scale = layer.n_in, layer.n_out, layer.rank, theta.dtype.type(net.lora_scale)
     (a, _, scaled_b), b = low_rank(layer, net, work), theta[layer.b_at :][: r * n_out]
     w = part(work, net.weights)[layer.weight :][: n_in * n_out]
-    w[:] = frozen[layer.weight :][: n_in * n_out]
+    put(frozen[layer.weight :][: n_in * n_out], w)
     if layer.offset_at >= 0:
         offset = theta[layer.offset_at :]
         for k in range(n_in * n_out):
@@ -75,14 +75,14 @@ def merge_layer(theta, layer, net, table, frozen, work):
         for k in range(n_in):
             a[k * net.rank + c] = scale * theta[layer.a_at + k * r + c]
     factors = a, part(table, net.ranks)[:n_in], part(table, net.ones)[:r], b, n_out
-    multiply(*factors, w, strides(n_out, net, table)[:n_in], part(table, net.lanes)[: n_out // LANES], True)
+    multiply(*factors, w, strides(n_out, net, table)[:n_in], n_out // LANES, True)
     for c in range(r):
         for k in range(n_in):
             a[k * net.rank + c] = theta[layer.a_at + k * r + c]
     transpose(w, n_in, n_out, part(work, net.transposed)[layer.weight :])
 
 
-@inner
+@leaf
 def merge(theta, net, layers, table, frozen, work):
     """Adapted layers and the head as theta [P] has them."""
     not_inlined()
@@ -91,13 +91,12 @@ def merge(theta, net, layers, table, frozen, work):
         if layer.rank:
             merge_layer(theta, layer, net, table, frozen, work)
     weight, head, classes = theta[net.head_weight :], part(work, net.head), net.classes
-    for k in range(net.width):
-        head[k * net.padded :][:classes] = weight[k * classes :][:classes]
+    widen(weight, net.width, classes, head, net.padded)
     transpose(weight, net.width, classes, part(work, net.head_transposed))
-    part(work, net.bias)[:classes] = theta[net.head_bias :][:classes]
+    put(theta[net.head_bias :][:classes], part(work, net.bias))
 
 
-@inner
+@leaf
 def dense(x, layer, to, rows, accumulate, net, table, work):
     """to [rows, n_out] = x [rows, n_in] W + bias, or += that."""
     not_inlined()
@@ -109,11 +108,11 @@ def dense(x, layer, to, rows, accumulate, net, table, work):
                 start = add(load(to, row * n_out + at), start)
             store(to, row * n_out + at, start)
     sources = x, strides(n_in, net, table)[:rows], part(table, net.ones)[:n_in]
-    places = to, strides(n_out, net, table)[:rows], part(table, net.lanes)[: n_out // LANES]
+    places = to, strides(n_out, net, table)[:rows], n_out // LANES
     multiply(*sources, weights[layer.weight :], n_out, *places, True)
 
 
-@inner
+@inlined
 def normed_input(x, layer, n, net, work):
     """What a layer that has a norm before it reads, the n-th norm."""
     scale, shift = part(work, net.weights)[layer.scale :], part(work, net.weights)[layer.shift :]
@@ -122,7 +121,7 @@ def normed_input(x, layer, n, net, work):
     return to
 
 
-@inner
+@leaf
 def block_forward(i, samples, net, layers, table, work):
     """A block, in the place of its input."""
     not_inlined()
@@ -140,7 +139,7 @@ def block_forward(i, samples, net, layers, table, work):
     dense(hidden, layer_of(layers, 4 * i + DOWN), stream, rows, True, net, table, work)
 
 
-@inner
+@leaf
 def pool_tokens(x, samples, tokens, width, pooled):
     """pooled [samples, width]: means over the tokens of x [samples, tokens, width]."""
     share, size = fill(x.dtype.type(1 / tokens)), tokens * width
@@ -152,14 +151,14 @@ def pool_tokens(x, samples, tokens, width, pooled):
             store(pooled, s * width + lane, total)
 
 
-@inner
+@leaf
 def forward(x, samples, net, layers, table, work):
     """Logits [samples, padded classes] of at most SAMPLES of x [n, tokens, width]."""
     not_inlined()
     size, width, count, weights = net.tokens * net.width, net.width, len(samples), part(work, net.weights)
     stream, n = part(work, net.stream)[: count * size], 2 * net.blocks
     for s in range(count):
-        stream[s * size :][:size] = x[samples[s]].reshape(-1)
+        put(x[samples[s]].reshape(-1), stream[s * size :])
     for i in range(net.first, net.blocks):
         block_forward(i, count, net, layers, table, work)
     last, pooled, scores = part(work, net.inputs, n), part(work, net.pooled), part(work, net.scores)
@@ -167,13 +166,13 @@ def forward(x, samples, net, layers, table, work):
     norm(stream, weights[net.scale :], weights[net.shift :], width, *kept, last)
     pool_tokens(last, count, net.tokens, width, pooled)
     for s in range(count):
-        scores[s * net.padded :][: net.padded] = part(work, net.bias)
+        put(part(work, net.bias), scores[s * net.padded :])
     sources = pooled, part(table, net.widths)[:count], part(table, net.ones)[:width]
-    to = scores, part(table, net.by_class)[:count], part(table, net.lanes)[: net.padded // LANES]
+    to = scores, part(table, net.by_class)[:count], net.padded // LANES
     multiply(*sources, part(work, net.head), net.padded, *to, True)
 
 
-@inner
+@leaf
 def add_factors(x, slope, layer, rows, offsets, net, table, work, gradient):
     """Adds the gradients of an adapted layer's factors: that of A to its padded sums, those of B (but for the scale)
     and, if `offsets`, of the offset to `gradient` [P]; x [rows, n_in]: its input, slope [rows, n_out]: that of its
@@ -182,20 +181,20 @@ def add_factors(x, slope, layer, rows, offsets, net, table, work, gradient):
     n_in, n_out, rank = layer.n_in, layer.n_out, net.rank
     a, sums, scaled_b = low_rank(layer, net, work)
     rows_in, rows_out, rows_low = strides(n_in, net, table), strides(n_out, net, table), part(table, net.ranks)
-    ones, lanes = part(table, net.ones), part(table, net.lanes)
-    lanes_low, lanes_out = lanes[: rank // LANES], lanes[: n_out // LANES]
+    ones = part(table, net.ones)
+    blocks_low, blocks_out = rank // LANES, n_out // LANES
     low_x, low_slope = part(work, net.narrow, 0), part(work, net.narrow, 1)
-    multiply(x, rows_in[:rows], ones[:n_in], a, rank, low_x, rows_low[:rows], lanes_low, False)
-    multiply(slope, rows_out[:rows], ones[:n_out], scaled_b, rank, low_slope, rows_low[:rows], lanes_low, False)
-    multiply(x, ones[:n_in], rows_in[:rows], low_slope, rank, sums, rows_low[:n_in], lanes_low, True)
-    to = gradient[layer.b_at :], rows_out[: layer.rank], lanes_out
+    multiply(x, rows_in[:rows], ones[:n_in], a, rank, low_x, rows_low[:rows], blocks_low, False)
+    multiply(slope, rows_out[:rows], ones[:n_out], scaled_b, rank, low_slope, rows_low[:rows], blocks_low, False)
+    multiply(x, ones[:n_in], rows_in[:rows], low_slope, rank, sums, rows_low[:n_in], blocks_low, True)
+    to = gradient[layer.b_at :], rows_out[: layer.rank], blocks_out
     multiply(low_x, ones[: layer.rank], rows_low[:rows], slope, n_out, *to, True)
     if offsets and layer.offset_at >= 0:
-        to = gradient[layer.offset_at :], rows_out[:n_in], lanes_out
+        to = gradient[layer.offset_at :], rows_out[:n_in], blocks_out
         multiply(x, ones[:n_in], rows_in[:rows], slope, n_out, *to, True)
 
 
-@inner
+@leaf
 def layer_backward(x, slope, layer, to, is_last, rows, offsets, net, table, work, gradient):
     """Gradients of a layer, if it is adapted, and, unless it `is_last` on the way back, that with respect to its input
     x into `to` [rows, n_in]."""
@@ -205,18 +204,18 @@ def layer_backward(x, slope, layer, to, is_last, rows, offsets, net, table, work
     if not is_last:
         n_in, n_out = layer.n_in, layer.n_out
         sources = slope, strides(n_out, net, table)[:rows], part(table, net.ones)[:n_out]
-        places = to, strides(n_in, net, table)[:rows], part(table, net.lanes)[: n_in // LANES]
+        places = to, strides(n_in, net, table)[:rows], n_in // LANES
         multiply(*sources, part(work, net.transposed)[layer.weight :], n_in, *places, False)
 
 
-@inner
+@leaf
 def norm_of_stream(slope, scale, n, net, work, stream):
     """Adds to the stream's gradient what comes through the n-th norm."""
     weights = part(work, net.weights)
     norm_backward(slope, weights[scale:], net.width, part(work, net.normed, n), part(work, net.deviations, n), stream)
 
 
-@inner
+@leaf
 def block_backward(i, samples, lowest, offsets, net, layers, table, work, gradient):
     """Gradients of a block's adapted layers, down to its dense layer number `lowest` (-1: and that of its input, in the
     place of that of its output)."""
@@ -247,24 +246,23 @@ def block_backward(i, samples, lowest, offsets, net, layers, table, work, gradie
     norm_of_stream(below, layer.scale, 2 * i, net, work, stream)
 
 
-@inner
+@leaf
 def head_backward(count, net, table, work, gradient):
     """Adds the gradient of the head to its padded sums and that of its bias to `gradient` [P]; that of the pooled
     tokens goes into their place."""
     not_inlined()
     pooled, scores, width = part(work, net.pooled), part(work, net.scores), net.width
     by_class, by_width, ones = part(table, net.by_class), part(table, net.widths), part(table, net.ones)
-    lanes = part(table, net.lanes)
-    to = part(work, net.head_sums), by_class[:width], lanes[: net.padded // LANES]
+    to = part(work, net.head_sums), by_class[:width], net.padded // LANES
     multiply(pooled, ones[:width], by_width[:count], scores, net.padded, *to, True)
     for s in range(count):
         for c in range(net.classes):
             gradient[net.head_bias + c] += scores[s * net.padded + c]
     sources = scores, by_class[:count], ones[: net.classes], part(work, net.head_transposed), width
-    multiply(*sources, pooled, by_width[:count], lanes[: width // LANES], False)
+    multiply(*sources, pooled, by_width[:count], width // LANES, False)
 
 
-@inner
+@leaf
 def backward(count, offsets, net, layers, table, work, gradient):
     """Adds the gradients of the last `forward` to `gradient` [P] and to padded sums, given that with respect to the
     logits in their place."""
@@ -286,7 +284,7 @@ def backward(count, offsets, net, layers, table, work, gradient):
         block_backward(i, count, lowest, offsets, net, layers, table, work, gradient)
 
 
-@inner
+@leaf
 def unpad(net, layers, work, gradient):
     """Padded sums, which are then zero again, and the scale of B's into `gradient` [P]."""
     not_inlined()
@@ -295,19 +293,15 @@ def unpad(net, layers, work, gradient):
         layer = layer_of(layers, i)
         if layer.rank:
             _, sums, _ = low_rank(layer, net, work)
-            for k in range(layer.n_in):
-                for c in range(layer.rank):
-                    gradient[layer.a_at + k * layer.rank + c] = sums[k * net.rank + c]
+            tighten(sums, layer.n_in, layer.rank, net.rank, gradient[layer.a_at :])
             sums[:] = 0
             for k in range(layer.rank * layer.n_out):
                 gradient[layer.b_at + k] *= scale
-    for k in range(net.width):
-        for c in range(net.classes):
-            gradient[net.head_weight + k * net.classes + c] = head_sums[k * net.padded + c]
+    tighten(head_sums, net.width, net.classes, net.padded, gradient[net.head_weight :])
     head_sums[:] = 0
 
 
-@inner
+@leaf
 def loss_gradient(theta, x, samples, targets, offsets, net, layers, table, frozen, work, gradient):
     """Gradient [P] at theta [P] of the mean cross-entropy over x[samples] with targets [B, C], into `gradient`; that of
     offsets is zero unless `offsets`."""

@@ -165,11 +165,12 @@ AVX512 = bool(dict(binding.get_host_cpu_features()).get("avx512f"))
 MANY_ROWS = 8 if AVX512 else 6  # whose sums fit into the registers
 
 
-def _product_tile(n_rows: int, blocks: int) -> Callable[..., None]:
+def _product_tile(n_rows: int, blocks: int, scattered: bool = False) -> Callable[..., None]:
     """An intrinsic that computes a tile of a product, `n_rows` rows by `blocks` blocks of lanes, as
-    `products.multiply`: from row m on, repeated where there are too few (hence no place of c may occur twice in the
-    rows of a tile), and from block n on."""
+    `products.multiply`, or `multiply_overlapping` where they are `scattered`: from row m on, repeated where there are
+    too few (hence no place of c may occur twice in the rows of a tile), and from block n on."""
     lanes, bits = blocks * LANES, ir.IntType(32)
+    pieces = blocks if scattered else 1  # that lie each by itself in c
 
     def chosen(numbers: Sequence[int]) -> ir.Constant:
         return ir.Constant(ir.VectorType(bits, len(numbers)), list(numbers))
@@ -181,7 +182,7 @@ def _product_tile(n_rows: int, blocks: int) -> Callable[..., None]:
         def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
             a_, rows_, m_, columns_, b_, n_, width_, c_, to_rows_, to_columns_, accumulate_ = arguments
             number, align = context.get_data_type(dtype), dtype.bitwidth // 8
-            kind, part_kind = ir.VectorType(number, lanes), ir.VectorType(number, LANES)
+            kind, part_kind = ir.VectorType(number, lanes), ir.VectorType(number, lanes // pieces)
             load = functools.partial(builder.load, align=align)
 
             def pointer(array_type: Any, array: Any, index: Any) -> Any:
@@ -194,7 +195,10 @@ def _product_tile(n_rows: int, blocks: int) -> Callable[..., None]:
                 return builder.add(index, ir.Constant(index.type, more))
 
             last = plus(length(rows, rows_), -1)
-            across = [builder.load(pointer(to_columns, to_columns_, plus(n_, block))) for block in range(blocks)]
+            if scattered:
+                across = [builder.load(pointer(to_columns, to_columns_, plus(n_, block))) for block in range(blocks)]
+            else:
+                across = [builder.mul(n_, ir.Constant(n_.type, LANES))]
             sources, targets = [], []
             for i in range(n_rows):
                 row = plus(m_, i)
@@ -234,7 +238,7 @@ def _product_tile(n_rows: int, blocks: int) -> Callable[..., None]:
             for total, places in zip(sums, targets, strict=True):
                 value = builder.load(total)
                 for block, place in enumerate(places):
-                    mine = chosen(range(block * LANES, (block + 1) * LANES))
+                    mine = chosen(range(block * lanes // pieces, (block + 1) * lanes // pieces))
                     builder.store(builder.shuffle_vector(value, value, mine), place, align=align)
             return context.get_dummy_value()
 
@@ -247,6 +251,8 @@ def _product_tile(n_rows: int, blocks: int) -> Callable[..., None]:
 many_by_four, four_by_four = _product_tile(MANY_ROWS, 4), _product_tile(4, 4)
 many_by_two, four_by_two = _product_tile(MANY_ROWS, 2), _product_tile(4, 2)
 eight_by_one, four_by_one = _product_tile(8, 1), _product_tile(4, 1)
+many_by_two_apart, four_by_two_apart = _product_tile(MANY_ROWS, 2, True), _product_tile(4, 2, True)
+eight_by_one_apart, four_by_one_apart = _product_tile(8, 1, True), _product_tile(4, 1, True)
 
 
 @intrinsic

@@ -79,8 +79,7 @@ def tune(experiment: Experiment, lrs: Sequence[float], store: Path = STORE) -> p
 def same_local_work(method: Method) -> bool:
     """Whether its clients do what FedAvg's do: plain SGD from the broadcast model on their own data. Such methods
     differ only in what the server makes of the same updates."""
-    plain = type(method).local_work is Method.local_work and method.public_share == 0
-    return plain and method.participation in ("network", "ideal")
+    return method.plain_work and method.public_share == 0 and method.participation in ("network", "ideal")
 
 
 def _beyond(lrs: Sequence[float], end: float) -> float:

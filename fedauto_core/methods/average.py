@@ -27,7 +27,8 @@ def is_average(method: object) -> bool:
         isinstance(method, Method)
         and (method.participation, method.public_share) == ("network", 0)
         and method.cost._replace(once="0") == Cost()
-        and (type(method).init, type(method).local_work) == (Method.init, Method.local_work)
+        and type(method).init is Method.init
+        and method.plain_work
     )
 
 

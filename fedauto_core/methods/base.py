@@ -240,10 +240,15 @@ class Method:
         """Where a subclass checks its hyper-parameters, after those of the classes before it."""
 
     @property
+    def plain_work(self) -> bool:
+        """Whether a client that is heard does what FedAvg's do: plain SGD from the model that it is sent."""
+        return type(self).local_work is Method.local_work
+
+    @property
     def client_support(self) -> str:
         """What clients must do for the method besides plain SGD from the model that they are sent, or "": read from
         what it declares, so that none is forgotten."""
-        if type(self).local_work != Method.local_work:
+        if not self.plain_work:
             return "local work of its own"
         if self.participation != "server" and (self.cost.up, self.cost.down) != ("P", "P"):
             return "other messages than a model"

@@ -104,6 +104,15 @@ def test_predictions_equal_the_torch_path(network):
     assert single.dtype == torch.float32 and (single - expected).abs().max() < 1e-4
 
 
+def test_predictions_of_many_images_equal_the_torch_path():
+    """More than all models score one after another."""
+    from fedauto_core.engine.stage_kernels import SCORED
+
+    model, theta, x, *_ = task(NETWORKS["lora, last stage, with an offset"], samples=2 * SCORED + 7)
+    expected = model.forward(model.unflatten(theta), x.expand(3, *x.shape))
+    assert (predict(model, theta, x) - expected).abs().max() < 1e-10
+
+
 @each_network
 def test_gradients_for_soft_targets_equal_autograd(network):
     model, theta, x, _, batches = task(network, batch=18)
@@ -335,7 +344,45 @@ def test_products_of_rows_equal_numpys(dtype):
         assert not c[:, -2:].any()
 
 
-def test_a_matrix_is_padded_and_comes_back_without_touching_what_lies_behind_it():
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_products_add_up_where_their_places_overlap(dtype):
+    """Rows come back to a place after nine, blocks after two: in no tile twice."""
+    from numba import njit
+
+    from fedauto_core.engine import products
+
+    @njit(error_model="numpy")
+    def added(a, rows, columns, b, width, c, to_rows, to_columns):
+        products.multiply_overlapping(a, rows, columns, b, width, c, to_rows, to_columns)
+
+    rng = np.random.default_rng(0)
+    for rows, depth, blocks in itertools.product((1, 4, 9, 21), (1, 7), (1, 2, 5)):
+        a, b, c = rng.standard_normal((rows, depth)), rng.standard_normal((depth, 8 * blocks)), np.zeros(9 * 16)
+        to_rows, to_columns = 16 * (np.arange(rows) % 9), 8 * (np.arange(blocks) % 2)
+        places = to_rows[:, None] + np.repeat(to_columns, 8) + np.tile(np.arange(8), blocks)
+        np.add.at(c, places, a @ b)
+        offsets = np.arange(rows) * depth, np.arange(depth), to_rows, to_columns
+        of_a, columns, *to = (at.astype(np.uint64) for at in offsets)
+        ours = np.zeros(len(c), dtype)
+        added(a.astype(dtype).ravel(), of_a, columns, b.astype(dtype).ravel(), np.uint64(8 * blocks), ours, *to)
+        assert np.abs(ours - c).max() < 1000 * np.finfo(dtype).eps
+
+
+def test_no_two_functions_of_the_kernels_have_one_name():
+    """By which, and a number that each process counts for itself, Numba finds them in what it has in its cache."""
+    from numba.core.registry import CPUDispatcher
+
+    from fedauto_core.engine import attention_kernels, dense_kernels, kernels, products, stage_kernels
+    from fedauto_core.engine import transformer_kernels as transformers
+
+    modules = attention_kernels, dense_kernels, kernels, products, stage_kernels, transformers
+    found = {value for module in modules for value in vars(module).values() if isinstance(value, CPUDispatcher)}
+    names = {(function.py_func.__module__, function.py_func.__qualname__) for function in found}
+    assert len(names) == len(found) > 50
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_matrix_is_padded_and_comes_back_without_touching_what_lies_behind_it(dtype):
     from numba import njit
 
     from fedauto_core.engine import products
@@ -347,8 +394,8 @@ def test_a_matrix_is_padded_and_comes_back_without_touching_what_lies_behind_it(
 
     for rows, columns in itertools.product((1, 2, 9), (1, 4, 8, 10)):
         width = -(-columns // 8) * 8
-        source, wide = np.arange(1.0, rows * columns + 1), np.full(rows * width + 5, -1.0)
-        target = np.full(rows * columns + 5, -2.0)
+        source, wide = np.arange(1, rows * columns + 1, dtype=dtype), np.full(rows * width + 5, -1, dtype)
+        target = np.full(rows * columns + 5, -2, dtype)
         there_and_back(source, rows, columns, wide, width, target)
         assert np.array_equal(wide[: rows * width].reshape(rows, width)[:, :columns].ravel(), source)
         assert (wide[rows * width :] == -1).all() and (target[rows * columns :] == -2).all()

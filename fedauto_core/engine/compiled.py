@@ -128,7 +128,7 @@ def _require_below(name: str, numbers: Tensor, limit: int) -> None:
         )
 
 
-_entries: dict[tuple[str, ...], Callable[..., None] | None] = {}  # module, name, number type; None: cannot be compiled
+_entries: dict[tuple[str, ...], Callable[..., None] | None] = {}  # model, name, number type; None: cannot be compiled
 
 
 def _call(entry: str, model: Model, theta: Tensor, x: Tensor, *tensors: Tensor) -> bool:
@@ -143,7 +143,7 @@ def _call(entry: str, model: Model, theta: Tensor, x: Tensor, *tensors: Tensor) 
     arrays = [tensor.detach().contiguous().numpy() for tensor in (theta, x, *tensors)]
     module, places = _places(model, arrays[0].dtype, x)
     arguments = *arrays, *places
-    key = module, entry, arrays[0].dtype.name
+    key = model.name, entry, arrays[0].dtype.name
     if key not in _entries:
         try:
             _entries[key] = _compile(module, entry, arguments)

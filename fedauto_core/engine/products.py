@@ -29,8 +29,8 @@ from .vectors import (
 
 inner = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)  # not called from Python
 leaf = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True, _nrt=False)
-"""The same for what makes no arrays: it counts no references, which takes as long as a small product. Whom it calls is
-such a function too, or inlined."""
+"""The same for what makes and returns no arrays: it counts no references, which takes as long as a small product. Whom
+it calls is such a function too, or inlined."""
 inlined = njit(inline="always")  # what returns a part of an array
 
 
@@ -40,11 +40,14 @@ def part(flat, span, s=0):
     return flat[span[0] + s * span[1] : span[0] + (s + 1) * span[1]]
 
 
-def _strip(many: Callable[..., None], count: int, four: Callable[..., None]) -> Callable[..., None]:
-    """All rows of the columns of a tile: `count` at a time by `many`, the last ones by `four`. to_columns: of tiles
-    whose blocks are apart."""
+def _strip(name: str, many: Callable[..., None], count: int, four: Callable[..., None]) -> Callable[..., None]:
+    """All rows of the columns of a tile: `count` at a time by `many`, the last ones by `four`. to_columns: where the
+    blocks begin in a row of c, if they are apart; other tiles do not read it.
 
-    @leaf
+    name: of no other one. Numba tells compiled functions apart by their names and a number that each process counts for
+    itself. Loaded from the cache, kernels that two processes have compiled would else call each other's strips.
+    """
+
     def strip(a, rows, columns, b, n, width, c, to_rows, to_columns, accumulate):
         m = 0
         while len(rows) - m > 4:
@@ -54,14 +57,15 @@ def _strip(many: Callable[..., None], count: int, four: Callable[..., None]) -> 
             four(a, rows, m, columns, b, n, width, c, to_rows, to_columns, accumulate)
             m += 4
 
-    return strip
+    strip.__qualname__ = name
+    return leaf(strip)
 
 
-four_blocks = _strip(many_by_four, MANY_ROWS, four_by_four)
-two_blocks = _strip(many_by_two, MANY_ROWS, four_by_two)
-one_block = _strip(eight_by_one, 8, four_by_one)
-two_apart = _strip(many_by_two_apart, MANY_ROWS, four_by_two_apart)
-one_apart = _strip(eight_by_one_apart, 8, four_by_one_apart)
+four_blocks = _strip("four_blocks", many_by_four, MANY_ROWS, four_by_four)
+two_blocks = _strip("two_blocks", many_by_two, MANY_ROWS, four_by_two)
+one_block = _strip("one_block", eight_by_one, 8, four_by_one)
+two_apart = _strip("two_apart", many_by_two_apart, MANY_ROWS, four_by_two_apart)
+one_apart = _strip("one_apart", eight_by_one_apart, 8, four_by_one_apart)
 
 
 @leaf

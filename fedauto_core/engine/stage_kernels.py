@@ -1,7 +1,7 @@
 """The last stage of MobileNetV2 with LoRA as loops that Numba compiles, where `engine/compiled.py` decides so.
 
 A few samples at a time run forward and backward, so that their activations stay in the second cache. Rows are
-positions of samples, [samples * positions]. Every product is `products.multiply`.
+positions of samples, [samples * positions]. Every product is one of `products`.
 
 `train`, `gradients` and `logits` are compiled where they are needed; their last two arguments are `stage.arguments`.
 """
@@ -23,7 +23,7 @@ SCORED = 100  # that all models score one after another: what is kept of them (5
 class Room(NamedTuple):
     """Scratch of a kernel, all flat."""
 
-    a: NDArray  # [channels, padded rank]
+    a: NDArray  # [channels, padded rank]; padding is never read as such, so here and in `head` it may be anything
     a_sums: NDArray  # its gradient
     b: NDArray  # [rank, width], times its scale and the channels'
     offset: NDArray  # [channels, width] or [0], times the channels' scale

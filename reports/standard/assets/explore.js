@@ -127,4 +127,4 @@ if (document.getElementById("skew")) {
   document.querySelector(".controls").addEventListener("submit", (event) => event.preventDefault());
   show();
 }
-// sealed 309364db75c4bbb65f3487deb940cc6e3c185a686119a44f64b21968162f6084
+// sealed 47cadd1a818b44d230d896b592ffa6dd1eb233305a13f3bf686dd21d38a637d3

@@ -127,4 +127,4 @@ if (document.getElementById("skew")) {
   document.querySelector(".controls").addEventListener("submit", (event) => event.preventDefault());
   show();
 }
-// sealed 47cadd1a818b44d230d896b592ffa6dd1eb233305a13f3bf686dd21d38a637d3
+// sealed 4955de5f66c1fc0d19ef8523c552733fe8f2b9743c021eee4b1fc4538d3ff62a

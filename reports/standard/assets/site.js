@@ -83,4 +83,4 @@
     reach();
   });
 }
-// sealed ef1fb214c988da75d5b0628e0f3b13323aa24aa1e5867221022f7547e007d23b
+// sealed 0e32990dd720f477092aa1efadfd94d5c22f694b32a04e5ff9cdcc0ac4eef88d
